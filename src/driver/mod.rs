@@ -1,0 +1,82 @@
+//! The kernel's nf_tables: a socket that speaks nfnetlink, an in-memory kernel for tests and dry runs, and the one way in
+//! which a ruleset gets from one generation to the next.
+
+use crate::nft::change::{Batch, Loaded};
+use crate::nft::ir::Ruleset;
+
+/// Which sets' elements a read-back includes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Read {
+    /// All of them.
+    Everything,
+    /// Only those of the sets named; the others come back empty and named in [`Loaded::unread`].
+    Only(Vec<String>),
+}
+
+/// What went wrong with the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket could not be opened or used.
+    #[error("cannot {attempt} the nf_tables socket")]
+    Socket {
+        /// What was tried.
+        attempt: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel refused one change of a batch, and with it the whole batch.
+    #[error("the kernel refused {subject}: {errno}")]
+    Refused {
+        /// What it was about: see [`crate::nft::change::Change::subject`].
+        subject: String,
+        /// The kernel's error.
+        errno: nix::errno::Errno,
+    },
+    /// Another transaction came between planning and commit, more often than we try again.
+    #[error("the ruleset kept changing while ours was applied")]
+    Contended,
+    /// The kernel sent something that is not nfnetlink as we know it.
+    #[error("cannot read the kernel's answer: {0}")]
+    Answer(String),
+    /// What the kernel has after the commit is not what was sent.
+    #[error("the kernel has something else than was sent: {0}")]
+    Differs(String),
+}
+
+/// A kernel that holds our table. Two implementations: [`Netlink`](struct@self::Netlink) and an in-memory one.
+pub trait Kernel: Send {
+    /// The current generation id of this network namespace's nf_tables (`NFT_MSG_GETGEN`).
+    fn generation(&mut self) -> Result<u32, Error>;
+    /// Reads our table.
+    fn load(&mut self, read: &Read) -> Result<Loaded, Error>;
+    /// Commits one transaction; [`Error::Contended`] when `batch.generation` is stale.
+    fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+}
+
+/// The kernel of the network namespace in which [`Netlink::open`] is called, over one socket that is kept open.
+#[derive(Debug)]
+pub struct Netlink {}
+
+/// A table in memory, for tests and dry runs.
+#[derive(Debug, Default)]
+pub struct Memory {}
+
+/// What [`apply`] did.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Applied {
+    /// The table as it was read back.
+    pub loaded: Loaded,
+    /// How many changes were sent; 0 when the kernel had it all already.
+    pub changes: usize,
+}
+
+/// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
+/// plans, commits, reads back and compares. Plans again when another transaction came between.
+///
+/// # Errors
+/// The kernel's; the old generation is then still in force, except with [`Error::Differs`].
+pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>) -> Result<Applied, Error> {
+    let _ = (kernel, desired, known);
+    todo!()
+}

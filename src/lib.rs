@@ -1,0 +1,29 @@
+//! nodewall: a host firewall for bare-metal GPU nodes.
+//!
+//! The house, from the ground up; a module uses only what is on lower floors (`tests/layers.rs` holds it to that):
+//!
+//! | floor | modules | what it is |
+//! |---|---|---|
+//! | 0 | [`net`], [`text`] | shared words: protocols, ports, addresses, `Facts`; places and findings in text |
+//! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
+//! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
+//! | 5 | [`config`], [`source`], [`host`], [`driver`] | one outside thing each: settings, policy files, inventory, kernel |
+//! | 6 | [`daemon`] | the one loop, the control socket, systemd |
+//! | 7 | [`cli`] | one file per subcommand |
+
+pub mod net;
+pub mod text;
+
+pub mod nft;
+pub mod policy;
+
+pub mod compile;
+pub mod plan;
+pub mod simulate;
+
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod driver;
+pub mod host;
+pub mod source;

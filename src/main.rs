@@ -1,0 +1,5 @@
+//! The `nodewall` program.
+
+fn main() -> std::process::ExitCode {
+    nodewall::cli::main()
+}

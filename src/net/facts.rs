@@ -1,0 +1,102 @@
+//! What is known about this node, as plain data: collected by `host`, read by everything that decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::addr::AddrSet;
+use super::interface::InterfaceName;
+
+/// A node at one moment. A fixture of another machine is one of these too.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// The host name.
+    pub node: String,
+    /// The node's own labels, from nodewall.toml or the cluster.
+    pub labels: BTreeMap<String, String>,
+    /// The links of this network namespace by interface index.
+    pub links: BTreeMap<u32, Link>,
+    /// The cluster API servers this host is configured to talk to (address, TCP port), learned from its kubeconfig.
+    pub api_servers: BTreeSet<(IpAddr, u16)>,
+}
+
+impl Facts {
+    /// The addresses of this host, on all its interfaces.
+    pub fn local_addresses(&self) -> AddrSet {
+        self.links.values().flat_map(|link| link.addresses.iter().map(IpNet::addr)).collect()
+    }
+
+    /// The link of this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name.as_str() == name)
+    }
+}
+
+/// One network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The interface index (`ifindex`).
+    pub index: u32,
+    /// The current name.
+    pub name: InterfaceName,
+    /// Alternative names (`ip link property add altname`), sorted.
+    pub altnames: Vec<String>,
+    /// The rtnetlink kind (`IFLA_INFO_KIND`: "veth", "bond", "vxlan"); `None` for a hardware device.
+    pub kind: Option<String>,
+    /// The kernel driver (`device/driver` in sysfs).
+    pub driver: Option<String>,
+    /// The bus (`device/subsystem` in sysfs: "pci", "usb", "virtio").
+    pub bus: Option<String>,
+    /// The PCI address ("0000:c1:00.0") of the device or its nearest PCI ancestor.
+    pub pci: Option<String>,
+    /// The RDMA device that shares this link's function ("mlx5_0").
+    pub rdma: Option<String>,
+    /// The ARP hardware type (`/sys/class/net/IF/type`: 1 Ethernet, 32 InfiniBand, 772 loopback).
+    pub hardware: u16,
+    /// The hardware address in colon notation, if it has one.
+    pub mac: Option<String>,
+    /// The name of the bond, bridge or VRF that it is part of.
+    pub master: Option<InterfaceName>,
+    /// The name of the link below (`IFLA_LINK`) in this namespace: the parent of a VLAN or macvlan.
+    pub parent: Option<InterfaceName>,
+    /// Whether it is administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Whether a default route (either family) leaves through it.
+    pub default_route: bool,
+    /// Its addresses with prefix lengths, sorted.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+impl Link {
+    /// The link layer as the `link` label and `match.link` say it: "ethernet", "infiniband", "loopback" or "other".
+    pub fn link_layer(&self) -> &'static str {
+        match self.hardware {
+            1 => "ethernet",
+            32 => "infiniband",
+            772 => "loopback",
+            _ => "other",
+        }
+    }
+
+    /// A link of this index and name about which nothing else is known: a start for fixtures.
+    pub fn named(index: u32, name: InterfaceName) -> Self {
+        Self {
+            index,
+            name,
+            altnames: Vec::new(),
+            kind: None,
+            driver: None,
+            bus: None,
+            pci: None,
+            rdma: None,
+            hardware: 1,
+            mac: None,
+            master: None,
+            parent: None,
+            up: true,
+            default_route: false,
+            addresses: BTreeSet::new(),
+        }
+    }
+}

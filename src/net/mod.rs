@@ -1,0 +1,7 @@
+//! Shared words: protocols, ports, addresses, interface names, and [`facts::Facts`] about this node as plain data.
+
+pub mod addr;
+pub mod facts;
+pub mod interface;
+pub mod protocol;
+pub mod range;

@@ -1,0 +1,15 @@
+//! What the kernel is told: a small IR of the nf_tables objects and expressions that we emit ([`ir`], [`key`]), what is
+//! changed in one transaction ([`change`]), and the IR's three spellings: nft(8) text, libnftables JSON, and netlink.
+
+pub mod change;
+pub mod ir;
+pub mod json;
+pub mod key;
+pub mod netlink;
+pub mod text;
+
+/// The family and name of the one table that is ours, as nft(8) writes them.
+pub const TABLE: &str = "inet nodewall";
+
+/// The name of the table.
+pub const TABLE_NAME: &str = "nodewall";

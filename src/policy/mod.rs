@@ -1,0 +1,9 @@
+//! What the operator means: interfaces, sets, services, tiers, policies and rules as typed, checked values
+//! (`policy.md` section 2), and what they come to on one node.
+
+pub mod effective;
+pub mod model;
+pub mod resolve;
+pub mod roles;
+pub mod selector;
+pub mod settings;

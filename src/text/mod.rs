@@ -1,0 +1,5 @@
+//! Text that people wrote: where a thing stands in it, what is wrong with it, and TOML as a tree in which every value
+//! knows its place.
+
+pub mod finding;
+pub mod place;
