@@ -125,12 +125,12 @@ impl Compiler<'_> {
             let mut rules = if first { self.failsafe(name, class) } else { Vec::new() };
             rules.extend(self.tier(&chain, &policies, &next));
             let enforced = policies.iter().any(|policy| policy.mode == Mode::Enforce);
-            rules.push(match tier.default {
+            match tier.default {
                 TierDefault::Deny if enforced => {
-                    self.end(self.deny(), &format!("tier {} denies by default", tier.name))
+                    rules.extend(self.end(Default::Deny, &format!("tier {} denies by default", tier.name)));
                 }
-                _ => next.rule(),
-            });
+                _ => rules.extend(next.rules.iter().cloned()),
+            }
             self.ruleset.chains.insert(chain.clone(), Chain { base: None, rules });
             let goto = Verdict::Goto(chain);
             let rule = Rule { statements: vec![Statement::Verdict(goto.clone())], comment: None };
