@@ -3,6 +3,7 @@
 
 pub mod effective;
 pub mod model;
+pub mod parse;
 pub mod resolve;
 pub mod roles;
 pub mod selector;
