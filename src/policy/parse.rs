@@ -8,9 +8,7 @@ use ipnet::IpNet;
 use super::model::{Entity, IcmpMatch, ServicePort};
 use super::selector::Selector;
 use crate::net::addr::{Family, PrefixError, parse_prefix};
-use crate::net::protocol::{
-    ICMP_TYPES, ICMPV6_TYPES, IcmpSet, PortSet, Protocol, icmp_type, icmpv6_type,
-};
+use crate::net::protocol::{ICMP_TYPES, ICMPV6_TYPES, IcmpSet, PortSet, Protocol, icmp_type, icmpv6_type};
 use crate::net::range::RangeSet;
 use crate::text::finding::Code;
 use crate::text::place::Place;
@@ -42,7 +40,8 @@ pub fn name(reader: &mut Reader<'_>, node: &Node<'_>, what: &str) -> Option<Stri
         && text.chars().all(|next| next.is_ascii_alphanumeric() || matches!(next, '.' | '_' | '-'));
     if !fits {
         let message = format!("{} cannot be {what}", quoted(text));
-        let help = format!("1 to {MAX_NAME_LENGTH} letters, digits, \".\", \"_\" and \"-\", the first a letter or digit");
+        let help =
+            format!("1 to {MAX_NAME_LENGTH} letters, digits, \".\", \"_\" and \"-\", the first a letter or digit");
         reader.error_with_help(Code::Value, node.span, message, help);
         return None;
     }
@@ -163,7 +162,9 @@ pub fn protocol<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Opt
 
 fn named_protocol(text: &str) -> Result<Protocol, (String, String)> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let number = text.parse().map_err(|_| (format!("{} is not a protocol number", quoted(text)), "from 0 to 255".to_owned()));
+        let number = text
+            .parse()
+            .map_err(|_| (format!("{} is not a protocol number", quoted(text)), "from 0 to 255".to_owned()));
         return number.map(Protocol);
     }
     Protocol::by_name(text).ok_or_else(|| {
@@ -266,7 +267,13 @@ pub fn icmp<'t>(
                         (false, true) => ICMPV6_TYPES.to_vec(),
                         _ => [ICMP_TYPES, ICMPV6_TYPES].concat(),
                     };
-                    let what = if v4 && v6 { "ICMP" } else if v4 { "ICMP (IPv4)" } else { "ICMPv6" };
+                    let what = if v4 && v6 {
+                        "ICMP"
+                    } else if v4 {
+                        "ICMP (IPv4)"
+                    } else {
+                        "ICMPv6"
+                    };
                     let message = format!("{} is not a type of {what}", quoted(text));
                     reader.error_with_help(Code::Value, kind.span, message, icmp_suggestion(text, &known));
                     return None;
@@ -296,7 +303,12 @@ fn numbered(
 ) -> Option<(Option<u8>, Option<u8>)> {
     if v4 && v6 {
         let message = "a type number means different things in ICMP and in ICMPv6";
-        reader.error_with_help(Code::Conflict, node.span, message, "add protocol = \"icmp\" or \"icmpv6\", or `family`");
+        reader.error_with_help(
+            Code::Conflict,
+            node.span,
+            message,
+            "add protocol = \"icmp\" or \"icmpv6\", or `family`",
+        );
         return None;
     }
     Some((v4.then_some(number), v6.then_some(number)))

@@ -129,7 +129,10 @@ mod tests {
             .label("here")
             .help("ports go from 0 to 65535")
             .related(&at("a"), "first seen");
-        assert_eq!(line(&finding), "10-x.toml:2:16: error[value]: 70000 is not a port; first seen at 10-x.toml:1:1; ports go from 0 to 65535");
+        assert_eq!(
+            line(&finding),
+            "10-x.toml:2:16: error[value]: 70000 is not a port; first seen at 10-x.toml:1:1; ports go from 0 to 65535"
+        );
         let plain = render(&[finding.clone(), finding.clone()], &texts(&source), false);
         assert!(plain.contains("error[value]: 70000 is not a port\n"), "{plain}");
         assert!(plain.contains("10-x.toml:2:16\n"), "{plain}");

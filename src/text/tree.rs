@@ -93,14 +93,17 @@ fn written_offsets(raw: &str, from: usize, to: usize) -> (usize, usize) {
     let mut at = quote;
     if quote == 3 {
         // TOML drops a newline right after the opening quotes.
-        at += raw.get(at..).map_or(0, |rest| if rest.starts_with("\r\n") { 2 } else { usize::from(rest.starts_with('\n')) });
+        at += raw
+            .get(at..)
+            .map_or(0, |rest| if rest.starts_with("\r\n") { 2 } else { usize::from(rest.starts_with('\n')) });
     }
     let mut value = 0;
     let (mut start, mut end) = (None, None);
     while at < body_end {
         let Some(rest) = raw.get(at..body_end) else { break };
         let Some(first) = rest.chars().next() else { break };
-        let (written, decoded) = if escapes && first == '\\' { escape_lengths(rest) } else { (first.len_utf8(), first.len_utf8()) };
+        let (written, decoded) =
+            if escapes && first == '\\' { escape_lengths(rest) } else { (first.len_utf8(), first.len_utf8()) };
         if decoded > 0 {
             if value >= from && start.is_none() {
                 start = Some(at);
@@ -202,7 +205,8 @@ pub fn parse(source: &Source) -> (Option<Node<'_>>, Vec<Finding>) {
     let mut findings: Vec<Finding> = Vec::new();
     for error in errors {
         let range = error.span().unwrap_or(0..0);
-        let span = Span { start: range.start.min(u32::MAX as usize) as u32, end: range.end.min(u32::MAX as usize) as u32 };
+        let span =
+            Span { start: range.start.min(u32::MAX as usize) as u32, end: range.end.min(u32::MAX as usize) as u32 };
         let place = source.place(span);
         // One line is one mistake: the parser often reports what follows from it too.
         if findings.iter().any(|known| known.place.line == place.line) {
