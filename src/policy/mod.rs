@@ -2,6 +2,7 @@
 //! (`policy.md` section 2), and what they come to on one node.
 
 pub mod effective;
+mod l4;
 pub mod model;
 pub mod resolve;
 pub mod roles;
