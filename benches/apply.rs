@@ -148,7 +148,13 @@ fn main() {
     }
     let one = support::medians("one-prefix");
     let ratio = one["nft"] / one["netlink"];
-    support::figure("one prefix into a live set of 10,000: nft add element / netlink", ratio, "x", ">= 10", ratio >= 10.0);
+    support::figure(
+        "one prefix into a live set of 10,000: nft add element / netlink",
+        ratio,
+        "x",
+        ">= 10",
+        ratio >= 10.0,
+    );
     let ratio = one["nft"] / one["plan-commit-verify"];
     support::figure("  the same with planning and verifying", ratio, "x", ">= 10", ratio >= 10.0);
 }

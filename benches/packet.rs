@@ -96,7 +96,8 @@ fn linear(kernel: &mut Netlink, count: usize) {
     let mut text = String::from("table inet nodewall { chain hand { } }\n");
     for index in 0..count {
         let (third, fourth, port) = (index / 250, index % 250, 10_000 + index);
-        writeln!(text, "add rule inet nodewall hand ip saddr 10.9.{third}.{fourth} udp dport {port} counter accept").unwrap();
+        writeln!(text, "add rule inet nodewall hand ip saddr 10.9.{third}.{fourth} udp dport {port} counter accept")
+            .unwrap();
     }
     writeln!(text, "insert rule inet nodewall in_mgmt jump hand").unwrap();
     support::nft(&text);
@@ -136,9 +137,21 @@ fn main() {
     let medians = support::medians("packet");
     let ns = |name: &str| medians.get(name).copied().unwrap_or(f64::NAN) / PACKETS_PER_ROUND as f64;
     let (ours, linear) = (ns("new-1001-policies") - ns("new-1-policy"), ns("new-10-linear-rules") - ns("new-1-policy"));
-    support::figure("new flow: what 1,000 more policies add", ours, "ns", &format!("< {linear:.0} (10 linear rules)"), ours < linear);
+    support::figure(
+        "new flow: what 1,000 more policies add",
+        ours,
+        "ns",
+        &format!("< {linear:.0} (10 linear rules)"),
+        ours < linear,
+    );
     let long = ns("new-1000-linear-rules") - ns("new-1-policy");
     support::figure("  what 1,000 linear rules add", long, "ns", "-", true);
     let established = ns("established-1001-policies") / ns("established-1-policy");
-    support::figure("established flow: 1,001 policies / 1 policy", established, "x", "0.95..1.05", (0.95..1.05).contains(&established));
+    support::figure(
+        "established flow: 1,001 policies / 1 policy",
+        established,
+        "x",
+        "0.95..1.05",
+        (0.95..1.05).contains(&established),
+    );
 }

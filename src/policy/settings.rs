@@ -16,8 +16,6 @@ pub struct NodeSettings {
     pub labels: Labels,
     /// Ways in and out that no policy can close.
     pub failsafe: Vec<Failsafe>,
-    /// Whether the cluster API servers in `Facts::api_servers` are a way out that no policy can close.
-    pub cluster_api: bool,
     /// What an interface does with packets that no policy decided; missing entries as shipped
     /// (see [`NodeSettings::default_for`]).
     pub defaults: BTreeMap<(Role, Direction), Default>,
