@@ -183,10 +183,8 @@ enum Load {
 /// Where a key's value is. IPv4 header: RFC 791 section 3.1; IPv6: RFC 8200 section 3; ports and ICMP: the first bytes
 /// of the transport header.
 fn load_of(key: Key) -> Load {
-    let network =
-        |offset, length| Load::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length };
-    let transport =
-        |offset, length| Load::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset, length };
+    let network = |offset, length| Load::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length };
+    let transport = |offset, length| Load::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset, length };
     match key {
         Key::NfProto => Load::Meta(NFT_META_NFPROTO),
         Key::L4Proto => Load::Meta(NFT_META_L4PROTO),
@@ -238,8 +236,7 @@ fn key_of(load: Load, known: Known) -> Option<Key> {
             Load::Payload { base: whole_base, offset: whole_offset, length: whole },
         ) => {
             let address = matches!(key, Key::IpAddr(..));
-            (base, offset) == (whole_base, whole_offset)
-                && (length == whole || address && (1..whole).contains(&length))
+            (base, offset) == (whole_base, whole_offset) && (length == whole || address && (1..whole).contains(&length))
         }
         (load, whole) => load == whole,
     };
@@ -374,7 +371,9 @@ impl List<'_> {
                         self.cmp(negated, &to_wire(data_type, datum.bytes()));
                     }
                     // Whole bytes need no mask: fewer of them are loaded, as nft does.
-                    Load::Payload { base, offset, .. } if matches!(key, Key::IpAddr(..)) && bits > 0 && bits % 8 == 0 => {
+                    Load::Payload { base, offset, .. }
+                        if matches!(key, Key::IpAddr(..)) && bits > 0 && bits % 8 == 0 =>
+                    {
                         self.load(Load::Payload { base, offset, length: (bits / 8) as u32 }, 0);
                         self.cmp(negated, network.get(..bits / 8).unwrap_or(&network));
                     }
@@ -481,8 +480,7 @@ pub(super) fn read_rule(
     }
     reader.settle();
     let comment = attributes.get(NFTA_RULE_USERDATA).and_then(comment);
-    let state =
-        RuleState { handle: attributes.u64(NFTA_RULE_HANDLE)?.unwrap_or(0), counter: reader.counter };
+    let state = RuleState { handle: attributes.u64(NFTA_RULE_HANDLE)?.unwrap_or(0), counter: reader.counter };
     Ok((Rule { statements: reader.statements, comment }, state))
 }
 
@@ -580,7 +578,9 @@ impl Reader<'_> {
         }
         match name {
             "meta" => match data.u32(NFTA_META_KEY)? {
-                Some(key) if data.get(NFTA_META_DREG).is_some() => self.load(data.u32(NFTA_META_DREG)?, Load::Meta(key)),
+                Some(key) if data.get(NFTA_META_DREG).is_some() => {
+                    self.load(data.u32(NFTA_META_DREG)?, Load::Meta(key))
+                }
                 _ => self.foreign("meta set"),
             },
             "ct" => match data.u32(NFTA_CT_KEY)? {

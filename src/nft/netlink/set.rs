@@ -208,10 +208,7 @@ fn put_element(list: &mut Writer, wire: &Wire) {
                 element.nest(NFTA_SET_ELEM_DATA, |data| data_verdict(data, verdict));
             }
             if *open {
-                element.put(
-                    NFTA_SET_ELEM_USERDATA,
-                    &note(NFTNL_UDATA_SET_ELEM_FLAGS, NFTNL_SET_ELEM_F_INTERVAL_OPEN),
-                );
+                element.put(NFTA_SET_ELEM_USERDATA, &note(NFTNL_UDATA_SET_ELEM_FLAGS, NFTNL_SET_ELEM_F_INTERVAL_OPEN));
             }
         }
         Wire::End(key) => {
