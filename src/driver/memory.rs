@@ -73,8 +73,8 @@ impl Kernel for Memory {
         for change in &batch.changes {
             next.change(change).map_err(|errno| Error::Refused { subject: change.subject(), errno })?;
         }
-        if next.table.as_ref().is_some_and(Table::loops) {
-            return Err(Error::Refused { subject: format!("table {TABLE}"), errno: Errno::ELOOP });
+        if next.table.as_ref().is_some_and(Table::too_deep) {
+            return Err(Error::Refused { subject: format!("table {TABLE}"), errno: Errno::EMLINK });
         }
         // The kernel counts no generation for a batch of nothing.
         if !batch.changes.is_empty() {
@@ -212,10 +212,24 @@ impl Table {
                 _ => {}
             }
         }
-        for (name, keys, map) in named_sets(rule) {
-            let set = self.sets.get(name).ok_or(Errno::ENOENT)?;
-            if map && !set.map || width(&set.key) != width_of(keys) {
-                return Err(Errno::EINVAL);
+        // What earlier statements wrote into registers a later lookup may read: the kernel knows no more of a key.
+        let mut written = 0;
+        for statement in &rule.statements {
+            let (keys, named) = match statement {
+                Statement::Match { key, .. } => (std::slice::from_ref(key), None),
+                Statement::Lookup { keys, set, .. } => (keys.as_slice(), Some((set, false))),
+                Statement::Vmap { keys, map } => (keys.as_slice(), Some((map, true))),
+                _ => continue,
+            };
+            written = written.max(width_of(keys).next_multiple_of(4));
+            if let Some((SetRef::Named(name), map)) = named {
+                let set = self.sets.get(name).ok_or(Errno::ENOENT)?;
+                if width(&set.key) > written {
+                    return Err(Errno::ENODATA);
+                }
+                if map && !set.map {
+                    return Err(Errno::EINVAL);
+                }
             }
         }
         for target in targets(rule) {
@@ -251,41 +265,47 @@ impl Table {
         element_targets(&set.elements).iter().try_for_each(|target| self.check_target(target))
     }
 
-    /// Whether following jumps can lead back to where they began.
-    fn loops(&self) -> bool {
-        let mut clear = BTreeSet::new();
-        self.chains.keys().any(|name| self.leads_back(name, &mut BTreeSet::new(), &mut clear))
+    /// Whether jumps from a base chain go deeper than the kernel's stack, as those of a loop do.
+    fn too_deep(&self) -> bool {
+        let mut depths = BTreeMap::new();
+        let mut bases = self.chains.iter().filter(|(_, chain)| chain.base.is_some());
+        bases
+            .any(|(name, _)| self.depth(name, &mut BTreeSet::new(), &mut depths).is_none_or(|depth| depth > JUMP_STACK))
     }
 
-    fn leads_back<'a>(&'a self, name: &'a str, path: &mut BTreeSet<&'a str>, clear: &mut BTreeSet<&'a str>) -> bool {
-        if clear.contains(name) {
-            return false;
+    /// How many chains follow each other at most from this one on; `None` for a loop.
+    fn depth<'a>(
+        &'a self,
+        name: &'a str,
+        path: &mut BTreeSet<&'a str>,
+        depths: &mut BTreeMap<&'a str, usize>,
+    ) -> Option<usize> {
+        if let Some(depth) = depths.get(name) {
+            return Some(*depth);
         }
         if !path.insert(name) {
-            return true;
+            return None;
         }
-        let Some((_, chain)) = self.chains.get_key_value(name) else { return false };
         let mut next: BTreeSet<String> = BTreeSet::new();
-        for (_, rule) in &chain.rules {
+        for (_, rule) in self.chains.get(name).map(|chain| &chain.rules).into_iter().flatten() {
             next.extend(targets(rule));
-            for (map, _, _) in named_sets(rule).filter(|(_, _, map)| *map) {
-                if let Some(set) = self.sets.get(map) {
-                    next.extend(element_targets(&set.elements));
-                }
-            }
+            let maps = named_sets(rule).filter(|(_, map)| *map).filter_map(|(map, _)| self.sets.get(map));
+            maps.for_each(|set| next.extend(element_targets(&set.elements)));
         }
+        let mut depth = 0;
         for target in &next {
-            if let Some((target, _)) = self.chains.get_key_value(target)
-                && self.leads_back(target, path, clear)
-            {
-                return true;
+            if let Some((target, _)) = self.chains.get_key_value(target) {
+                depth = depth.max(1 + self.depth(target, path, depths)?);
             }
         }
         path.remove(name);
-        clear.insert(name);
-        false
+        depths.insert(name, depth);
+        Some(depth)
     }
 }
+
+/// How deep jumps may go (include/net/netfilter/nf_tables.h `NFT_JUMP_STACK_SIZE`, less the base chain).
+const JUMP_STACK: usize = 15;
 
 fn overlap(a: &ElementKey, b: &ElementKey) -> bool {
     a.0.iter().zip(&b.0).all(|((a_start, a_end), (b_start, b_end))| {
@@ -318,11 +338,11 @@ fn targets(rule: &Rule) -> BTreeSet<String> {
     found
 }
 
-/// The named sets that a rule uses, with the keys and whether it wants a map.
-fn named_sets(rule: &Rule) -> impl Iterator<Item = (&str, &[Key], bool)> {
+/// The named sets that a rule uses, and whether it wants a map.
+fn named_sets(rule: &Rule) -> impl Iterator<Item = (&str, bool)> {
     rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Lookup { keys, set: SetRef::Named(name), .. } => Some((name.as_str(), keys.as_slice(), false)),
-        Statement::Vmap { keys, map: SetRef::Named(name) } => Some((name.as_str(), keys.as_slice(), true)),
+        Statement::Lookup { set: SetRef::Named(name), .. } => Some((name.as_str(), false)),
+        Statement::Vmap { map: SetRef::Named(name), .. } => Some((name.as_str(), true)),
         _ => None,
     })
 }
