@@ -27,7 +27,7 @@ impl Loading {
         self.sourced.findings.push(finding);
     }
 
-    fn text(&mut self, level: Level, name: Arc<str>, text: &str) {
+    fn text(&mut self, level: Level, name: Arc<str>, text: impl Into<Arc<str>>) {
         let source = Source::new(name, text);
         let (documents, findings) = decode(&source);
         self.documents.push((level, documents));
@@ -38,7 +38,7 @@ impl Loading {
     fn file(&mut self, level: Level, path: &Path, trust: Trust) {
         self.sourced.files.push(path.to_owned());
         match textfile::read(path, trust) {
-            Ok(text) => self.text(level, textfile::name(path), &text),
+            Ok(text) => self.text(level, textfile::name(path), text),
             Err(Unread::Missing) => {
                 self.report(Finding::error(Code::Unreadable, &Place::file(textfile::name(path)), "does not exist"));
             }
@@ -148,6 +148,8 @@ fn is_mask(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;

@@ -76,7 +76,7 @@ fn unique<T: Named>(
             continue;
         }
         if let Some(earlier) = first.get(name) {
-            let message = format!("there is another {kind} \"{name}\" at {earlier}");
+            let message = format!("the name \"{name}\" is taken by another {kind}");
             let finding = Finding::error(Code::DuplicateName, document.place(), message)
                 .related(earlier, format!("the first {kind} \"{name}\""))
                 .help("rename one of them; the first is used");

@@ -310,6 +310,8 @@ fn string_length(bytes: &[u8], at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn text_at(source: &Source, span: Span) -> &str {
