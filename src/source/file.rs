@@ -258,7 +258,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         assert!(lines(&load(), temporary.path())[0].contains("owned by user 65534"));
-        assert!(load_paths(&[path.clone()], Trust::Anyone).findings.is_empty());
+        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone).findings.is_empty());
         std::os::unix::fs::chown(&path, Some(0), None).unwrap();
         fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let sourced = load();
