@@ -348,6 +348,11 @@ fn made_up_monsters_do_no_harm() {
         format!("[[set]]\nname = \"a\"\ncidrs = [{}]", many("\"x\",", 50_000)),
         format!("[[policy]]\nname = \"a\"\ninterfaces = \"{}\"\n", many("!(", 50_000)),
         format!("[[policy]]\nname = \"a\"\ninterfaces = \"{}\"\n", many("\\u00e9", 20_000)),
+        format!(
+            "[[policy]]\nname = \"é\"\ninterfaces = \"all()\"\ningress = [{}]\n",
+            many("{action=\"deny\"},", 50_000)
+        ),
+        format!("[[set]]\nname = \"a\"\ncidrs = [{}] # {}\n", many("\"10.0.0.1\",", 50_000), many("é", 50_000)),
         "\u{feff}[[set]]\nname = \"a\"\ncidrs = [\"10.0.0.0/33\"]\n".to_owned(),
         "\r".to_owned(),
         "\u{0}".to_owned(),
