@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::model::{Entity, IcmpMatch, ServicePort};
 use super::selector::Selector;
 use crate::net::addr::{Family, PrefixError, parse_prefix};
+use crate::net::interface::Role;
 use crate::net::protocol::{ICMP_TYPES, ICMPV6_TYPES, IcmpSet, PortSet, Protocol, icmp_type, icmpv6_type};
 use crate::net::range::RangeSet;
 use crate::text::finding::Code;
@@ -412,8 +413,7 @@ pub fn entity<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str, stands: E
 }
 
 /// A role of interfaces.
-pub fn role_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<crate::net::interface::Role> {
-    use crate::net::interface::Role;
+pub fn role_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Role> {
     let words: Vec<(&str, Role)> = Role::ALL.iter().map(|role| (role.name(), *role)).collect();
     reader.word(node, "role", &words)
 }
