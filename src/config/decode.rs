@@ -130,7 +130,7 @@ fn failsafe<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Vec<Failsafe
     for item in items {
         let Some(entry) = failsafe_entry(reader, item) else { continue };
         if let Some(earlier) = entries.iter().find(|earlier| earlier.name == entry.name) {
-            let message = format!("there is another failsafe entry \"{}\" at {}", entry.name, earlier.place);
+            let message = format!("the name \"{}\" is taken by another failsafe entry", entry.name);
             let finding =
                 Finding::error(Code::DuplicateName, &entry.place, message).related(&earlier.place, "the first");
             reader.report(finding);
@@ -208,6 +208,8 @@ fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Dir
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
     use crate::text::finding::Severity;
     use crate::text::render::line;
