@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::attribute::{Attributes, Malformed, Walk};
+use super::attribute::{Attributes, Malformed};
 use super::constant::*;
 use super::expression::read_rule;
 use super::set::{Gathered, Read, read_set};
@@ -240,19 +240,5 @@ impl Snapshot {
         self.foreign.dedup();
         loaded.foreign = self.foreign;
         Ok(loaded)
-    }
-
-    /// Reads one set's elements alone, as [`get_element`](super::get_element) asks for them.
-    ///
-    /// # Errors
-    /// An element that is not as the kernel writes it.
-    pub fn elements_of(message: &Message<'_>, set: &crate::nft::ir::Set) -> Result<Elements, Malformed> {
-        let attributes = message.attributes()?;
-        let mut gathered = Gathered::default();
-        for element in Walk::new(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default()).take(0) {
-            element?;
-        }
-        gathered.read(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default())?;
-        gathered.finish(set).map(|(elements, _)| elements)
     }
 }

@@ -6,7 +6,7 @@ use super::expression::put_rule;
 use super::set::{Shape, chunks, put_list, put_set};
 use crate::nft::TABLE_NAME;
 use crate::nft::change::{Batch, Change};
-use crate::nft::ir::{ChainPolicy, Elements, Set, SetRef, Statement};
+use crate::nft::ir::{ChainPolicy, Elements, SetRef, Statement};
 use crate::nft::key::{DataType, Key};
 
 /// A batch as it is sent.
@@ -54,21 +54,6 @@ pub fn request(kind: u16, flags: u16, sequence: u32, texts: &[(u16, &str)]) -> V
     }
     finish(&mut writer, start);
     writer.bytes
-}
-
-/// Requests that look single elements up (`NFT_MSG_GETSETELEM` without dump): one message per chunk of elements.
-pub fn get_element(name: &str, set: &Set, sequence: u32) -> Vec<Vec<u8>> {
-    let mut requests = Vec::new();
-    chunks(&Shape::of(set), &set.elements, |list| {
-        let mut writer = Writer::default();
-        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM;
-        let number = sequence.wrapping_add(requests.len() as u32);
-        let start = header(&mut writer, kind, NLM_F_REQUEST | NLM_F_ACK, number, NFPROTO_INET, 0);
-        put_list(&mut writer, name, None, list);
-        finish(&mut writer, start);
-        requests.push(writer.bytes);
-    });
-    requests
 }
 
 /// The whole batch; `first` is the sequence number of its first message.

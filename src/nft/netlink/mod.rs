@@ -12,7 +12,7 @@ mod set;
 
 pub use attribute::Malformed;
 pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, generation, messages};
-pub use encode::{Encoded, encode, get_element, request};
+pub use encode::{Encoded, encode, request};
 pub use expression::canonical_rule;
 
 use super::ir::{Elements, Ruleset, Set};
