@@ -198,7 +198,7 @@ fn selector() -> impl Strategy<Value = Selector> {
 }
 
 fn policy() -> impl Strategy<Value = EffectivePolicy> {
-    let rules = || prop::option::weighted(0.8, prop::collection::vec(rule(), 0..7));
+    let rules = || prop::option::weighted(0.8, rules());
     let mode = prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
     (mode, selector(), rules(), rules()).prop_map(|(mode, interfaces, ingress, egress)| EffectivePolicy {
         name: String::new(),
@@ -208,6 +208,41 @@ fn policy() -> impl Strategy<Value = EffectivePolicy> {
         egress,
         place: Place::file("generated.toml"),
     })
+}
+
+/// A mix of everything, or many rules of the shapes that the compiler turns into maps, with a few others between.
+fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
+    let by_port = (rule(), l4()).prop_map(|(rule, l4)| EffectiveRule {
+        from: Addresses::Any,
+        to: Addresses::Any,
+        l4,
+        source_ports: None,
+        ..rule
+    });
+    let by_port_and_peer = (rule(), l4()).prop_map(|(rule, l4)| EffectiveRule { l4, source_ports: None, ..rule });
+    let from_peer = (rule(), addresses()).prop_map(|(rule, from)| EffectiveRule {
+        from,
+        to: Addresses::Any,
+        l4: L4Match::Any,
+        source_ports: None,
+        ..rule
+    });
+    let to_peer = (rule(), addresses()).prop_map(|(rule, to)| EffectiveRule {
+        from: Addresses::Any,
+        to,
+        l4: L4Match::Any,
+        source_ports: None,
+        ..rule
+    });
+    let ports = prop_oneof![8 => by_port, 4 => by_port_and_peer, 1 => rule()];
+    let sources = prop_oneof![12 => from_peer, 1 => rule()];
+    let destinations = prop_oneof![12 => to_peer, 1 => rule()];
+    prop_oneof![
+        4 => prop::collection::vec(rule(), 0..7),
+        2 => prop::collection::vec(ports, 5..14),
+        1 => prop::collection::vec(sources, 5..14),
+        1 => prop::collection::vec(destinations, 5..14),
+    ]
 }
 
 fn rule() -> impl Strategy<Value = EffectiveRule> {
