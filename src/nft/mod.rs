@@ -6,7 +6,9 @@ pub mod ir;
 pub mod json;
 pub mod key;
 pub mod netlink;
+mod normal;
 pub mod text;
+mod words;
 
 /// The family and name of the one table that is ours, as nft(8) writes them.
 pub const TABLE: &str = "inet nodewall";

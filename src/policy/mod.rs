@@ -4,6 +4,7 @@
 pub mod effective;
 mod l4;
 pub mod model;
+pub mod parse;
 pub mod resolve;
 pub mod roles;
 pub mod selector;

@@ -12,7 +12,7 @@ use super::effective::{
 use super::l4::{l4_of_rule, l4_of_services};
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Transport};
 use super::roles;
-use super::selector::{Labels, Selector};
+use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
 use crate::net::addr::{AddrSet, Family};
 use crate::net::facts::Facts;
@@ -271,32 +271,13 @@ impl Resolver<'_> {
     }
 
     fn failsafe(&mut self, settings: &NodeSettings, facts: &Facts) -> Vec<EffectiveFailsafe> {
-        let mut entries: Vec<EffectiveFailsafe> =
-            settings.failsafe.iter().map(|entry| self.failsafe_entry(entry)).collect();
-        if settings.cluster_api {
-            let mut by_port: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
-            for (address, port) in &facts.api_servers {
-                by_port.entry(*port).or_default().push(*address);
+        let mut entries = Vec::new();
+        for entry in &settings.failsafe {
+            if entry.cluster_api {
+                entries.extend(cluster_api(entry, facts));
+            } else {
+                entries.push(self.failsafe_entry(entry));
             }
-            entries.extend(by_port.into_iter().enumerate().map(|(index, (port, servers))| {
-                let ports = L4Detail::Ports(PortSet::single(port));
-                EffectiveFailsafe {
-                    name: "cluster-api".to_owned(),
-                    direction: Direction::Egress,
-                    interfaces: Selector::All,
-                    rule: EffectiveRule {
-                        id: failsafe_id("cluster-api", index),
-                        place: Place::file("kubeconfig"),
-                        action: Action::Allow,
-                        from: Addresses::Any,
-                        to: Addresses::Literal(servers.into_iter().collect()),
-                        l4: L4Match::Only([(Protocol::TCP, ports)].into()),
-                        source_ports: None,
-                        family: None,
-                        log: None,
-                    },
-                }
-            }));
         }
         entries
     }
@@ -375,6 +356,34 @@ impl Resolver<'_> {
         let finding = Finding::error(Code::UnknownName, place, format!("there is no {kind} \"{name}\""));
         self.findings.push(finding.label(format!("no such {kind}")).help(help));
     }
+}
+
+/// The entry for the cluster API: one rule per port, to the servers that the kubeconfig names by address. None at all while
+/// nothing is known of them, since "no servers" must not become "any server".
+fn cluster_api(entry: &Failsafe, facts: &Facts) -> Vec<EffectiveFailsafe> {
+    let mut by_port: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
+    for (address, port) in &facts.api_servers {
+        by_port.entry(*port).or_default().push(*address);
+    }
+    let by_port = by_port.into_iter().enumerate();
+    by_port
+        .map(|(index, (port, servers))| EffectiveFailsafe {
+            name: entry.name.clone(),
+            direction: entry.direction,
+            interfaces: entry.interfaces.clone(),
+            rule: EffectiveRule {
+                id: failsafe_id(&entry.name, index),
+                place: entry.place.clone(),
+                action: Action::Allow,
+                from: Addresses::Any,
+                to: Addresses::Literal(servers.into_iter().collect()),
+                l4: L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into()),
+                source_ports: None,
+                family: None,
+                log: None,
+            },
+        })
+        .collect()
 }
 
 fn failsafe_id(name: &str, index: usize) -> RuleId {

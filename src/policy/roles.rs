@@ -314,7 +314,7 @@ mod tests {
         let rail = found.iter().find(|interface| interface.name.as_str() == "rail0").unwrap();
         assert_eq!(rail.role, Role::Rail);
         assert_eq!(rail.labels["zone"], "rails");
-        assert_eq!(rail.why, "[[interface]] rails (10-nics.toml:0)");
+        assert_eq!(rail.why, "[[interface]] rails (10-nics.toml)");
         assert!(roles(&overrides, &node()).contains(&"lo loopback".to_owned()));
         assert!(roles(&overrides, &node()).contains(&"eth9 unknown".to_owned()));
     }

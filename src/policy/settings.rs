@@ -16,8 +16,6 @@ pub struct NodeSettings {
     pub labels: Labels,
     /// Ways in and out that no policy can close.
     pub failsafe: Vec<Failsafe>,
-    /// Whether the cluster API servers in `Facts::api_servers` are a way out that no policy can close.
-    pub cluster_api: bool,
     /// What an interface does with packets that no policy decided; missing entries as shipped
     /// (see [`NodeSettings::default_for`]).
     pub defaults: BTreeMap<(Role, Direction), Default>,
@@ -60,6 +58,9 @@ pub struct Failsafe {
     pub peers: Option<Entity>,
     /// The interfaces it holds on.
     pub interfaces: Selector,
+    /// The other side is the cluster API: `resolve` fills in the addresses and TCP ports of `Facts::api_servers`; `ports` is
+    /// empty and `peers` is `None` then, which must not be taken for "every port, anyone".
+    pub cluster_api: bool,
     /// Where it was written.
     pub place: Place,
 }
