@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nodewall::compile::compile;
+use nodewall::compile::{compile, rule_of};
 use nodewall::net::addr::{AddrSet, Family};
 use nodewall::net::interface::{Direction, InterfaceName, Role};
 use nodewall::net::protocol::{IcmpSet, L4Detail, L4Match, PortSet, Protocol};
@@ -23,7 +23,7 @@ use nodewall::policy::selector::{Labels, Selector};
 use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
 use nodewall::simulate::ruleset::{End, run};
 use nodewall::simulate::view::View;
-use nodewall::simulate::{ConntrackState, Outcome, Packet, decide};
+use nodewall::simulate::{ConntrackState, FailsafeStep, Outcome, Packet, RuleStep, Step, decide, trace};
 use nodewall::text::place::Place;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -58,6 +58,51 @@ fn compiled_rules_decide_as_the_policy_does() {
     }
 }
 
+/// Found by seed 20260731: the compiler left out a pattern that leads to the unknown interface's chain, and a wider one
+/// behind it took the interface.
+#[test]
+fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
+    let expected = |pattern, role| Expected { pattern, role, labels: labels(role, false) };
+    let narrow = Pattern::Name(InterfaceName::new("cali1").unwrap());
+    let allow_mgmt = |(role, direction)| {
+        let default = if role == Role::Mgmt { InterfaceDefault::Allow } else { InterfaceDefault::Deny };
+        ((role, direction), default)
+    };
+    let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
+    let effective = Effective {
+        mode: Mode::Enforce,
+        interfaces: Vec::new(),
+        expected: vec![
+            expected(narrow, Role::Unknown),
+            expected(Pattern::Prefix("cali".to_owned()), Role::Mgmt),
+            expected(Pattern::Kind("veth".to_owned()), Role::Unknown),
+        ],
+        unknown: labels(Role::Unknown, false),
+        failsafe: Vec::new(),
+        tiers: Vec::new(),
+        defaults: keys.map(allow_mgmt).collect(),
+        drop_invalid: true,
+        log: LogSettings { group: 1, rate: 1, burst: 1 },
+    };
+    let sketch = Sketch {
+        direction: Direction::Ingress,
+        v4: true,
+        name: "cali1",
+        kind: Some("veth"),
+        protocol: 6,
+        readable: true,
+        hop_limit: 64,
+        state: ConntrackState::New,
+        numbers: (3, 3, 5, 5, 0, 0, 0),
+    };
+    let (ruleset, points) = (compile(&effective), Points::of(&effective));
+    for (name, outcome) in [("cali1", Outcome::Dropped), ("cali12", Outcome::Accepted), ("veth9", Outcome::Dropped)] {
+        let sketch = Sketch { name, ..sketch.clone() };
+        assert_eq!(decide(&effective, &points.packet(&effective, &sketch)).outcome, outcome, "{name}");
+        agree(&effective, &ruleset, &points, &sketch).unwrap();
+    }
+}
+
 fn agree(effective: &Effective, ruleset: &Ruleset, points: &Points, sketch: &Sketch) -> Result<(), TestCaseError> {
     let packet = points.packet(effective, sketch);
     let decision = decide(effective, &packet);
@@ -80,7 +125,33 @@ fn agree(effective: &Effective, ruleset: &Ruleset, points: &Points, sketch: &Ske
     if let End::Rejected(reject) = ran.end {
         prop_assert_eq!(reject == Reject::TcpReset, packet.protocol == Protocol::TCP, "{:?}", packet);
     }
+    // Counters and logs name the rules that the trace names, in the same order and each once.
+    let matched = matched_rules(effective, &packet);
+    let counted: Vec<RuleId> = ran.counted.iter().filter_map(|comment| rule_of(comment)).collect();
+    let ids: Vec<RuleId> = matched.iter().map(|(id, _)| id.clone()).collect();
+    prop_assert_eq!(ids, counted, "{:?}\nrules: {:?}\n{:?}", decision, ran, packet);
+    let logged: Vec<RuleId> = ran.logged.iter().filter_map(|prefix| rule_of(prefix)).collect();
+    let ids: Vec<RuleId> = matched.into_iter().filter(|(_, logs)| *logs).map(|(id, _)| id).collect();
+    prop_assert_eq!(ids, logged, "{:?}\nrules: {:?}\n{:?}", decision, ran, packet);
     Ok(())
+}
+
+/// The rules that matched on the way, and whether each of them logs: if it asks for it, or if it would have denied had
+/// it not been for audit.
+fn matched_rules(effective: &Effective, packet: &Packet) -> Vec<(RuleId, bool)> {
+    let mut matched = Vec::new();
+    for step in trace(effective, packet).steps {
+        let (rule, audited) = match step {
+            Step::Failsafe(entry, FailsafeStep::Accepted) => (&entry.rule, false),
+            Step::Rule(rule, RuleStep::Audited(_)) => (rule, true),
+            Step::Rule(rule, RuleStep::Decided(_) | RuleStep::Passed | RuleStep::Logged) => (rule, false),
+            _ => continue,
+        };
+        let denies = matches!(rule.action, Action::Deny | Action::Reject);
+        let would_deny = denies && (audited || effective.mode == Mode::Audit);
+        matched.push((rule.id.clone(), rule.action == Action::Log || rule.log.is_some() || would_deny));
+    }
+    matched
 }
 
 // Policies.
@@ -198,7 +269,7 @@ fn selector() -> impl Strategy<Value = Selector> {
 }
 
 fn policy() -> impl Strategy<Value = EffectivePolicy> {
-    let rules = || prop::option::weighted(0.8, prop::collection::vec(rule(), 0..7));
+    let rules = || prop::option::weighted(0.8, rules());
     let mode = prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
     (mode, selector(), rules(), rules()).prop_map(|(mode, interfaces, ingress, egress)| EffectivePolicy {
         name: String::new(),
@@ -208,6 +279,41 @@ fn policy() -> impl Strategy<Value = EffectivePolicy> {
         egress,
         place: Place::file("generated.toml"),
     })
+}
+
+/// A mix of everything, or many rules of the shapes that the compiler turns into maps, with a few others between.
+fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
+    let by_port = (rule(), l4()).prop_map(|(rule, l4)| EffectiveRule {
+        from: Addresses::Any,
+        to: Addresses::Any,
+        l4,
+        source_ports: None,
+        ..rule
+    });
+    let by_port_and_peer = (rule(), l4()).prop_map(|(rule, l4)| EffectiveRule { l4, source_ports: None, ..rule });
+    let from_peer = (rule(), addresses()).prop_map(|(rule, from)| EffectiveRule {
+        from,
+        to: Addresses::Any,
+        l4: L4Match::Any,
+        source_ports: None,
+        ..rule
+    });
+    let to_peer = (rule(), addresses()).prop_map(|(rule, to)| EffectiveRule {
+        from: Addresses::Any,
+        to,
+        l4: L4Match::Any,
+        source_ports: None,
+        ..rule
+    });
+    let ports = prop_oneof![8 => by_port, 4 => by_port_and_peer, 1 => rule()];
+    let sources = prop_oneof![12 => from_peer, 1 => rule()];
+    let destinations = prop_oneof![12 => to_peer, 1 => rule()];
+    prop_oneof![
+        4 => prop::collection::vec(rule(), 0..7),
+        2 => prop::collection::vec(ports, 5..14),
+        1 => prop::collection::vec(sources, 5..14),
+        1 => prop::collection::vec(destinations, 5..14),
+    ]
 }
 
 fn rule() -> impl Strategy<Value = EffectiveRule> {
