@@ -7,7 +7,9 @@
 //! | 0 | [`net`], [`text`] | shared words: protocols, ports, addresses, `Facts`; places and findings in text |
 //! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
+//! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
 //! | 5 | [`config`], [`source`], [`host`], [`driver`] | one outside thing each: settings, policy files, inventory, kernel |
+//! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
 //! | 6 | [`daemon`] | the one loop, the control socket, systemd |
 //! | 7 | [`cli`] | one file per subcommand |
 
@@ -21,9 +23,12 @@ pub mod compile;
 pub mod plan;
 pub mod simulate;
 
+pub mod reconcile;
+
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod driver;
 pub mod host;
 pub mod source;
+pub mod textfile;

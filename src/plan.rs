@@ -1,12 +1,259 @@
 //! Current table + desired ruleset -> one transaction that changes as little as it can.
 
-use crate::nft::change::{Batch, Loaded};
-use crate::nft::ir::Ruleset;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::net::range::RangeSet;
+use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict};
+use crate::nft::netlink::canonical;
 
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
 ///
 /// Unchanged rules keep their counters, unchanged sets are not sent, changed contents of a set are sent as elements.
+/// Sets whose elements were not read (`Loaded::unread`) are taken to hold what they should.
 pub fn plan(current: &Loaded, desired: &Ruleset) -> Option<Batch> {
-    let _ = (current, desired);
-    todo!()
+    plan_canonical(current, &canonical(desired))
+}
+
+/// [`plan`] for a ruleset that is in the canonical form already.
+pub(crate) fn plan_canonical(current: &Loaded, desired: &Ruleset) -> Option<Batch> {
+    let changes = if !current.exists {
+        create(desired)
+    } else if !current.foreign.is_empty() {
+        // What we have no words for we cannot remove by name: the whole table goes, and comes anew, in one transaction.
+        let mut changes = vec![Change::DeleteTable];
+        changes.extend(create(desired));
+        changes
+    } else {
+        Difference::new(current, desired).changes()
+    };
+    (!changes.is_empty()).then_some(Batch { generation: Some(current.generation), changes })
+}
+
+/// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.
+fn create(desired: &Ruleset) -> Vec<Change> {
+    let mut changes = vec![Change::AddTable];
+    changes
+        .extend(desired.chains.iter().map(|(name, chain)| Change::AddChain { name: name.clone(), base: chain.base }));
+    changes.extend(desired.sets.iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
+    for (name, chain) in &desired.chains {
+        changes.extend(append(name, &chain.rules));
+    }
+    changes
+}
+
+fn append<'a>(chain: &'a str, rules: &'a [Rule]) -> impl Iterator<Item = Change> + 'a {
+    rules.iter().map(move |rule| Change::AddRule { chain: chain.to_owned(), rule: rule.clone(), before: None })
+}
+
+/// The transaction in the order in which every step is legal for the kernel: first everything that refers to something
+/// goes, then what it referred to; then new things come, and last what refers to them.
+#[derive(Default)]
+struct Difference {
+    rules_gone: Vec<Change>,
+    elements_gone: Vec<Change>,
+    sets_gone: Vec<Change>,
+    chains_gone: Vec<Change>,
+    chains_new: Vec<Change>,
+    sets_new: Vec<Change>,
+    rules_new: Vec<Change>,
+}
+
+impl Difference {
+    fn changes(self) -> Vec<Change> {
+        let Self { rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new } = self;
+        [rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new].concat()
+    }
+
+    fn new(current: &Loaded, desired: &Ruleset) -> Self {
+        let mut difference = Self::default();
+        let remade = difference.sets(current, desired);
+        for (name, chain) in &current.ruleset.chains {
+            let kept = desired.chains.get(name).filter(|wanted| same_place(chain, wanted));
+            match kept {
+                Some(wanted) => difference.kept_chain(name, chain, wanted, current, &remade),
+                None => {
+                    if !chain.rules.is_empty() {
+                        difference.rules_gone.push(Change::FlushChain { name: name.clone() });
+                    }
+                    difference.chains_gone.push(Change::DeleteChain { name: name.clone() });
+                }
+            }
+        }
+        for (name, chain) in &desired.chains {
+            if current.ruleset.chains.get(name).is_none_or(|there| !same_place(there, chain)) {
+                difference.chains_new.push(Change::AddChain { name: name.clone(), base: chain.base });
+                difference.rules_new.extend(append(name, &chain.rules));
+            }
+        }
+        difference
+    }
+
+    /// Plans the sets and names those that go and come again, because the kernel cannot change what a set is.
+    fn sets<'a>(&mut self, current: &'a Loaded, desired: &Ruleset) -> BTreeSet<&'a str> {
+        let mut remade = BTreeSet::new();
+        for (name, there) in &current.ruleset.sets {
+            let Some(wanted) = desired.sets.get(name) else {
+                self.sets_gone.push(Change::DeleteSet { name: name.clone() });
+                continue;
+            };
+            if (&there.key, there.interval, there.map) != (&wanted.key, wanted.interval, wanted.map) {
+                remade.insert(name.as_str());
+                self.sets_gone.push(Change::DeleteSet { name: name.clone() });
+                self.sets_new.push(Change::AddSet { name: name.clone(), set: wanted.clone() });
+            } else if !current.unread.contains(name) {
+                let (gone, new) = delta(&there.elements, &wanted.elements);
+                let change = |elements: Elements| (name.clone(), Set::with(wanted, elements));
+                if !gone.is_empty() {
+                    let (name, set) = change(gone);
+                    self.elements_gone.push(Change::DeleteElements { name, set });
+                }
+                if !new.is_empty() {
+                    let (name, set) = change(new);
+                    self.sets_new.push(Change::AddElements { name, set });
+                }
+            }
+        }
+        for (name, set) in &desired.sets {
+            if !current.ruleset.sets.contains_key(name) {
+                self.sets_new.push(Change::AddSet { name: name.clone(), set: set.clone() });
+            }
+        }
+        remade
+    }
+
+    fn kept_chain(&mut self, name: &str, there: &Chain, wanted: &Chain, current: &Loaded, remade: &BTreeSet<&str>) {
+        if there.base != wanted.base {
+            self.chains_new.push(Change::AddChain { name: name.to_owned(), base: wanted.base });
+        }
+        let states = current.rules.get(name).map_or(&[][..], Vec::as_slice);
+        let may_stay: Vec<bool> = there.rules.iter().map(|rule| stays(rule, remade)).collect();
+        let kept = common(&there.rules, &wanted.rules, &may_stay);
+        if states.len() != there.rules.len() {
+            // Handles that do not belong to the rules are of no use: the chain is written anew.
+            self.rules_gone.push(Change::FlushChain { name: name.to_owned() });
+            self.rules_new.extend(append(name, &wanted.rules));
+            return;
+        }
+        let kept_there: BTreeSet<usize> = kept.iter().map(|(there, _)| *there).collect();
+        for (index, state) in states.iter().enumerate() {
+            if !kept_there.contains(&index) {
+                self.rules_gone.push(Change::DeleteRule { chain: name.to_owned(), handle: state.handle });
+            }
+        }
+        let mut kept = kept.into_iter().peekable();
+        for (index, rule) in wanted.rules.iter().enumerate() {
+            if kept.next_if(|(_, wanted)| *wanted == index).is_some() {
+                continue;
+            }
+            let before = kept.peek().map(|(there, _)| states[*there].handle);
+            self.rules_new.push(Change::AddRule { chain: name.to_owned(), rule: rule.clone(), before });
+        }
+    }
+}
+
+/// Whether a chain can stay in place: the kernel changes a base chain's policy, but neither its hook nor its priority.
+fn same_place(there: &Chain, wanted: &Chain) -> bool {
+    let place = |chain: &Chain| chain.base.map(|base| (base.hook, base.priority));
+    place(there) == place(wanted)
+}
+
+/// Whether a rule can stay: it uses no set that goes and comes again, and has nothing that the IR cannot say.
+fn stays(rule: &Rule, remade: &BTreeSet<&str>) -> bool {
+    rule.statements.iter().all(|statement| match statement {
+        Statement::Foreign(_) => false,
+        Statement::Lookup { set: SetRef::Named(name), .. } | Statement::Vmap { map: SetRef::Named(name), .. } => {
+            !remade.contains(name.as_str())
+        }
+        _ => true,
+    })
+}
+
+/// The rules that stay, as pairs of indices, ascending in both: the common beginning and end, and of the rules between
+/// the longest ascending run of equal ones. The n-th of several equal rules is paired with the n-th, so that the cost
+/// is that of sorting.
+fn common(there: &[Rule], wanted: &[Rule], may_stay: &[bool]) -> Vec<(usize, usize)> {
+    let same = |a: usize, b: usize| may_stay[a] && there[a] == wanted[b];
+    let least = there.len().min(wanted.len());
+    let head = (0..least).take_while(|index| same(*index, *index)).count();
+    let tail = (1..=least - head).take_while(|back| same(there.len() - back, wanted.len() - back)).count();
+
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for index in (head..there.len() - tail).rev().filter(|index| may_stay[*index]) {
+        places.entry(identity(&there[index])).or_default().push(index);
+    }
+    let mut pairs = Vec::new();
+    for (index, rule) in wanted.iter().enumerate().take(wanted.len() - tail).skip(head) {
+        if let Some(place) = places.get_mut(&identity(rule)).and_then(Vec::pop) {
+            pairs.push((place, index));
+        }
+    }
+    let mut kept: Vec<(usize, usize)> = (0..head).map(|index| (index, index)).collect();
+    kept.extend(longest_ascending(&pairs));
+    kept.extend((1..=tail).rev().map(|back| (there.len() - back, wanted.len() - back)));
+    kept
+}
+
+/// A text that two rules share exactly when they are equal.
+fn identity(rule: &Rule) -> String {
+    format!("{rule:?}")
+}
+
+/// The longest run of pairs, in order, whose first members ascend (the second ones do already).
+fn longest_ascending(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    // For each length, the pair with the smallest first member that ends a run of it; and who came before each pair.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut previous: Vec<Option<usize>> = Vec::with_capacity(pairs.len());
+    for (index, (place, _)) in pairs.iter().enumerate() {
+        let length = ends.partition_point(|end| pairs[*end].0 < *place);
+        previous.push(length.checked_sub(1).map(|shorter| ends[shorter]));
+        if length == ends.len() {
+            ends.push(index);
+        } else {
+            ends[length] = index;
+        }
+    }
+    let mut run = Vec::with_capacity(ends.len());
+    let mut next = ends.last().copied();
+    while let Some(index) = next {
+        run.push(pairs[index]);
+        next = previous[index];
+    }
+    run.reverse();
+    run
+}
+
+/// What has to be deleted and what added, as whole elements: the kernel knows a range only by its own two ends.
+fn delta(there: &Elements, wanted: &Elements) -> (Elements, Elements) {
+    match (there, wanted) {
+        (Elements::V4(there), Elements::V4(wanted)) => (
+            Elements::V4(only_left(there.ranges(), wanted.ranges())),
+            Elements::V4(only_left(wanted.ranges(), there.ranges())),
+        ),
+        (Elements::V6(there), Elements::V6(wanted)) => (
+            Elements::V6(only_left(there.ranges(), wanted.ranges())),
+            Elements::V6(only_left(wanted.ranges(), there.ranges())),
+        ),
+        (Elements::Keys(there), Elements::Keys(wanted)) => {
+            (Elements::Keys(only_left_keys(there, wanted)), Elements::Keys(only_left_keys(wanted, there)))
+        }
+        _ => (there.clone(), wanted.clone()),
+    }
+}
+
+/// The ranges of the first list that are not in the second; none of them touch, since they are of one set.
+fn only_left<T: crate::net::range::Point>(left: &[(T, T)], right: &[(T, T)]) -> RangeSet<T> {
+    let mut right = right.iter().peekable();
+    let missing = left.iter().filter(|range| {
+        while right.next_if(|there| there < range).is_some() {}
+        right.peek() != Some(range)
+    });
+    missing.copied().collect()
+}
+
+type Keys = BTreeMap<ElementKey, Option<Verdict>>;
+
+fn only_left_keys(left: &Keys, right: &Keys) -> Keys {
+    let missing = left.iter().filter(|(key, verdict)| right.get(*key) != Some(*verdict));
+    missing.map(|(key, verdict)| (key.clone(), verdict.clone())).collect()
 }

@@ -1,8 +1,133 @@
 //! The command line: one file per subcommand.
 
+mod apply;
+mod check;
+mod disarm;
+mod exit;
+mod output;
+mod render;
+mod run;
+mod status;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::daemon::documents::Whereabouts;
+use exit::Exit;
+use output::Output;
+
+/// Host firewall for bare-metal GPU nodes: policy files to one nf_tables transaction.
+///
+/// nodewall reads nodewall.toml and policy files, works out what they mean on this node's interfaces, and keeps the table
+/// "inet nodewall" of the kernel's nf_tables that way. Nothing outside that table is touched.
+#[derive(Parser, Debug)]
+#[command(name = "nodewall", version, about, long_about, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, and all is well
+  1  a negative answer (`check --strict` with warnings), or a failure without a code of its own
+  2  wrong usage
+  3  nodewall is not running
+  4  not authorised
+  5  the policy or nodewall.toml is invalid
+  6  the kernel lacks a feature
+  8  drift: the kernel has something else than the policy in force
+  9  degraded: the newest policy is not the one in force";
+
+/// Options of every subcommand.
+#[derive(Args, Debug)]
+struct Options {
+    /// The settings file
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/nodewall/nodewall.toml")]
+    config: PathBuf,
+    /// A directory of policy files instead of those that the settings name; may be repeated, later ones take precedence
+    #[arg(long = "policy-dir", global = true, value_name = "DIR")]
+    policy_directories: Vec<PathBuf>,
+    /// Look at the copy of another machine's /sys and /proc below this directory instead of at this machine
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    json: bool,
+    /// Colours: `auto` uses them on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+}
+
+/// When to use colours.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Read settings and policy, and say what is wrong with them; needs no root
+    Check(check::Arguments),
+    /// Print the rules that would be loaded; needs no root
+    Render(render::Arguments),
+    /// Put the policy in force once, without the daemon
+    Apply(apply::Arguments),
+    /// Be the daemon: put the policy in force and keep it so
+    Run,
+    /// Show what is in force
+    Status,
+    /// Remove our table from the kernel, and with it all protection
+    Disarm,
+}
+
+impl Options {
+    /// Where to look for documents; `paths` are those of the subcommand.
+    fn whereabouts(&self, paths: &[PathBuf]) -> Whereabouts {
+        Whereabouts {
+            config: self.config.clone(),
+            directories: self.policy_directories.clone(),
+            paths: paths.to_vec(),
+        }
+    }
+}
 
 /// Parses the command line and runs the subcommand; the process's exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are data and come with exit code 0; a closed pipe is nobody's mistake.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    let output = Output::new(cli.options.color, cli.options.json);
+    let exit = match &cli.command {
+        Command::Check(arguments) => check::run(&cli.options, arguments, &output),
+        Command::Render(arguments) => render::run(&cli.options, arguments, &output),
+        Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
+        Command::Run => run::run(&cli.options, &output),
+        Command::Status => status::run(&cli.options, &output),
+        Command::Disarm => disarm::run(&cli.options, &output),
+    };
+    exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,9 +1,20 @@
 //! Settings: nodewall.toml.
 
+mod decode;
+pub mod kubeconfig;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::policy::settings::NodeSettings;
+use crate::net::interface::Direction;
+use crate::net::protocol::Protocol;
+use crate::net::range::RangeSet;
+use crate::policy::model::{Mode, ServicePort};
+use crate::policy::selector::Selector;
+use crate::policy::settings::{Failsafe, LogSettings, NodeSettings};
 use crate::text::finding::Finding;
+use crate::text::place::Place;
+use crate::textfile::{self, Trust, Unread};
 
 /// What nodewall.toml says, with what it leaves out as shipped.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,12 +25,67 @@ pub struct Config {
     pub policy_directories: Vec<PathBuf>,
     /// The control socket.
     pub socket: PathBuf,
-    /// The kubeconfig from which the cluster API's address is learned, if there is one.
+    /// The kubeconfig from which the cluster API's address is learned ([`kubeconfig::api_servers`]). There need not be a
+    /// file: a host outside a cluster has none.
     pub kubeconfig: Option<PathBuf>,
 }
 
+impl Config {
+    /// What holds without a nodewall.toml: `policy.md` section 3.
+    pub fn shipped() -> Self {
+        Self {
+            settings: NodeSettings {
+                mode: Mode::Enforce,
+                labels: BTreeMap::new(),
+                failsafe: shipped_failsafe(),
+                defaults: BTreeMap::new(),
+                drop_invalid: true,
+                log: LogSettings { group: 5, rate: 10, burst: 20 },
+            },
+            policy_directories: ["/usr/lib", "/etc", "/run"]
+                .map(|root| PathBuf::from(format!("{root}/nodewall/policy.d")))
+                .to_vec(),
+            socket: PathBuf::from("/run/nodewall/nodewall.sock"),
+            kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
+        }
+    }
+}
+
 /// Reads nodewall.toml. A file that is not there means the shipped settings; `text` is what was read, for printing findings.
-pub fn load(path: &Path) -> (Config, Vec<Finding>, String) {
-    let _ = path;
-    todo!()
+/// Of a file with errors, what is valid counts, and the rest is as shipped.
+pub fn load(path: &Path, trust: Trust) -> (Config, Vec<Finding>, String) {
+    match textfile::read(path, trust) {
+        Ok(text) => {
+            let (config, findings) = decode_text(&textfile::name(path), &text);
+            (config, findings, text)
+        }
+        Err(Unread::Missing) => (Config::shipped(), Vec::new(), String::new()),
+        Err(Unread::Refused(finding)) => (Config::shipped(), vec![*finding], String::new()),
+    }
+}
+
+/// The settings in a text, as if a file of this name held it. Pure.
+pub fn decode_text(file: &str, text: &str) -> (Config, Vec<Finding>) {
+    decode::decode(file, text)
+}
+
+/// SSH in where administrators come from; DNS, time and the cluster API out. Without them a host cannot be mended.
+fn shipped_failsafe() -> Vec<Failsafe> {
+    let place = Place::file("built-in");
+    let entry = |name: &str, direction, ports: &[(Protocol, u16)], interfaces| Failsafe {
+        name: name.to_owned(),
+        direction,
+        ports: ports.iter().map(|(protocol, port)| ServicePort::Ports(*protocol, RangeSet::single(*port))).collect(),
+        peers: None,
+        interfaces,
+        cluster_api: false,
+        place: place.clone(),
+    };
+    let administrators = Selector::In("role".to_owned(), ["mgmt", "unknown"].map(str::to_owned).into());
+    vec![
+        entry("ssh", Direction::Ingress, &[(Protocol::TCP, 22)], administrators),
+        entry("dns", Direction::Egress, &[(Protocol::UDP, 53), (Protocol::TCP, 53)], Selector::All),
+        entry("ntp", Direction::Egress, &[(Protocol::UDP, 123)], Selector::All),
+        Failsafe { cluster_api: true, ..entry("cluster-api", Direction::Egress, &[], Selector::All) },
+    ]
 }

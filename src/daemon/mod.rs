@@ -1,1 +1,503 @@
 //! The one loop.
+//!
+//! ```text
+//!  signals ───────────┐                       ┌─> Apply ──> kernel thread ──┐
+//!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
+//!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
+//!  control socket ────┘                    │  ├─> Ready, status ──> systemd │
+//!                                          │  └─> Report ──> journal        │
+//!                                          └────────────────────────────────┘
+//! ```
+
+mod clock;
+pub mod documents;
+mod files;
+mod kernel;
+mod log;
+mod notify;
+pub mod socket;
+pub mod status;
+
+use std::collections::BTreeSet;
+use std::future;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::driver::{self, Kernel};
+use crate::host;
+use crate::net::facts::Facts;
+use crate::reconcile::{self, Done, Effect, Event, Report, State, step};
+use crate::source::Trust;
+use crate::text::finding::{Finding, Severity};
+use crate::text::render;
+use documents::{Documents, Whereabouts};
+use files::FileWatch;
+use kernel::{Applied, KernelThread};
+use socket::Query;
+use status::Status;
+
+/// What the daemon is started with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where the documents are.
+    pub whereabouts: Whereabouts,
+    /// Where /sys and /proc are.
+    pub root: PathBuf,
+}
+
+/// Why the daemon ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel could not be read at the start.
+    #[error(transparent)]
+    Kernel(#[from] driver::Error),
+    /// Another daemon is running.
+    #[error("{0}")]
+    InUse(String),
+    /// Something that the loop cannot do without.
+    #[error("cannot {attempt}")]
+    System {
+        /// What was tried.
+        attempt: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Several writes of one change, and several changes of one configuration run, are one reload.
+const FILES_SETTLE: Duration = Duration::from_millis(200);
+/// A file that is written without a pause is read all the same after this time.
+const FILES_SETTLE_AT_MOST: Duration = Duration::from_secs(2);
+/// A new link comes with several messages in a row.
+const LINKS_SETTLE: Duration = Duration::from_millis(5);
+/// rtnetlink did not answer; it is asked again after this time.
+const COLLECT_AGAIN: Duration = Duration::from_secs(1);
+/// How many queries of control sockets wait for the loop.
+const QUERIES_WAITING: usize = 16;
+
+/// Runs until SIGTERM or SIGINT, and leaves the rules in place then.
+///
+/// # Errors
+/// When the daemon cannot start: the kernel cannot be read, another daemon is running, or the system refuses a signal
+/// handler, a thread or a netlink socket.
+pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error> {
+    log::start();
+    let failed = |attempt| move |source| Error::System { attempt, source };
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
+    let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
+    let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
+    let (inbox, mut inputs) = mpsc::unbounded_channel();
+    let (queries, mut queried) = mpsc::channel(QUERIES_WAITING);
+    let mut watchdog = notify::watchdog_interval().map(|every| {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    });
+    let table = match kernel.exists().await {
+        Ok(table) => table,
+        Err(kernel::Error::Driver(error)) => return Err(error.into()),
+        Err(error @ kernel::Error::Gone) => return Err(failed("read the kernel")(io::Error::other(error))),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
+    let mut daemon = Daemon::new(options, kernel, inbox);
+    daemon.happened(Event::KernelSeen { table });
+    daemon.collect();
+    daemon.load();
+    loop {
+        tokio::select! {
+            // In this order: what ends or feeds the loop goes before what keeps it busy.
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = tick(watchdog.as_mut()) => notify::alive(),
+            _ = hangup.recv() => daemon.reload(),
+            Some(input) = inputs.recv() => match daemon.received(input) {
+                Received::Nothing => {}
+                Received::Documents => {
+                    files.set(&daemon.watched_directories, std::slice::from_ref(&daemon.options.whereabouts.config));
+                    daemon.listen(&queries)?;
+                }
+            },
+            Some(query) = queried.recv() => daemon.asked(query),
+            changed = links.changed() => {
+                changed.map_err(failed("watch links by rtnetlink"))?;
+                daemon.collect_at.get_or_insert(Instant::now() + LINKS_SETTLE);
+            }
+            () = files.changed() => daemon.files_changed(),
+            () = until(daemon.collect_at) => daemon.collect(),
+            () = until(daemon.load_at) => daemon.load(),
+            () = until(daemon.retry_at) => {
+                daemon.retry_at = None;
+                daemon.happened(Event::RetryDue);
+            }
+        }
+    }
+    notify::stopping();
+    tracing::info!("stopping; the rules stay in force");
+    daemon.stop_listening();
+    Ok(())
+}
+
+async fn tick(watchdog: Option<&mut tokio::time::Interval>) {
+    match watchdog {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}
+
+/// What work off the loop came to.
+enum Input {
+    Loaded(Box<Documents>),
+    Collected(Result<Facts, host::Error>),
+    Applied(Result<Applied, kernel::Error>),
+}
+
+/// What the loop has to do after an input.
+enum Received {
+    Nothing,
+    /// Other directories may have to be watched.
+    Documents,
+}
+
+/// Work of which one piece at a time is under way; a wish that comes meanwhile is one more piece afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Work {
+    #[default]
+    Idle,
+    Busy,
+    BusyAndWanted,
+}
+
+impl Work {
+    /// Whether to begin now.
+    fn begin(&mut self) -> bool {
+        let begin = *self == Self::Idle;
+        *self = if begin { Self::Busy } else { Self::BusyAndWanted };
+        begin
+    }
+
+    /// Whether to begin again.
+    fn end(&mut self) -> bool {
+        let again = *self == Self::BusyAndWanted;
+        *self = Self::Idle;
+        again
+    }
+}
+
+/// Whether systemd waits for the end of a reload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reload {
+    No,
+    Loading,
+    Settling,
+}
+
+/// The state of the loop.
+struct Daemon {
+    options: Options,
+    kernel: KernelThread,
+    inbox: mpsc::UnboundedSender<Input>,
+    state: State,
+    /// The facts as collected, and what the documents add to them.
+    facts: Option<Facts>,
+    api_servers: BTreeSet<(IpAddr, u16)>,
+    watched_directories: Vec<PathBuf>,
+    loading: Work,
+    collecting: Work,
+    load_at: Option<Instant>,
+    load_at_latest: Option<Instant>,
+    collect_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    ready: bool,
+    reload: Reload,
+    status_line: String,
+    hash: Option<String>,
+    since: Option<SystemTime>,
+    socket: Option<PathBuf>,
+    listening: bool,
+}
+
+impl Daemon {
+    fn new(options: Options, kernel: KernelThread, inbox: mpsc::UnboundedSender<Input>) -> Self {
+        Self {
+            options,
+            kernel,
+            inbox,
+            state: State::default(),
+            facts: None,
+            api_servers: BTreeSet::new(),
+            watched_directories: Vec::new(),
+            loading: Work::Idle,
+            collecting: Work::Idle,
+            load_at: None,
+            load_at_latest: None,
+            collect_at: None,
+            retry_at: None,
+            ready: false,
+            reload: Reload::No,
+            status_line: String::new(),
+            hash: None,
+            since: None,
+            socket: None,
+            listening: false,
+        }
+    }
+
+    /// Lets the state machine know, and does what it asks for.
+    fn happened(&mut self, event: Event) {
+        for effect in step(&mut self.state, event) {
+            match effect {
+                Effect::Apply(ruleset) => {
+                    let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    tokio::spawn(async move {
+                        // The loop is gone only when the process ends.
+                        let _ = inbox.send(Input::Applied(kernel.apply(ruleset).await));
+                    });
+                }
+                Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
+                Effect::ForgetRetry => self.retry_at = None,
+                Effect::Ready => self.settled(),
+                Effect::Report(report) => log_report(&report),
+            }
+        }
+        self.tell_status();
+    }
+
+    fn settled(&mut self) {
+        if !self.ready || self.reload == Reload::Settling {
+            self.ready = true;
+            self.reload = Reload::No;
+            self.status_line = self.state.status_line();
+            notify::ready(&self.status_line);
+        }
+    }
+
+    fn tell_status(&mut self) {
+        let line = self.state.status_line();
+        if line != self.status_line {
+            notify::status(&line);
+            self.status_line = line;
+        }
+    }
+
+    fn reload(&mut self) {
+        tracing::info!("reloading");
+        notify::reloading();
+        self.reload = Reload::Loading;
+        self.load();
+        self.collect();
+    }
+
+    fn files_changed(&mut self) {
+        let now = Instant::now();
+        let latest = *self.load_at_latest.get_or_insert(now + FILES_SETTLE_AT_MOST);
+        self.load_at = Some((now + FILES_SETTLE).min(latest));
+    }
+
+    /// Reads the documents, off the loop: they may be large, or on a file system that hangs.
+    fn load(&mut self) {
+        (self.load_at, self.load_at_latest) = (None, None);
+        if !self.loading.begin() {
+            return;
+        }
+        let (whereabouts, inbox) = (self.options.whereabouts.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let documents = documents::load(&whereabouts, Trust::Required);
+            let _ = inbox.send(Input::Loaded(Box::new(documents)));
+        });
+    }
+
+    fn collect(&mut self) {
+        self.collect_at = None;
+        if !self.collecting.begin() {
+            return;
+        }
+        let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
+        tokio::spawn(async move {
+            let _ = inbox.send(Input::Collected(host::collect(&root).await));
+        });
+    }
+
+    fn received(&mut self, input: Input) -> Received {
+        match input {
+            Input::Loaded(documents) => {
+                self.loaded(*documents);
+                return Received::Documents;
+            }
+            Input::Collected(collected) => {
+                let again = self.collecting.end();
+                match collected {
+                    Ok(facts) => {
+                        self.facts = Some(facts);
+                        self.tell_facts();
+                    }
+                    Err(error) => {
+                        tracing::error!("{error}: {}", source_of(&error));
+                        self.collect_at = Some(Instant::now() + COLLECT_AGAIN);
+                    }
+                }
+                if again {
+                    self.collect();
+                }
+            }
+            Input::Applied(answer) => self.applied(answer),
+        }
+        Received::Nothing
+    }
+
+    fn loaded(&mut self, documents: Documents) {
+        if self.loading.end() {
+            // What was loaded is out of date already.
+            self.load();
+        } else if self.reload == Reload::Loading {
+            self.reload = Reload::Settling;
+        }
+        self.watched_directories = documents.looked_at;
+        self.socket.get_or_insert(documents.config.socket);
+        // A broken nodewall.toml says nothing about the kubeconfig.
+        if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
+            self.api_servers = documents.api_servers;
+            self.tell_facts();
+        }
+        self.happened(Event::DocumentsLoaded(reconcile::Documents {
+            policy: documents.policy,
+            settings: documents.config.settings,
+            findings: documents.findings,
+        }));
+    }
+
+    fn tell_facts(&mut self) {
+        if let Some(mut facts) = self.facts.clone() {
+            facts.api_servers.clone_from(&self.api_servers);
+            self.happened(Event::FactsChanged(facts));
+        }
+    }
+
+    fn applied(&mut self, answer: Result<Applied, kernel::Error>) {
+        let before = self.state.generation();
+        let answer = answer.map_err(|error| error.to_string()).map(|applied| {
+            self.hash = Some(applied.hash);
+            Done { changes: applied.changes }
+        });
+        self.happened(Event::Applied(answer));
+        if self.state.generation() != before {
+            self.since = Some(SystemTime::now());
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts the control socket, once the settings say where. The daemon does its work without one, too.
+    fn listen(&mut self, queries: &mpsc::Sender<Query>) -> Result<(), Error> {
+        let Some(path) = self.socket.clone().filter(|_| !self.listening) else { return Ok(()) };
+        self.listening = true;
+        match socket::bind(&path) {
+            Ok(listener) => {
+                tokio::spawn(socket::serve(listener, queries.clone()));
+                Ok(())
+            }
+            Err(error @ socket::Error::InUse(_)) => Err(Error::InUse(error.to_string())),
+            Err(error) => {
+                tracing::error!("{error}; `nodewall status` will not find this daemon");
+                self.socket = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn stop_listening(&self) {
+        if let Some(path) = &self.socket {
+            // A leftover socket is replaced at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn asked(&mut self, query: Query) {
+        let reply = match query {
+            Query::Reload => return self.reload(),
+            Query::Status(reply) => reply,
+        };
+        let mut status = Status::of(&self.state);
+        status.hash.clone_from(&self.hash);
+        status.since = self.since.map(clock::rfc3339);
+        let (kernel, wanted) = (self.kernel.clone(), self.state.in_force().cloned());
+        tokio::spawn(async move {
+            match kernel.look(wanted.clone()).await {
+                Ok(look) => {
+                    status.in_sync = wanted.map(|_| look.drift.is_empty());
+                    status.drift = look.drift;
+                    status.add_counters(&look.counters);
+                    status.table = Some(look.table);
+                }
+                Err(error) => status.drift = vec![error.to_string()],
+            }
+            // The peer may have gone.
+            let _ = reply.send(status);
+        });
+    }
+}
+
+fn source_of(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+fn log_findings(findings: &[Finding]) {
+    for finding in render::sorted(findings) {
+        let (file, line) = (&*finding.place.file, finding.place.line);
+        match finding.severity {
+            Severity::Error => tracing::error!(file, line, code = finding.code.name(), "{}", render::line(finding)),
+            Severity::Warning => tracing::warn!(file, line, code = finding.code.name(), "{}", render::line(finding)),
+        }
+    }
+}
+
+fn log_report(report: &Report) {
+    match report {
+        Report::InForce { generation, rules, changes, lockdown: false } => {
+            let message_id = log::message_id::IN_FORCE;
+            tracing::info!(message_id, generation, rules, changes, "policy in force");
+        }
+        Report::InForce { generation, rules, changes, lockdown: true } => {
+            let message_id = log::message_id::IN_FORCE;
+            tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
+        }
+        Report::Refused { findings, instead } => {
+            log_findings(findings);
+            let message_id = log::message_id::REFUSED;
+            let errors = documents::errors(findings);
+            tracing::error!(message_id, errors, "the newest policy has errors and is refused; {}", instead.words());
+        }
+        Report::Warned { findings } => log_findings(findings),
+        Report::Failed { error, attempt, again } => {
+            let message_id = log::message_id::FAILED;
+            // The first ones, and then ever fewer: the same line every five seconds helps nobody.
+            if attempt.is_power_of_two() {
+                let again = again.as_secs_f32();
+                tracing::error!(message_id, attempt, "cannot apply the policy: {error}; next attempt in {again} s");
+            }
+        }
+        Report::Interface { name, role, why } => {
+            tracing::info!(iface = name.as_str(), role = role.name(), "interface {name} is {role}: {why}");
+        }
+        Report::InterfaceGone { name } => tracing::info!(iface = name.as_str(), "interface {name} is gone"),
+    }
+}

@@ -1,8 +1,15 @@
 //! The kernel's nf_tables: a socket that speaks nfnetlink, an in-memory kernel for tests and dry runs, and the one way in
 //! which a ruleset gets from one generation to the next.
 
+mod apply;
+mod memory;
+mod socket;
+
+pub use apply::apply;
+pub use memory::Memory;
+pub use socket::Netlink;
+
 use crate::nft::change::{Batch, Loaded};
-use crate::nft::ir::Ruleset;
 
 /// Which sets' elements a read-back includes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,7 +51,7 @@ pub enum Error {
     Differs(String),
 }
 
-/// A kernel that holds our table. Two implementations: [`Netlink`](struct@self::Netlink) and an in-memory one.
+/// A kernel that holds our table. Two implementations: [`Netlink`] and, in memory, [`Memory`].
 pub trait Kernel: Send {
     /// The current generation id of this network namespace's nf_tables (`NFT_MSG_GETGEN`).
     fn generation(&mut self) -> Result<u32, Error>;
@@ -54,14 +61,6 @@ pub trait Kernel: Send {
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
 }
 
-/// The kernel of the network namespace in which [`Netlink::open`] is called, over one socket that is kept open.
-#[derive(Debug)]
-pub struct Netlink {}
-
-/// A table in memory, for tests and dry runs.
-#[derive(Debug, Default)]
-pub struct Memory {}
-
 /// What [`apply`] did.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Applied {
@@ -69,14 +68,4 @@ pub struct Applied {
     pub loaded: Loaded,
     /// How many changes were sent; 0 when the kernel had it all already.
     pub changes: usize,
-}
-
-/// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
-/// plans, commits, reads back and compares. Plans again when another transaction came between.
-///
-/// # Errors
-/// The kernel's; the old generation is then still in force, except with [`Error::Differs`].
-pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>) -> Result<Applied, Error> {
-    let _ = (kernel, desired, known);
-    todo!()
 }

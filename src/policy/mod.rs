@@ -2,7 +2,9 @@
 //! (`policy.md` section 2), and what they come to on one node.
 
 pub mod effective;
+mod l4;
 pub mod model;
+pub mod parse;
 pub mod resolve;
 pub mod roles;
 pub mod selector;

@@ -1,14 +1,439 @@
 //! Policy + settings + facts -> [`Effective`]: every name looked up, every set filled, everything in order.
 
-use super::effective::Effective;
-use super::model::Policy;
-use super::settings::NodeSettings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::effective::{
+    Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
+};
+use super::l4::{l4_of_rule, l4_of_services};
+use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Transport};
+use super::roles;
+use super::selector::Labels;
+use super::settings::{Failsafe, NodeSettings};
+use crate::net::addr::{AddrSet, Family};
 use crate::net::facts::Facts;
-use crate::text::finding::Finding;
+use crate::net::interface::{Direction, Role};
+use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
+use crate::text::finding::{Code, Finding, Severity};
+use crate::text::place::Place;
+
+/// The kernel name of the set of this host's own addresses. Names of documents have no '/', so it is nobody else's.
+const LOCAL_SET: &str = "host/local";
+/// Longer set names than this are cut and get a hash: nf_tables takes 255 bytes, people fewer.
+const LONGEST_SET_NAME: usize = 80;
+/// RoCEv2's destination port (`ROCE_V2_UDP_DPORT`, include/rdma/ib_verbs.h).
+const ROCE_V2_PORT: u16 = 4791;
 
 /// What the policy comes to on this node, and what there is to say about it. Policies with an error finding are left out
 /// of the result.
 pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effective, Vec<Finding>) {
-    let _ = (policy, settings, facts);
-    todo!()
+    let mut resolver = Resolver {
+        policy,
+        node: labels_of_node(settings, facts),
+        local: facts.local_addresses(),
+        contents: policy.sets.iter().map(|(name, set)| (name.as_str(), set.cidrs.iter().copied().collect())).collect(),
+        findings: Vec::new(),
+    };
+    let interfaces = roles::classify(&policy.interfaces, facts);
+    let expected = roles::expected(&policy.interfaces);
+    let unknown = roles::unknown_labels();
+    let failsafe = resolver.failsafe(settings, facts);
+    let tiers = resolver.tiers();
+    let known: Vec<&Labels> = interfaces
+        .iter()
+        .map(|interface| &interface.labels)
+        .chain(expected.iter().map(|expected| &expected.labels))
+        .chain(std::iter::once(&unknown))
+        .collect();
+    for selected in tiers.iter().flat_map(|tier| &tier.policies) {
+        if !known.iter().any(|labels| selected.interfaces.matches(labels)) {
+            let message = format!("policy \"{}\" selects no interface of this node", selected.name);
+            resolver.findings.push(
+                Finding::warning(Code::SelectsNothing, &selected.place, message)
+                    .label("not in force here")
+                    .help("compare its `interfaces` with the labels that `nodewall status` shows"),
+            );
+        }
+    }
+    let mut findings = resolver.findings;
+    findings.sort_by(|left, right| {
+        (&left.place, left.code, &left.message).cmp(&(&right.place, right.code, &right.message))
+    });
+    let defaults = Role::ALL
+        .iter()
+        .flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)))
+        .map(|(role, direction)| ((role, direction), settings.default_for(role, direction)))
+        .collect();
+    let effective = Effective {
+        mode: settings.mode,
+        interfaces,
+        expected,
+        unknown,
+        failsafe,
+        tiers,
+        defaults,
+        drop_invalid: settings.drop_invalid,
+        log: settings.log,
+    };
+    (effective, findings)
+}
+
+/// The labels that `nodes` selectors look at: those of the settings and the cluster, and the host's name as `name`.
+fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
+    let mut labels = facts.labels.clone();
+    labels.extend(settings.labels.clone());
+    labels.entry("name".to_owned()).or_insert_with(|| facts.node.clone());
+    labels
+}
+
+struct Resolver<'a> {
+    policy: &'a Policy,
+    node: Labels,
+    local: AddrSet,
+    contents: BTreeMap<&'a str, AddrSet>,
+    findings: Vec<Finding>,
+}
+
+/// Addresses of an entity, and the words that name them in the kernel if they come from sets.
+struct Resolved {
+    addresses: AddrSet,
+    /// Empty when everything was written out as prefixes; never depends on the contents of a set.
+    names: BTreeSet<String>,
+}
+
+impl Resolver<'_> {
+    fn tiers(&mut self) -> Vec<EffectiveTier> {
+        let mut tiers: Vec<_> = self.policy.tiers.values().collect();
+        tiers.sort_by(|left, right| (left.order, &left.name).cmp(&(right.order, &right.name)));
+        let known: BTreeSet<&str> = tiers.iter().map(|tier| tier.name.as_str()).collect();
+        let mut by_tier: BTreeMap<&str, Vec<&HostPolicy>> = BTreeMap::new();
+        for policy in &self.policy.policies {
+            if known.contains(policy.tier.as_str()) {
+                by_tier.entry(&policy.tier).or_default().push(policy);
+            } else {
+                self.unknown_name("tier", &policy.tier, &policy.tier_place, known.iter().copied());
+            }
+        }
+        tiers
+            .into_iter()
+            .map(|tier| {
+                let mut policies = by_tier.remove(tier.name.as_str()).unwrap_or_default();
+                // A policy without an order goes last; names keep the order total.
+                policies.sort_by_key(|policy| (policy.order.is_none(), policy.order, policy.name.clone()));
+                let policies = policies.into_iter().filter_map(|policy| self.policy(policy)).collect();
+                EffectiveTier { name: tier.name.clone(), default: tier.default, policies }
+            })
+            .collect()
+    }
+
+    /// One policy, unless it does not exist on this node or has an error.
+    fn policy(&mut self, policy: &HostPolicy) -> Option<EffectivePolicy> {
+        let before = self.errors();
+        let name: Arc<str> = policy.name.as_str().into();
+        let mut direction = |rules: &Option<Vec<Rule>>| {
+            rules.as_ref().map(|rules| {
+                rules.iter().enumerate().map(|(index, rule)| self.rule(&name, index, rule)).collect::<Vec<_>>()
+            })
+        };
+        let ingress = direction(&policy.ingress);
+        let egress = direction(&policy.egress);
+        self.roce_both_ways(policy, ingress.as_deref(), egress.as_deref());
+        // Its findings are worth having on every node, but it takes effect only where it is meant.
+        (self.errors() == before && policy.nodes.matches(&self.node)).then(|| EffectivePolicy {
+            name: policy.name.clone(),
+            mode: policy.mode,
+            interfaces: policy.interfaces.clone(),
+            ingress,
+            egress,
+            place: policy.place.clone(),
+        })
+    }
+
+    fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
+    }
+
+    fn rule(&mut self, policy: &Arc<str>, index: usize, rule: &Rule) -> EffectiveRule {
+        let services = (!rule.services.is_empty()).then(|| self.services(&rule.services));
+        let l4 = l4_of_rule(rule, services.as_deref());
+        let from = self.addresses(rule.from.as_ref(), &rule.place);
+        let to = self.addresses(rule.to.as_ref(), &rule.place);
+        let source_ports = rule.from.as_ref().and_then(|from| from.ports.clone());
+        let unresolved = [&from, &to].into_iter().any(is_empty);
+        let effective = EffectiveRule {
+            id: RuleId { policy: Arc::clone(policy), number: u32::try_from(index + 1).unwrap_or(u32::MAX) },
+            place: rule.place.clone(),
+            action: rule.action,
+            from,
+            to,
+            l4,
+            source_ports,
+            family: rule.family,
+            log: rule.log.clone(),
+        };
+        // An entity without addresses has its own finding, and usually another cause.
+        if !unresolved && !can_match(&effective) {
+            let message = format!("no packet can match rule {}", effective.id);
+            self.findings.push(
+                Finding::warning(Code::NeverMatches, &rule.place, message)
+                    .label("contradicts itself")
+                    .help("compare `family`, the addresses of `from` and `to`, `protocol` and `not`"),
+            );
+        }
+        effective
+    }
+
+    fn services(&mut self, names: &[(String, Place)]) -> Vec<ServicePort> {
+        let mut ports = Vec::new();
+        for (name, place) in names {
+            match self.policy.services.get(name) {
+                Some(Service { transport: Transport::Rdma, .. }) => self.findings.push(
+                    Finding::error(Code::NeverMatches, place, format!("service \"{name}\" is carried by RDMA-CM"))
+                        .label("not a TCP or UDP port")
+                        .help("no nftables rule sees it; enforce it in the fabric (switch ACL, P_Key, DPU)"),
+                ),
+                Some(service) => ports.extend(service.ports.iter().cloned()),
+                None => self.unknown_name("service", name, place, self.policy.services.keys().map(String::as_str)),
+            }
+        }
+        ports
+    }
+
+    fn addresses(&mut self, entity: Option<&Entity>, place: &Place) -> Addresses {
+        let Some(entity) = entity else { return Addresses::Any };
+        if !entity.names_addresses() && entity.except.is_none() {
+            return Addresses::Any;
+        }
+        let errors = self.errors();
+        let resolved = self.entity(entity);
+        if resolved.addresses.is_empty() && self.errors() == errors {
+            let place = entity.place.as_ref().unwrap_or(place);
+            self.findings.push(
+                Finding::warning(Code::EmptyEntity, place, "this resolves to no address, so the rule matches nothing")
+                    .label("no address")
+                    .help("fill the set, or leave the rule out"),
+            );
+        }
+        if resolved.names.is_empty() {
+            Addresses::Literal(resolved.addresses)
+        } else {
+            Addresses::Named(kernel_name(&resolved), resolved.addresses)
+        }
+    }
+
+    fn entity(&mut self, entity: &Entity) -> Resolved {
+        let mut addresses: AddrSet = entity.cidrs.iter().copied().collect();
+        let mut names = BTreeSet::new();
+        if !entity.names_addresses() {
+            addresses = AddrSet::full();
+        }
+        for (name, place) in &entity.sets {
+            match self.contents.get(name.as_str()) {
+                Some(contents) => {
+                    addresses = addresses.union(contents);
+                    names.insert(name.clone());
+                }
+                None => self.unknown_name("set", name, place, self.policy.sets.keys().map(String::as_str)),
+            }
+        }
+        if let Some(selector) = &entity.select {
+            for set in self.policy.sets.values().filter(|set| selector.matches(&set.labels)) {
+                if let Some(contents) = self.contents.get(set.name.as_str()) {
+                    addresses = addresses.union(contents);
+                }
+            }
+            names.insert(format!("select/{}", digest(&format!("{selector:?}"))));
+        }
+        if entity.local {
+            addresses = addresses.union(&self.local);
+            names.insert(LOCAL_SET.to_owned());
+        }
+        if !names.is_empty() && !entity.cidrs.is_empty() {
+            names.insert(format!("cidrs/{}", digest(&format!("{:?}", entity.cidrs))));
+        }
+        let Some(except) = &entity.except else { return Resolved { addresses, names } };
+        let taken = self.entity(except);
+        addresses = addresses.difference(&taken.addresses);
+        if !names.is_empty() || !taken.names.is_empty() {
+            // The contents of a set on either side may change, so the difference is a set of its own.
+            let word = |names: &BTreeSet<String>, written: &Entity| match names.is_empty() {
+                false => names.iter().cloned().collect::<Vec<_>>().join("/"),
+                true if written.cidrs.is_empty() => "any".to_owned(),
+                true => format!("cidrs/{}", digest(&format!("{:?}", written.cidrs))),
+            };
+            names = [format!("{}/except/{}", word(&names, entity), word(&taken.names, except))].into();
+        }
+        Resolved { addresses, names }
+    }
+
+    fn failsafe(&mut self, settings: &NodeSettings, facts: &Facts) -> Vec<EffectiveFailsafe> {
+        let mut entries = Vec::new();
+        for entry in &settings.failsafe {
+            if entry.cluster_api {
+                entries.extend(cluster_api(entry, facts));
+            } else {
+                entries.push(self.failsafe_entry(entry));
+            }
+        }
+        entries
+    }
+
+    fn failsafe_entry(&mut self, entry: &Failsafe) -> EffectiveFailsafe {
+        let peers = self.addresses(entry.peers.as_ref(), &entry.place);
+        let anyone = match &peers {
+            Addresses::Any => true,
+            Addresses::Literal(set) | Addresses::Named(_, set) => set.is_full(),
+        };
+        if anyone && entry.direction == Direction::Ingress {
+            let message = format!("failsafe \"{}\" is open to anyone", entry.name);
+            self.findings.push(
+                Finding::warning(Code::OpenFailsafe, &entry.place, message)
+                    .label("no policy can close this")
+                    .help("give it `peers`: the addresses from which you administer this host"),
+            );
+        }
+        let (from, to) = match entry.direction {
+            Direction::Ingress => (peers, Addresses::Any),
+            Direction::Egress => (Addresses::Any, peers),
+        };
+        EffectiveFailsafe {
+            name: entry.name.clone(),
+            direction: entry.direction,
+            interfaces: entry.interfaces.clone(),
+            rule: EffectiveRule {
+                id: failsafe_id(&entry.name, 0),
+                place: entry.place.clone(),
+                action: Action::Allow,
+                from,
+                to,
+                l4: l4_of_services(&entry.ports),
+                source_ports: None,
+                family: None,
+                log: None,
+            },
+        }
+    }
+
+    /// Soft-RoCE sends both ways to udp/4791, so a rule for one direction never sees the other as established
+    /// (`policy.md` section 3).
+    fn roce_both_ways(
+        &mut self,
+        policy: &HostPolicy,
+        ingress: Option<&[EffectiveRule]>,
+        egress: Option<&[EffectiveRule]>,
+    ) {
+        let allows_roce = |rules: Option<&[EffectiveRule]>| {
+            rules.unwrap_or_default().iter().find(|rule| rule.action == Action::Allow && names_roce(&rule.l4)).cloned()
+        };
+        let one_way = match (allows_roce(ingress), allows_roce(egress)) {
+            (Some(rule), None) if egress.is_some() => Some((rule, "egress")),
+            (None, Some(rule)) => Some((rule, "ingress")),
+            _ => None,
+        };
+        if let Some((rule, missing)) = one_way {
+            let message = format!("policy \"{}\" allows udp/{ROCE_V2_PORT} one way only", policy.name);
+            self.findings.push(
+                Finding::warning(Code::OneWayRoce, &rule.place, message)
+                    .label(format!("no such rule in {missing}"))
+                    .help("conntrack never sees Soft-RoCE as established: write the rule for both directions"),
+            );
+        }
+    }
+
+    fn unknown_name<'n>(&mut self, kind: &str, name: &str, place: &Place, known: impl Iterator<Item = &'n str>) {
+        let nearest = known
+            .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+            .filter(|(distance, candidate)| *distance <= 1 + candidate.len().max(name.len()) / 4)
+            .min();
+        let help = match nearest {
+            Some((_, candidate)) => format!("did you mean \"{candidate}\"?"),
+            None => format!("add a [[{kind}]] with this name"),
+        };
+        let finding = Finding::error(Code::UnknownName, place, format!("there is no {kind} \"{name}\""));
+        self.findings.push(finding.label(format!("no such {kind}")).help(help));
+    }
+}
+
+/// The entry for the cluster API: one rule per port, to the servers that the kubeconfig names by address. None at all while
+/// nothing is known of them, since "no servers" must not become "any server".
+fn cluster_api(entry: &Failsafe, facts: &Facts) -> Vec<EffectiveFailsafe> {
+    let mut by_port: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
+    for (address, port) in &facts.api_servers {
+        by_port.entry(*port).or_default().push(*address);
+    }
+    let by_port = by_port.into_iter().enumerate();
+    by_port
+        .map(|(index, (port, servers))| EffectiveFailsafe {
+            name: entry.name.clone(),
+            direction: entry.direction,
+            interfaces: entry.interfaces.clone(),
+            rule: EffectiveRule {
+                id: failsafe_id(&entry.name, index),
+                place: entry.place.clone(),
+                action: Action::Allow,
+                from: Addresses::Any,
+                to: Addresses::Literal(servers.into_iter().collect()),
+                l4: L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into()),
+                source_ports: None,
+                family: None,
+                log: None,
+            },
+        })
+        .collect()
+}
+
+fn failsafe_id(name: &str, index: usize) -> RuleId {
+    RuleId { policy: format!("failsafe:{name}").into(), number: u32::try_from(index + 1).unwrap_or(u32::MAX) }
+}
+
+fn names_roce(l4: &L4Match) -> bool {
+    let L4Match::Only(protocols) = l4 else { return false };
+    matches!(protocols.get(&Protocol::UDP), Some(L4Detail::Ports(ports)) if ports.only() == Some(ROCE_V2_PORT))
+}
+
+fn is_empty(addresses: &Addresses) -> bool {
+    match addresses {
+        Addresses::Any => false,
+        Addresses::Literal(set) | Addresses::Named(_, set) => set.is_empty(),
+    }
+}
+
+/// Whether some packet can match: the families of addresses and `family` agree, and the transport part is not empty.
+fn can_match(rule: &EffectiveRule) -> bool {
+    let has = |addresses: &Addresses, family: Family| match addresses {
+        Addresses::Any => true,
+        Addresses::Literal(set) | Addresses::Named(_, set) => match family {
+            Family::V4 => !set.v4.is_empty(),
+            Family::V6 => !set.v6.is_empty(),
+        },
+    };
+    let family = [Family::V4, Family::V6].into_iter().any(|family| {
+        rule.family.is_none_or(|wanted| wanted == family) && has(&rule.from, family) && has(&rule.to, family)
+    });
+    let ports = rule.source_ports.as_ref().is_none_or(|ports| !ports.is_empty());
+    family && ports && !rule.l4.is_empty()
+}
+
+/// The name of a set in the kernel, after what it holds: nft(8) identifiers begin with a letter.
+fn kernel_name(resolved: &Resolved) -> String {
+    let mut name = resolved.names.iter().cloned().collect::<Vec<_>>().join("/");
+    if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        name.insert_str(0, "set/");
+    }
+    if name.len() > LONGEST_SET_NAME {
+        let hash = digest(&name);
+        name.truncate(LONGEST_SET_NAME - hash.len() - 1);
+        name.push('/');
+        name.push_str(&hash);
+    }
+    name
+}
+
+/// Eight hexadecimal digits that stand for a text.
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }

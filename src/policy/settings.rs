@@ -58,6 +58,9 @@ pub struct Failsafe {
     pub peers: Option<Entity>,
     /// The interfaces it holds on.
     pub interfaces: Selector,
+    /// The other side is the cluster API: `resolve` fills in the addresses and TCP ports of `Facts::api_servers`; `ports` is
+    /// empty and `peers` is `None` then, which must not be taken for "every port, anyone".
+    pub cluster_api: bool,
     /// Where it was written.
     pub place: Place,
 }

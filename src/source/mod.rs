@@ -1,11 +1,16 @@
 //! Where policy comes from: TOML files in three directories.
 
+mod document;
+mod file;
+mod merge;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::policy::model::Policy;
 use crate::text::finding::Finding;
+pub use crate::textfile::Trust;
 
 /// The texts of files that findings point into, by the name that [`crate::text::place::Place`] gives the file.
 pub type Texts = BTreeMap<Arc<str>, Arc<str>>;
@@ -23,24 +28,18 @@ pub struct Sourced {
     pub files: Vec<PathBuf>,
 }
 
-/// Whether files must be owned by root and not writable by others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trust {
-    /// They must: what the daemon and `apply` enforce.
-    Required,
-    /// Any readable file will do: `check` and `render`.
-    Anyone,
-}
-
 /// Loads `*.toml` of directories, lowest precedence first (`policy.md` section 6): a file in a later directory replaces
 /// the one of the same name in an earlier one, and a link to /dev/null masks it. A directory that does not exist is empty.
 pub fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
-    let _ = (directories, trust);
-    todo!()
+    file::load_directories(directories, trust)
 }
 
 /// Loads exactly these files, and the `*.toml` of these directories.
 pub fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
-    let _ = (paths, trust);
-    todo!()
+    file::load_paths(paths, trust)
+}
+
+/// The documents of one text, as if a file of this name held it. Pure: for tests, fuzzing and policies that come from elsewhere.
+pub fn decode_text(file: &str, text: &str) -> Sourced {
+    file::decode_text(file, text)
 }

@@ -3,3 +3,6 @@
 
 pub mod finding;
 pub mod place;
+pub mod read;
+pub mod render;
+pub mod tree;

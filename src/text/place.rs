@@ -30,10 +30,11 @@ impl Place {
         self.start..self.end
     }
 
-    /// The last component of the file's path and the line, as kernel rule comments carry it: "20-kubelet.toml:14".
+    /// The last component of the file's path and the line, as kernel rule comments carry it:
+    /// "20-kubelet.toml:14"; without the line for the file as a whole.
     pub fn short(&self) -> String {
         let base = self.file.rsplit('/').next().unwrap_or(&self.file);
-        format!("{base}:{}", self.line)
+        if self.line == 0 { base.to_owned() } else { format!("{base}:{}", self.line) }
     }
 }
 

@@ -1,0 +1,278 @@
+//! `nodewall status`: what is in force, from the daemon, or without one from the kernel.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Options;
+use super::exit::{self, Exit};
+use super::output::Output;
+use crate::config;
+use crate::daemon::socket::{READERS, Refusal, Reply, Request};
+use crate::daemon::status::{FindingRecord, Status, TableRecord, VERSION};
+use crate::driver::{self, Kernel, Netlink};
+
+/// Longer than the daemon gives itself for an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(25);
+/// A status of 1,000 policies on 1,000 interfaces is a few megabytes.
+const LONGEST_REPLY_BYTES: u64 = 256 * 1024 * 1024;
+
+pub(super) fn run(options: &Options, output: &Output) -> Exit {
+    let (config, _, _) = config::load(&options.config);
+    let reply = match ask(&config.socket, "status") {
+        Ok(reply) => reply,
+        Err(error) if nobody_answers(&error) => return without_daemon(&config.socket, output),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            output.message(&format!("not authorised: only root and group {READERS} may read {}", config.socket.display()));
+            return Exit::NotAuthorised;
+        }
+        Err(error) => {
+            output.message(&format!("cannot ask the daemon on {}: {error}", config.socket.display()));
+            return Exit::Failure;
+        }
+    };
+    let status = match (reply.status, reply.error) {
+        (Some(status), _) => status,
+        (None, Some(Refusal { code, message })) => {
+            output.message(&message);
+            return if code == "not-authorised" { Exit::NotAuthorised } else { Exit::Failure };
+        }
+        (None, None) => {
+            output.message("the daemon answered nothing");
+            return Exit::Failure;
+        }
+    };
+    let printed = show(&status, output);
+    match status.state.as_str() {
+        "degraded" => Exit::Degraded,
+        _ if status.in_sync == Some(false) => Exit::Drift,
+        _ => printed,
+    }
+}
+
+/// Whether a daemon listens on this socket.
+pub(super) fn daemon_answers(socket: &Path) -> bool {
+    match UnixStream::connect(socket) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+fn nobody_answers(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
+}
+
+fn ask(socket: &Path, request: &str) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_TIME))?;
+    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    let mut line = serde_json::to_vec(&Request { version: VERSION, request: request.to_owned() })?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = Vec::new();
+    BufReader::new(stream.take(LONGEST_REPLY_BYTES)).read_until(b'\n', &mut reply)?;
+    serde_json::from_slice(&reply).map_err(io::Error::other)
+}
+
+/// What the kernel alone can tell.
+fn without_daemon(socket: &Path, output: &Output) -> Exit {
+    output.message(&format!("the daemon is not running (nobody answers on {})", socket.display()));
+    let loaded = Netlink::open().and_then(|mut kernel| kernel.load(&driver::Read::Everything));
+    let mut status = Status { version: VERSION, state: "not-running".to_owned(), ..Status::default() };
+    match &loaded {
+        Ok(loaded) => status.table = Some(TableRecord::of(loaded)),
+        Err(error) => {
+            status.drift = vec![exit::chain(error)];
+            output.message(&format!("cannot look at the kernel either: {}", exit::chain(error)));
+        }
+    }
+    if output.json {
+        output.json(&status);
+    } else if let Some(table) = &status.table {
+        output.data(&match table.exists {
+            true => format!("the table it left is in force: {}\n", table_line(table)),
+            false => "nothing of nodewall's is in force\n".to_owned(),
+        });
+    }
+    Exit::NotRunning
+}
+
+fn show(status: &Status, output: &Output) -> Exit {
+    if output.json {
+        return output.json(status);
+    }
+    output.data(&text(status, output.colored(&io::stdout())))
+}
+
+/// The first screen: the verdict in one line, then what it is about.
+fn text(status: &Status, colored: bool) -> String {
+    let paint = |text: &str, code: &str| if colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+    let mut out = String::new();
+    let state = match status.state.as_str() {
+        "in-force" if status.mode.as_deref() == Some("audit") => paint("in force (audit: counts and logs, denies nothing)", "33"),
+        "in-force" => paint("in force", "32"),
+        "degraded" => paint("degraded", "31"),
+        other => paint(other, "33"),
+    };
+    line(&mut out, "state", &state);
+    if let Some(reason) = &status.reason {
+        line(&mut out, "", reason);
+    }
+    if status.generation > 0 {
+        let since = status.since.as_deref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let hash = status.hash.as_deref().and_then(|hash| hash.get(..12)).map(|hash| format!(", {hash}")).unwrap_or_default();
+        line(&mut out, "generation", &format!("{}{since}{hash}", status.generation));
+    }
+    match (status.in_sync, &status.table) {
+        (Some(true), Some(table)) => line(&mut out, "kernel", &format!("in sync: {}", table_line(table))),
+        (Some(false), _) => line(&mut out, "kernel", &paint("DRIFT: it has something else than the policy in force", "31")),
+        (None, Some(table)) => line(&mut out, "kernel", &table_line(table)),
+        (_, None) => line(&mut out, "kernel", "could not be looked at"),
+    }
+    for difference in &status.drift {
+        line(&mut out, "", difference);
+    }
+    let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
+    let warnings = status.findings.len() - errors;
+    if !status.findings.is_empty() {
+        line(&mut out, "findings", &format!("{errors} errors, {warnings} warnings (`nodewall check` shows them in full)"));
+        for FindingRecord { severity, code, message, file, line: number, .. } in status.findings.iter().take(5) {
+            line(&mut out, "", &format!("{file}:{number}: {severity}[{code}]: {message}"));
+        }
+    }
+    let rows = status.interfaces.iter().map(|interface| [interface.name.clone(), interface.role.clone(), interface.why.clone()]);
+    table(&mut out, ["INTERFACE", "ROLE", "WHY"], &[false; 3], rows.collect());
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let rows = status.policies.iter().map(|policy| {
+        let name = if policy.mode == "audit" { format!("{} (audit)", policy.name) } else { policy.name.clone() };
+        [name, policy.tier.clone(), policy.rules.to_string(), number(policy.packets), interfaces(&policy.interfaces), policy.place.clone()]
+    });
+    table(
+        &mut out,
+        ["POLICY", "TIER", "RULES", "PACKETS", "INTERFACES", "FILE"],
+        &[false, false, true, true, false, false],
+        rows.collect(),
+    );
+    let rows = status.failsafe.iter().map(|entry| {
+        [entry.name.clone(), entry.direction.clone(), number(entry.packets), interfaces(&entry.interfaces)]
+    });
+    table(&mut out, ["FAILSAFE", "DIRECTION", "PACKETS", "INTERFACES"], &[false, false, true, false], rows.collect());
+    out
+}
+
+fn table_line(table: &TableRecord) -> String {
+    let TableRecord { chains, rules, sets, elements, .. } = table;
+    format!("{chains} chains, {rules} rules, {sets} sets with {elements} elements")
+}
+
+/// At most this many names in a column.
+const NAMES_SHOWN: usize = 4;
+
+fn interfaces(names: &[String]) -> String {
+    match names.len() {
+        0 => "none here".to_owned(),
+        count if count <= NAMES_SHOWN => names.join(" "),
+        count => format!("{} +{}", names.get(..NAMES_SHOWN).unwrap_or_default().join(" "), count - NAMES_SHOWN),
+    }
+}
+
+// Writing to a String does not fail.
+fn line(out: &mut String, label: &str, text: &str) {
+    let _ = writeln!(out, "{label:<11}{text}");
+}
+
+/// A table with aligned columns, after an empty line; nothing at all without rows.
+fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
+    if rows.is_empty() {
+        return;
+    }
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    out.push('\n');
+    for row in &rows {
+        let cells: Vec<String> = (0..N)
+            .map(|column| match right[column] {
+                true => format!("{:>width$}", row[column], width = widths[column]),
+                false => format!("{:<width$}", row[column], width = widths[column]),
+            })
+            .collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::status::{FailsafeRecord, InterfaceRecord, PolicyRecord};
+
+    #[test]
+    fn the_first_screen_is_aligned_and_quiet() {
+        let status = Status {
+            version: VERSION,
+            running: true,
+            state: "in-force".to_owned(),
+            mode: Some("enforce".to_owned()),
+            generation: 3,
+            since: Some("2026-11-23T21:09:54Z".to_owned()),
+            hash: Some("0123456789abcdef".to_owned()),
+            in_sync: Some(true),
+            table: Some(TableRecord { exists: true, chains: 9, rules: 41, sets: 4, elements: 12 }),
+            interfaces: vec![
+                InterfaceRecord { name: "eth0".into(), role: "mgmt".into(), why: "default route".into(), ..Default::default() },
+                InterfaceRecord { name: "enp193s0f0np0".into(), role: "rail".into(), why: "[[interface]] rails".into(), ..Default::default() },
+            ],
+            policies: vec![PolicyRecord {
+                name: "kubelet".into(),
+                tier: "platform".into(),
+                mode: "enforce".into(),
+                interfaces: ["a", "b", "c", "d", "e", "f"].map(str::to_owned).into(),
+                rules: 2,
+                packets: Some(1234),
+                place: "20-kubelet.toml:5:1".into(),
+                ..Default::default()
+            }],
+            failsafe: vec![FailsafeRecord {
+                name: "ssh".into(),
+                direction: "ingress".into(),
+                interfaces: vec!["eth0".into()],
+                packets: Some(7),
+            }],
+            ..Status::default()
+        };
+        let expected = "\
+state      in force
+generation 3 since 2026-11-23T21:09:54Z, 0123456789ab
+kernel     in sync: 9 chains, 41 rules, 4 sets with 12 elements
+
+INTERFACE      ROLE  WHY
+eth0           mgmt  default route
+enp193s0f0np0  rail  [[interface]] rails
+
+POLICY   TIER      RULES  PACKETS  INTERFACES  FILE
+kubelet  platform      2     1234  a b c d +2  20-kubelet.toml:5:1
+
+FAILSAFE  DIRECTION  PACKETS  INTERFACES
+ssh       ingress          7  eth0
+";
+        assert_eq!(text(&status, false), expected);
+        let degraded = Status {
+            state: "degraded".into(),
+            reason: Some("10-x.toml:1:1: no".into()),
+            in_sync: Some(false),
+            drift: vec!["chain input is missing or was changed".into()],
+            ..Status::default()
+        };
+        let expected = "\
+state      degraded
+           10-x.toml:1:1: no
+kernel     DRIFT: it has something else than the policy in force
+           chain input is missing or was changed
+";
+        assert_eq!(text(&degraded, false), expected);
+        assert!(text(&degraded, true).contains("\x1b[31mdegraded\x1b[0m"));
+    }
+}

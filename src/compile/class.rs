@@ -1,0 +1,120 @@
+//! Which interfaces are treated alike: one chain for all interfaces of a role under the same policies, however many there are.
+
+use std::collections::BTreeMap;
+
+use crate::net::interface::{Direction, InterfaceName, Role};
+use crate::policy::effective::{Effective, Pattern};
+use crate::policy::selector::Labels;
+
+/// Interfaces under the same failsafe entries, policies and default in one direction.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct ClassKey {
+    /// Their role, which names the chain and chooses the default.
+    pub(super) role: Role,
+    /// Indices into [`Effective::failsafe`].
+    pub(super) failsafe: Vec<usize>,
+    /// Per tier, indices of its policies that select them and govern the direction.
+    pub(super) policies: Vec<Vec<usize>>,
+}
+
+/// The classes of one direction and who belongs to them.
+pub(super) struct Classes {
+    /// Chain name to class.
+    pub(super) chains: BTreeMap<String, ClassKey>,
+    /// Interfaces there are, with their chain.
+    pub(super) interfaces: Vec<(InterfaceName, String)>,
+    /// Patterns for interfaces there may be, in order, with their chain.
+    pub(super) expected: Vec<(Pattern, String)>,
+    /// The chain of everything else.
+    pub(super) unknown: String,
+}
+
+/// Sorts the interfaces into classes. Loopback has none: it is accepted before.
+pub(super) fn classes(effective: &Effective, direction: Direction) -> Classes {
+    let prefix = match direction {
+        Direction::Ingress => "in",
+        Direction::Egress => "out",
+    };
+    let mut names = Names { prefix, by_key: BTreeMap::new(), chains: BTreeMap::new() };
+    let interfaces = effective
+        .interfaces
+        .iter()
+        .filter(|interface| interface.role != Role::Loopback)
+        .map(|interface| {
+            let key = class_key(effective, direction, interface.role, &interface.labels);
+            let chain = names.chain(effective, direction, key, interface.name.as_str());
+            (interface.name.clone(), chain)
+        })
+        .collect();
+    let expected = effective
+        .expected
+        .iter()
+        .map(|expected| {
+            let key = class_key(effective, direction, expected.role, &expected.labels);
+            let hint = match &expected.pattern {
+                Pattern::Name(name) => name.to_string(),
+                Pattern::Prefix(prefix) => format!("{prefix}any"),
+                Pattern::Kind(kind) => kind.clone(),
+            };
+            (expected.pattern.clone(), names.chain(effective, direction, key, &hint))
+        })
+        .collect();
+    let key = class_key(effective, direction, Role::Unknown, &effective.unknown);
+    let unknown = names.chain(effective, direction, key, "other");
+    Classes { chains: names.chains, interfaces, expected, unknown }
+}
+
+fn class_key(effective: &Effective, direction: Direction, role: Role, labels: &Labels) -> ClassKey {
+    let failsafe = effective
+        .failsafe
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| entry.direction == direction && entry.interfaces.matches(labels))
+        .map(|(index, _)| index)
+        .collect();
+    let policies = effective
+        .tiers
+        .iter()
+        .map(|tier| {
+            tier.policies
+                .iter()
+                .enumerate()
+                .filter(|(_, policy)| policy.rules(direction).is_some() && policy.interfaces.matches(labels))
+                .map(|(index, _)| index)
+                .collect()
+        })
+        .collect();
+    ClassKey { role, failsafe, policies }
+}
+
+struct Names {
+    prefix: &'static str,
+    by_key: BTreeMap<ClassKey, String>,
+    chains: BTreeMap<String, ClassKey>,
+}
+
+impl Names {
+    /// The chain of a class: `in_mgmt` for what an interface of the role gets that has no other label, so that the name does
+    /// not depend on which interfaces there are; `in_mgmt.eth1` after its first interface for a class that differs from it.
+    fn chain(&mut self, effective: &Effective, direction: Direction, key: ClassKey, hint: &str) -> String {
+        if let Some(name) = self.by_key.get(&key) {
+            return name.clone();
+        }
+        let plain: Labels = [("role".to_owned(), key.role.name().to_owned())].into();
+        let base = format!("{}_{}", self.prefix, key.role);
+        let mut name = base.clone();
+        if key != class_key(effective, direction, key.role, &plain) {
+            let word: String =
+                hint.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+            name = format!("{base}.{word}");
+            let mut number = 2;
+            while self.chains.contains_key(&name) {
+                name = format!("{base}.{word}.{number}");
+                number += 1;
+            }
+        }
+        self.by_key.insert(key.clone(), name.clone());
+        self.chains.insert(name.clone(), key);
+        name
+    }
+}

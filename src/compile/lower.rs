@@ -1,0 +1,390 @@
+//! Lines in order -> the rules of a chain, with long runs turned into one lookup.
+//!
+//! Two shapes grow with a policy: rules that differ in their destination ports, and rules that differ in their peers. A run of
+//! the first becomes a verdict map over (protocol, port) that jumps to a chain with just the lines that can match that port,
+//! in their order and without the port: the lines evaluated for the one value, so nothing about their meaning changes. A run of
+//! the second becomes a verdict map over the address whose overlaps are settled here, first line first.
+
+use std::collections::BTreeMap;
+
+use super::emit::{conditions, reject_parts};
+use super::flat::{Flat, FlatL4, Peer, PeerRanges};
+use crate::net::addr::Family;
+use crate::net::protocol::{PortSet, Protocol};
+use crate::net::range::RangeSet;
+use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict};
+use crate::nft::key::{Datum, Key, Side};
+use crate::policy::settings::LogSettings;
+
+/// From how many lines on a lookup is used: a lookup in a small hash costs about as much as this many linear rules
+/// (`nf_tables.md` section 4: 100 ns against 17 ns each).
+const FEWEST_LINES_FOR_A_LOOKUP: usize = 6;
+/// Ranges of up to this many ports become single keys of the map; wider ones stay rules of their own behind it, since range
+/// concatenations are dear (pipapo, 1 µs a lookup).
+const WIDEST_PORT_RANGE_IN_A_MAP: u32 = 16;
+/// Bounds on one port map: keys, and (key, line) pairs.
+const MOST_PORT_KEYS: usize = 8192;
+const MOST_PORT_PAIRS: usize = 65_536;
+/// A set with more ranges than this stays a set of its own, so that a change of its contents stays a change of its elements.
+const MOST_RANGES_OF_A_PEER_IN_A_MAP: usize = 1024;
+/// Bound on the ranges that go into one address map.
+const MOST_RANGES_IN_A_MAP: usize = 16_384;
+
+/// One flat rule and what it does.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Line {
+    /// When.
+    pub(super) flat: Flat,
+    /// What.
+    pub(super) effect: Effect,
+    /// The kernel comment: rule and place.
+    pub(super) comment: String,
+    /// Log with this prefix as well.
+    pub(super) log: Option<String>,
+    /// The rule in the words of a chain name: "kubelet-2".
+    pub(super) slug: String,
+}
+
+/// What a line does.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Effect {
+    /// Ends the evaluation of this list.
+    Verdict(Verdict),
+    /// Drops and tells the sender.
+    Reject,
+    /// Only counts and logs.
+    Continue,
+}
+
+/// What lowering writes into.
+pub(super) struct Target<'a> {
+    /// Gets sets, maps and sub-chains.
+    pub(super) ruleset: &'a mut Ruleset,
+    /// How packets are logged.
+    pub(super) log: LogSettings,
+}
+
+impl Target<'_> {
+    /// The rules of the chain `chain` that evaluate `lines` in order. Chains and maps that this takes are named after it.
+    pub(super) fn lower(&mut self, chain: &str, lines: &[Line]) -> Vec<Rule> {
+        let lines = until_unconditional(lines);
+        let mut rules = Vec::new();
+        let mut maps = 0;
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let length = rest.iter().take_while(|line| in_port_run(line)).count();
+            let (run, after) = rest.split_at(length);
+            let keyed: Vec<&Line> = run.iter().filter(|line| matches!(line.flat.l4, FlatL4::Ports(_))).collect();
+            if let Some(by_key) = (keyed.len() >= FEWEST_LINES_FOR_A_LOOKUP).then(|| lines_by_port(&keyed)).flatten() {
+                maps += 1;
+                rules.push(self.port_map(chain, maps, &keyed, &by_key));
+                let behind: Vec<Line> = run.iter().filter_map(behind_the_map).collect();
+                rules.extend(self.by_address(chain, &behind));
+                rest = after;
+                continue;
+            }
+            // The line that ended the run goes along, so that a run of peers is not cut where a run of ports would be.
+            let next = rest[length..].iter().take_while(|line| !in_port_run(line)).count();
+            let (linear, after) = rest.split_at(length + next);
+            rules.extend(self.by_address(&suffixed(chain, maps), linear));
+            rest = after;
+        }
+        rules
+    }
+
+    /// The lines one by one, for chains that must not leave by a detour: a `return` has to return from the chain itself.
+    pub(super) fn linear(&mut self, lines: &[Line]) -> Vec<Rule> {
+        lines.iter().flat_map(|line| self.line(line)).collect()
+    }
+
+    /// The map over (protocol, port), its chains, and the rule that looks up.
+    fn port_map(&mut self, chain: &str, number: usize, keyed: &[&Line], by_key: &PortKeys) -> Rule {
+        let mut chains: BTreeMap<Vec<Line>, String> = BTreeMap::new();
+        let mut elements = BTreeMap::new();
+        for ((protocol, port), indices) in by_key {
+            let lines: Vec<Line> = indices.iter().map(|index| at_port(keyed[*index], *protocol)).collect();
+            let lines = until_unconditional(&lines).to_vec();
+            let name = match chains.get(&lines) {
+                Some(name) => name.clone(),
+                None => {
+                    let name = self.free_chain(format!("{chain}.{protocol}-{port}"));
+                    let rules = self.by_address(&name, &lines);
+                    self.ruleset.chains.insert(name.clone(), Chain { base: None, rules });
+                    chains.insert(lines, name.clone());
+                    name
+                }
+            };
+            let key = ElementKey::of([Datum::from(protocol.0), Datum::from(*port)]);
+            elements.insert(key, Some(Verdict::Jump(name)));
+        }
+        let keys = vec![Key::L4Proto, Key::Port(None, Side::Destination)];
+        let map = self.add_map(suffixed(&format!("{chain}.ports"), number - 1), &keys, Elements::Keys(elements));
+        Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None }
+    }
+
+    /// Lines in order; runs that look at nothing but one side's address become maps.
+    fn by_address(&mut self, chain: &str, lines: &[Line]) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let mut rest = lines;
+        while let Some(first) = rest.first() {
+            let Some(side) = only_peer(first).map(|(side, _)| side) else {
+                rules.extend(self.line(first));
+                rest = &rest[1..];
+                continue;
+            };
+            let run = rest.iter().take_while(|line| only_peer(line).is_some_and(|(other, _)| other == side)).count();
+            let (run, after) = rest.split_at(run);
+            // The families are disjoint, so each may be settled by itself.
+            for family in [Family::V4, Family::V6] {
+                let of_family: Vec<&Line> = run.iter().filter(|line| line.flat.family == Some(family)).collect();
+                if worth_a_map(&of_family) {
+                    rules.push(self.address_map(chain, side, family, &of_family));
+                } else {
+                    rules.extend(of_family.into_iter().flat_map(|line| self.line(line)));
+                }
+            }
+            rest = after;
+        }
+        rules
+    }
+
+    /// The map over one side's address, a chain per rule that counts and decides, and the rule that looks up.
+    fn address_map(&mut self, chain: &str, side: Side, family: Family, lines: &[&Line]) -> Rule {
+        let mut chains: BTreeMap<Vec<Rule2>, String> = BTreeMap::new();
+        let (mut covered4, mut covered6) = (RangeSet::<u32>::empty(), RangeSet::<u128>::empty());
+        let mut elements = BTreeMap::new();
+        for line in lines {
+            let Some((_, peer)) = only_peer(line) else { continue };
+            let bare =
+                Line { flat: Flat { family: None, from: None, to: None, ..line.flat.clone() }, ..(*line).clone() };
+            let identity = vec![(bare.effect.clone(), bare.comment.clone(), bare.log.clone())];
+            let name = match chains.get(&identity) {
+                Some(name) => name.clone(),
+                None => {
+                    let wanted = format!("{chain}.{}", line.slug);
+                    let rules = self.line(&bare);
+                    let same = self.ruleset.chains.get(&wanted).is_some_and(|there| there.rules == rules);
+                    let name = if same { wanted } else { self.free_chain(wanted) };
+                    self.ruleset.chains.insert(name.clone(), Chain { base: None, rules });
+                    chains.insert(identity, name.clone());
+                    name
+                }
+            };
+            let verdict = Some(Verdict::Goto(name));
+            match &peer.addresses {
+                PeerRanges::V4(ranges) => {
+                    let fresh = ranges.difference(&covered4);
+                    covered4 = covered4.union(ranges);
+                    elements
+                        .extend(fresh.ranges().iter().map(|(start, end)| (range_key(*start, *end), verdict.clone())));
+                }
+                PeerRanges::V6(ranges) => {
+                    let fresh = ranges.difference(&covered6);
+                    covered6 = covered6.union(ranges);
+                    elements
+                        .extend(fresh.ranges().iter().map(|(start, end)| (range_key(*start, *end), verdict.clone())));
+                }
+            }
+        }
+        let what = match side {
+            Side::Source => "sources",
+            Side::Destination => "destinations",
+        };
+        let suffix = match family {
+            Family::V4 => "_4",
+            Family::V6 => "_6",
+        };
+        let keys = vec![Key::IpAddr(family, side)];
+        let map = self.add_map(format!("{chain}.{what}{suffix}"), &keys, Elements::Keys(elements));
+        Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None }
+    }
+
+    /// One line, linear.
+    fn line(&mut self, line: &Line) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        let log = line.log.as_ref().map(|prefix| {
+            let log = Statement::Log { prefix: prefix.clone(), group: self.log.group };
+            [Statement::Limit { rate: self.log.rate, burst: self.log.burst }, log]
+        });
+        let mut rule = |statements: Vec<Statement>, comment: &str| {
+            rules.push(Rule { statements, comment: Some(comment.to_owned()) });
+        };
+        if line.effect == Effect::Continue {
+            let mut statements = conditions(&line.flat, self.ruleset);
+            statements.push(Statement::Counter);
+            statements.extend(log.into_iter().flatten());
+            rule(statements, &line.comment);
+            return rules;
+        }
+        if let Some(log) = log {
+            // The limit would gate the verdict if both stood in one rule.
+            let mut statements = conditions(&line.flat, self.ruleset);
+            statements.extend(log);
+            rule(statements, &format!("{} log", line.comment));
+        }
+        match &line.effect {
+            Effect::Verdict(verdict) => {
+                let mut statements = conditions(&line.flat, self.ruleset);
+                statements.extend([Statement::Counter, Statement::Verdict(verdict.clone())]);
+                rule(statements, &line.comment);
+            }
+            Effect::Reject => {
+                for (flat, reject) in reject_parts(&line.flat) {
+                    let mut statements = conditions(&flat, self.ruleset);
+                    statements.extend([Statement::Counter, Statement::Reject(reject)]);
+                    rule(statements, &line.comment);
+                }
+            }
+            Effect::Continue => {}
+        }
+        rules
+    }
+
+    fn add_map(&mut self, wanted: String, keys: &[Key], elements: Elements) -> String {
+        let name = free(&wanted, |name| self.ruleset.sets.contains_key(name));
+        let set = Set {
+            key: keys.iter().map(|key| key.data_type()).collect(),
+            interval: elements.needs_interval(),
+            map: true,
+            elements,
+        };
+        self.ruleset.sets.insert(name.clone(), set);
+        name
+    }
+
+    fn free_chain(&self, wanted: String) -> String {
+        free(&wanted, |name| self.ruleset.chains.contains_key(name))
+    }
+}
+
+/// What makes two per-rule chains the same.
+type Rule2 = (Effect, String, Option<String>);
+
+/// For each exact (protocol, port): the lines that can match it, by index, in order.
+type PortKeys = BTreeMap<(Protocol, u16), Vec<usize>>;
+
+/// `wanted`, or `wanted.2`, `wanted.3`, … if taken.
+fn free(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
+    let mut name = wanted.to_owned();
+    let mut number = 2;
+    while taken(&name) {
+        name = format!("{wanted}.{number}");
+        number += 1;
+    }
+    name
+}
+
+fn suffixed(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}.{}", number + 1) }
+}
+
+/// The lines up to and with the first that always matches and always decides: none after it can be reached.
+fn until_unconditional(lines: &[Line]) -> &[Line] {
+    let reached = lines.iter().position(|line| {
+        let Flat { family, from, to, l4, source_ports } = &line.flat;
+        line.effect != Effect::Continue
+            && family.is_none()
+            && from.is_none()
+            && to.is_none()
+            && *l4 == FlatL4::Any
+            && source_ports.is_none()
+    });
+    reached.map_or(lines, |index| &lines[..=index])
+}
+
+/// Whether a line may be part of a run that becomes a port map: it looks at destination ports and decides, or it is about
+/// protocols without ports, which changes nothing for a packet that the map knows.
+fn in_port_run(line: &Line) -> bool {
+    match &line.flat.l4 {
+        FlatL4::Ports(_) => line.effect != Effect::Continue,
+        FlatL4::Icmp(_) | FlatL4::Icmpv6(_) => true,
+        FlatL4::Protocols(protocols) => {
+            (0..=u8::MAX).all(|number| !Protocol(number).has_ports() || !protocols.contains(number))
+        }
+        FlatL4::Any => false,
+    }
+}
+
+fn width((start, end): (u16, u16)) -> u32 {
+    u32::from(end) - u32::from(start) + 1
+}
+
+/// The keys of the port map, or `None` when it would be too large or hold nothing.
+fn lines_by_port(keyed: &[&Line]) -> Option<PortKeys> {
+    let mut keys = PortKeys::new();
+    for line in keyed {
+        let FlatL4::Ports(ports) = &line.flat.l4 else { continue };
+        for (protocol, set) in ports {
+            let narrow = set.ranges().iter().filter(|range| width(**range) <= WIDEST_PORT_RANGE_IN_A_MAP);
+            for port in narrow.flat_map(|(start, end)| *start..=*end) {
+                keys.entry((*protocol, port)).or_default();
+            }
+            if keys.len() > MOST_PORT_KEYS {
+                return None;
+            }
+        }
+    }
+    let mut pairs = 0;
+    for (index, line) in keyed.iter().enumerate() {
+        let FlatL4::Ports(ports) = &line.flat.l4 else { continue };
+        for (protocol, set) in ports {
+            for (start, end) in set.ranges() {
+                for (_, lines) in keys.range_mut((*protocol, *start)..=(*protocol, *end)) {
+                    lines.push(index);
+                    pairs += 1;
+                }
+            }
+        }
+        if pairs > MOST_PORT_PAIRS {
+            return None;
+        }
+    }
+    (!keys.is_empty()).then_some(keys)
+}
+
+/// The line for a packet whose protocol and port are known to match it.
+fn at_port(line: &Line, protocol: Protocol) -> Line {
+    // A source port is read as the protocol's, and a reject needs to know whether it answers TCP.
+    let needs_protocol = line.flat.source_ports.is_some() || line.effect == Effect::Reject;
+    let l4 = if needs_protocol { FlatL4::Protocols(RangeSet::single(protocol.0)) } else { FlatL4::Any };
+    Line { flat: Flat { l4, ..line.flat.clone() }, ..line.clone() }
+}
+
+/// What is left of a line of a run for packets that are not in its port map.
+fn behind_the_map(line: &Line) -> Option<Line> {
+    let FlatL4::Ports(ports) = &line.flat.l4 else { return Some(line.clone()) };
+    let wide: BTreeMap<Protocol, PortSet> = ports
+        .iter()
+        .map(|(protocol, set)| {
+            let wide = set.ranges().iter().copied().filter(|range| width(*range) > WIDEST_PORT_RANGE_IN_A_MAP);
+            (*protocol, wide.collect::<PortSet>())
+        })
+        .filter(|(_, set)| !set.is_empty())
+        .collect();
+    let flat = Flat { l4: FlatL4::Ports(wide.clone()), ..line.flat.clone() };
+    (!wide.is_empty()).then(|| Line { flat, ..line.clone() })
+}
+
+/// The one address that a deciding line looks at, if it looks at nothing else.
+fn only_peer(line: &Line) -> Option<(Side, &Peer)> {
+    let Flat { family: _, from, to, l4, source_ports } = &line.flat;
+    if *l4 != FlatL4::Any || source_ports.is_some() || line.effect == Effect::Continue {
+        return None;
+    }
+    match (from, to) {
+        (Some(peer), None) => Some((Side::Source, peer)),
+        (None, Some(peer)) => Some((Side::Destination, peer)),
+        _ => None,
+    }
+}
+
+fn worth_a_map(lines: &[&Line]) -> bool {
+    let sizes = || lines.iter().filter_map(|line| only_peer(line)).map(|(_, peer)| peer.addresses.len());
+    lines.len() >= FEWEST_LINES_FOR_A_LOOKUP
+        && sizes().all(|size| size <= MOST_RANGES_OF_A_PEER_IN_A_MAP)
+        && sizes().sum::<usize>() <= MOST_RANGES_IN_A_MAP
+}
+
+fn range_key<T: Into<Datum>>(start: T, end: T) -> ElementKey {
+    ElementKey(vec![(start.into(), end.into())])
+}

@@ -1,0 +1,327 @@
+//! nodewall.toml from text to [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Config;
+use crate::net::interface::{Direction, Role};
+use crate::policy::model::Mode;
+use crate::policy::parse::{self, EntityPlace};
+use crate::policy::selector::Selector;
+use crate::policy::settings::{Default, Failsafe};
+use crate::text::finding::{Code, Finding};
+use crate::text::read::{Fields, Reader, quoted, suggestion};
+use crate::text::tree::{Node, Source, Value, parse as parse_toml};
+
+/// Most packets a second, or at once, that a rule may log: more floods the log's reader.
+const MAX_LOG_RATE: i64 = 100_000;
+
+/// Decodes nodewall.toml. Of a text with syntax errors nothing counts: a key that landed in the wrong table would say something
+/// that nobody meant.
+pub(super) fn decode(file: &str, text: &str) -> (Config, Vec<Finding>) {
+    let source = Source::new(file, text);
+    let (root, mut findings) = parse_toml(&source);
+    let mut config = Config::shipped();
+    let mut reader = Reader::new(&source);
+    if let Some(mut fields) = root.as_ref().and_then(|root| reader.table(root, "nodewall.toml")) {
+        read(&mut reader, &mut fields, &mut config);
+        fields.finish(&mut reader, "nodewall.toml");
+    }
+    if findings.is_empty() {
+        return (config, reader.into_findings());
+    }
+    let lines: Vec<u32> = findings.iter().map(|finding| finding.place.line).collect();
+    let apart = |finding: &Finding| finding.code != Code::MissingKey && !lines.contains(&finding.place.line);
+    findings.extend(reader.into_findings().into_iter().filter(apart));
+    (Config::shipped(), findings)
+}
+
+fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut Config) {
+    if let Some(mode) = fields.get("mode") {
+        let words = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+        config.settings.mode = reader.word(mode, "mode", &words).unwrap_or(config.settings.mode);
+    }
+    if let Some(labels) = fields.get("labels") {
+        config.settings.labels = parse::labels(reader, labels, "labels");
+    }
+    if let Some(failsafe) = fields.get("failsafe")
+        && let Some(entries) = self::failsafe(reader, failsafe)
+    {
+        config.settings.failsafe = entries;
+    }
+    if let Some(default) = fields.get("default") {
+        config.settings.defaults = defaults(reader, default);
+    }
+    if let Some(mut log) = fields.get("log").and_then(|log| reader.table(log, "[log]")) {
+        let settings = &mut config.settings.log;
+        if let Some(group) = number(reader, &mut log, "group", 0, i64::from(u16::MAX)) {
+            settings.group = u16::try_from(group).unwrap_or(settings.group);
+        }
+        if let Some(rate) = number(reader, &mut log, "rate", 1, MAX_LOG_RATE) {
+            settings.rate = u32::try_from(rate).unwrap_or(settings.rate);
+        }
+        if let Some(burst) = number(reader, &mut log, "burst", 1, MAX_LOG_RATE) {
+            settings.burst = u32::try_from(burst).unwrap_or(settings.burst);
+        }
+        log.finish(reader, "[log]");
+    }
+    if let Some(mut conntrack) = fields.get("conntrack").and_then(|node| reader.table(node, "[conntrack]")) {
+        if let Some(drop) = conntrack.get("drop_invalid").and_then(|node| reader.boolean(node, "drop_invalid")) {
+            config.settings.drop_invalid = drop;
+        }
+        if let Some(revoke) = conntrack.entry("revoke")
+            && reader.boolean(&revoke.node, "revoke") == Some(true)
+        {
+            let place = reader.place(revoke.span);
+            let message = "`revoke` is not supported yet: established flows go on when the policy changes";
+            reader.report(Finding::warning(Code::Unsupported, &place, message));
+        }
+        conntrack.finish(reader, "[conntrack]");
+    }
+    if let Some(directories) = fields.get("policy_directories") {
+        let before = reader.errors();
+        let items = parse::some(reader, directories, "policy_directories");
+        let paths: Vec<PathBuf> = items.iter().filter_map(|item| path(reader, item, "a policy directory")).collect();
+        if reader.errors() == before {
+            config.policy_directories = paths;
+        }
+    }
+    if let Some(socket) = fields.get("socket").and_then(|node| path(reader, node, "socket")) {
+        config.socket = socket;
+    }
+    if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
+        config.kubeconfig = Some(kubeconfig);
+    }
+}
+
+fn number<'t>(
+    reader: &mut Reader<'t>,
+    fields: &mut Fields<'_, 't>,
+    key: &'static str,
+    least: i64,
+    most: i64,
+) -> Option<i64> {
+    let node = fields.get(key)?;
+    reader.integer(node, key, least, most)
+}
+
+fn path<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Option<PathBuf> {
+    let text = reader.string(node, what)?;
+    if !text.starts_with('/') || text.contains('\0') {
+        let message = format!("{} cannot be {what}", quoted(text));
+        reader.error_with_help(Code::Value, node.span, message, "write an absolute path");
+        return None;
+    }
+    Some(PathBuf::from(text))
+}
+
+/// `[[failsafe.entry]]`, which replace the shipped ones. With an error in one of them the shipped list stays, as half a list
+/// could lock the operator out.
+fn failsafe<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Vec<Failsafe>> {
+    let before = reader.errors();
+    let mut fields = reader.table(node, "[failsafe]")?;
+    let list = fields.get("entry");
+    if list.is_none() {
+        let help = "write [[failsafe.entry]] tables, or entry = [] for no failsafe at all";
+        reader.error_with_help(Code::MissingKey, node.span, "[failsafe] has no `entry`", help);
+    }
+    let items = list.and_then(|list| reader.list(list, "failsafe.entry")).unwrap_or_default();
+    let mut entries: Vec<Failsafe> = Vec::new();
+    for item in items {
+        let Some(entry) = failsafe_entry(reader, item) else { continue };
+        if let Some(earlier) = entries.iter().find(|earlier| earlier.name == entry.name) {
+            let message = format!("the name \"{}\" is taken by another failsafe entry", entry.name);
+            let finding =
+                Finding::error(Code::DuplicateName, &entry.place, message).related(&earlier.place, "the first");
+            reader.report(finding);
+            continue;
+        }
+        entries.push(entry);
+    }
+    fields.finish(reader, "[failsafe]");
+    (reader.errors() == before).then_some(entries)
+}
+
+/// `name`, `direction`, `ports`, `peers` (an entity, or the word "cluster-api"), `interfaces`.
+fn failsafe_entry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Failsafe> {
+    let what = "[[failsafe.entry]]";
+    let place = reader.place(node.span);
+    let mut fields = reader.table(node, what)?;
+    let name = fields.need(reader, "name", what);
+    let name = name.and_then(|name| parse::name(reader, name, "the name of a failsafe entry"));
+    let direction = fields.need(reader, "direction", what);
+    let words = Direction::BOTH.map(|direction| (direction.name(), direction));
+    let direction = direction.and_then(|word| reader.word(word, "direction", &words));
+    let interfaces = fields.need(reader, "interfaces", what);
+    let interfaces: Option<Selector> = interfaces.and_then(|text| parse::selector(reader, text, "interfaces"));
+    let peers_node = fields.get("peers");
+    let cluster_api = peers_node.is_some_and(|peers| matches!(&peers.value, Value::String(_)));
+    let peers = match peers_node {
+        Some(peers) if cluster_api => {
+            reader.word(peers, "word for peers", &[("cluster-api", ())]);
+            None
+        }
+        Some(peers) => parse::entity(reader, peers, "peers", EntityPlace::Peers),
+        None => None,
+    };
+    let ports = if cluster_api {
+        if let Some(ports) = fields.entry("ports") {
+            let help = "the kubeconfig says them; leave `ports` out";
+            reader.error_with_help(Code::Conflict, ports.span, "the cluster API's ports are not written here", help);
+        }
+        if direction == Some(Direction::Ingress) {
+            reader.error(Code::Conflict, node.span, "the cluster API is reached by egress");
+        }
+        Vec::new()
+    } else {
+        let ports = fields.need(reader, "ports", what);
+        ports.map(|ports| parse::service_ports(reader, ports, "ports")).unwrap_or_default()
+    };
+    fields.finish(reader, what);
+    Some(Failsafe { name: name?, direction: direction?, ports, peers, interfaces: interfaces?, cluster_api, place })
+}
+
+/// `[default.ROLE]` with `ingress` and `egress`.
+fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Direction), Default> {
+    let mut defaults = BTreeMap::new();
+    let Some(roles) = reader.table(node, "[default]") else { return defaults };
+    for entry in roles.entries() {
+        let Some(role) = Role::by_name(&entry.key) else {
+            let names: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
+            let message = format!("{} is not a role", quoted(&entry.key));
+            reader.error_with_help(Code::UnknownKey, entry.span, message, suggestion(&entry.key, &names));
+            continue;
+        };
+        let what = format!("[default.{role}]");
+        let Some(mut fields) = reader.table(&entry.node, &what) else { continue };
+        for direction in Direction::BOTH {
+            let Some(word) = fields.get(direction.name()) else { continue };
+            let words = [("allow", Default::Allow), ("deny", Default::Deny)];
+            if let Some(default) = reader.word(word, "default of an interface", &words) {
+                defaults.insert((role, direction), default);
+            }
+        }
+        fields.finish(reader, &what);
+    }
+    defaults
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::text::finding::Severity;
+    use crate::text::render::line;
+
+    fn decoded(text: &str) -> (Config, Vec<String>) {
+        let (config, findings) = decode("nodewall.toml", text);
+        (config, findings.iter().map(line).collect())
+    }
+
+    #[test]
+    fn an_empty_file_is_as_shipped() {
+        assert_eq!(decoded(""), (Config::shipped(), vec![]));
+        let names: Vec<String> = Config::shipped().settings.failsafe.iter().map(|entry| entry.name.clone()).collect();
+        assert_eq!(names, ["ssh", "dns", "ntp", "cluster-api"]);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (config, findings) = decoded(
+            r#"
+mode = "audit"
+policy_directories = ["/a", "/b"]
+socket = "/run/x.sock"
+kubeconfig = "/etc/k"
+[labels]
+pool = "training"
+"topology.kubernetes.io/zone" = "z1"
+[[failsafe.entry]]
+name = "ssh"
+direction = "ingress"
+ports = ["tcp/22", "icmp/echo-request"]
+peers = { cidrs = ["10.0.0.0/8"], sets = ["bastion"], except = { cidrs = ["10.9.0.0/16"] } }
+interfaces = "role == 'mgmt'"
+[[failsafe.entry]]
+name = "api"
+direction = "egress"
+peers = "cluster-api"
+interfaces = "all()"
+[default.mgmt]
+ingress = "allow"
+egress = "deny"
+[default.pod]
+ingress = "deny"
+[log]
+group = 7
+rate = 100
+burst = 200
+[conntrack]
+drop_invalid = false
+revoke = false
+"#,
+        );
+        assert_eq!(findings, Vec::<String>::new());
+        let settings = config.settings;
+        assert_eq!(settings.mode, Mode::Audit);
+        assert_eq!(settings.labels["topology.kubernetes.io/zone"], "z1");
+        assert_eq!((settings.log.group, settings.log.rate, settings.log.burst), (7, 100, 200));
+        assert!(!settings.drop_invalid);
+        assert_eq!(settings.default_for(Role::Mgmt, Direction::Ingress), Default::Allow);
+        assert_eq!(settings.default_for(Role::Mgmt, Direction::Egress), Default::Deny);
+        assert_eq!(settings.default_for(Role::Pod, Direction::Ingress), Default::Deny);
+        assert_eq!(settings.default_for(Role::Pod, Direction::Egress), Default::Allow);
+        let [ssh, api] = &settings.failsafe[..] else { panic!("two entries") };
+        assert_eq!(ssh.ports.len(), 2);
+        assert_eq!(ssh.peers.as_ref().unwrap().sets[0].0, "bastion");
+        assert_eq!(ssh.interfaces.to_string(), "role == 'mgmt'");
+        assert!(api.cluster_api && !ssh.cluster_api && api.ports.is_empty());
+        assert_eq!(config.policy_directories, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(config.socket, PathBuf::from("/run/x.sock"));
+        assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
+    }
+
+    #[test]
+    fn mistakes_are_found_and_what_is_valid_counts() {
+        let (config, findings) = decoded(
+            "mode = \"adit\"\nsokcet = \"/x\"\nsocket = \"x\"\npolicy_directories = []\n[log]\ngroup = 70000\nrate = 5\n\
+             [default.mgmnt]\ningress = \"deny\"\n[default.rail]\ningress = \"drop\"\n[conntrack]\nrevoke = true\n\
+             [[failsafe.entry]]\nname = \"ssh\"\ndirection = \"in\"\nports = [\"tcp/70000\"]\ninterfaces = \"role = 'x'\"\n\
+             [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n",
+        );
+        assert_eq!(config.settings.log.rate, 5);
+        assert_eq!(config.settings.failsafe, Config::shipped().settings.failsafe);
+        let codes: Vec<&str> = findings.iter().map(|text| text.split(": ").next().unwrap()).collect();
+        assert_eq!(findings.len(), 13, "{findings:#?}");
+        for place in
+            ["1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:1", "16:13", "17:10", "18:20", "22:1", "19:1"]
+        {
+            assert!(codes.contains(&format!("nodewall.toml:{place}").as_str()), "{place}: {findings:#?}");
+        }
+        let (_, findings) = decode("nodewall.toml", "[conntrack]\nrevoke = true\n");
+        assert_eq!(findings[0].severity, Severity::Warning);
+    }
+
+    #[test]
+    fn nothing_counts_of_a_file_that_is_not_toml() {
+        let (config, findings) = decoded("mode = \"audit\"\n[log\nrate = 5\n");
+        assert_eq!(config, Config::shipped());
+        assert!(findings[0].starts_with("nodewall.toml:2:5: error[syntax]"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_missing_file_is_no_finding_and_a_directory_is_one() {
+        use crate::textfile::Trust;
+        let temporary = tempfile::tempdir().unwrap();
+        let (config, findings, text) = super::super::load(&temporary.path().join("nope"), Trust::Required);
+        assert_eq!((config, findings, text), (Config::shipped(), vec![], String::new()));
+        assert_eq!(super::super::load(temporary.path(), Trust::Anyone).1[0].code, Code::Unreadable);
+        let path = temporary.path().join("nodewall.toml");
+        std::fs::write(&path, "mode = \"audit\"\n").unwrap();
+        assert_eq!(super::super::load(&path, Trust::Required).0.settings.mode, Mode::Audit);
+        std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+        let (config, findings, _) = super::super::load(&path, Trust::Required);
+        assert_eq!((config.settings.mode, findings[0].code), (Mode::Enforce, Code::Untrusted));
+    }
+}

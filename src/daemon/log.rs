@@ -1,0 +1,101 @@
+//! Where log lines go: to the journal with fields when systemd listens, else as lines to stderr.
+
+use std::env;
+use std::fmt::{self, Write};
+use std::io::{self, IsTerminal};
+
+use nix::sys::stat::fstat;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt as lines, registry};
+
+/// The variable with the wanted levels, "debug" or "nodewall=trace".
+const VARIABLE: &str = "NODEWALL_LOG";
+
+/// `MESSAGE_ID` of the journal's catalogue, one per kind of event that somebody may want to find again.
+pub(super) mod message_id {
+    /// A generation is in force.
+    pub(crate) const IN_FORCE: &str = "6a1f0c5d3b7e4f0e9d2b8c47a1e65f30";
+    /// Documents were refused.
+    pub(crate) const REFUSED: &str = "0d94b1e27c5a4d6f8e13fa6b90c2d751";
+    /// The kernel did not take a ruleset.
+    pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
+}
+
+/// Starts logging for the whole process.
+pub(super) fn start() {
+    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let started = if stderr_is_the_journal() {
+        registry().with(filter).with(Journal).try_init()
+    } else {
+        let colored = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal();
+        let layer = lines::layer().with_writer(io::stderr).with_target(false).with_ansi(colored);
+        registry().with(filter).with(layer).try_init()
+    };
+    // Fails only when logging was started already, which is as good.
+    let _ = started;
+}
+
+/// Whether stderr is the stream that systemd connected to the journal (systemd.exec(5), `$JOURNAL_STREAM`): the variable is
+/// inherited by children whose stderr goes somewhere else.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Sends events to journald with their fields: `generation` becomes `NODEWALL_GENERATION`.
+struct Journal;
+
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut fields = Fields(vec![
+            format!("PRIORITY={}", priority(*metadata.level())),
+            "SYSLOG_IDENTIFIER=nodewall".to_owned(),
+        ]);
+        event.record(&mut fields);
+        if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
+            fields.0.push(format!("CODE_FILE={file}"));
+            fields.0.push(format!("CODE_LINE={line}"));
+        }
+        let fields: Vec<&str> = fields.0.iter().map(String::as_str).collect();
+        // Without a journal there is nobody left to tell.
+        let _ = systemd::journal::send(&fields);
+    }
+}
+
+/// syslog(3)'s numbers.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+struct Fields(Vec<String>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.push(format!("{}={value}", name(field.name())));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = name(field.name());
+        // Writing to a String does not fail; "message" comes this way as format_args!, whose Debug is its Display.
+        let _ = write!(text, "={value:?}");
+        self.0.push(text);
+    }
+}
+
+/// The journal's name of a field: upper case, with our prefix, as other programs have a "generation", too.
+fn name(field: &str) -> String {
+    match field {
+        "message" => "MESSAGE".to_owned(),
+        "message_id" => "MESSAGE_ID".to_owned(),
+        other => format!("NODEWALL_{}", other.to_ascii_uppercase()),
+    }
+}

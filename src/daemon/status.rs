@@ -1,0 +1,260 @@
+//! What `nodewall status` shows, as it goes over the control socket and into `--json`; version 1 of both.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::compile::rule_of;
+use crate::nft::change::Loaded;
+use crate::nft::ir::Ruleset;
+use crate::policy::model::Mode;
+use crate::reconcile::State;
+use crate::text::finding::{Finding, Severity};
+
+/// The version of these records. Keys may be added within a version; none goes or changes its meaning.
+pub const VERSION: u32 = 1;
+
+/// Everything at one moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Whether the daemon answered; without it only `table` is known.
+    pub running: bool,
+    /// "in-force", "degraded", "applying", "waiting", or "not-running".
+    pub state: String,
+    /// Why it is degraded.
+    pub reason: Option<String>,
+    /// The version of the daemon.
+    pub daemon: Option<String>,
+    /// The daemon's process.
+    pub pid: Option<u32>,
+    /// "enforce" or "audit", node-wide.
+    pub mode: Option<String>,
+    /// The number of the generation in force, counted from the daemon's start.
+    pub generation: u64,
+    /// Since when it is in force: RFC 3339, UTC.
+    pub since: Option<String>,
+    /// SHA-256 of the ruleset in force as nft(8) text.
+    pub hash: Option<String>,
+    /// Whether the kernel has what is in force; `None` when it could not be looked at.
+    pub in_sync: Option<bool>,
+    /// What the kernel has otherwise, or why it could not be looked at.
+    pub drift: Vec<String>,
+    /// Our table in the kernel.
+    pub table: Option<TableRecord>,
+    /// The interfaces, sorted by name.
+    pub interfaces: Vec<InterfaceRecord>,
+    /// The policies in order of evaluation.
+    pub policies: Vec<PolicyRecord>,
+    /// The failsafe entries.
+    pub failsafe: Vec<FailsafeRecord>,
+    /// What the newest documents were found to have.
+    pub findings: Vec<FindingRecord>,
+}
+
+/// Our table in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TableRecord {
+    /// Whether it is there.
+    pub exists: bool,
+    /// How many chains it has.
+    pub chains: usize,
+    /// How many rules.
+    pub rules: usize,
+    /// How many named sets and maps.
+    pub sets: usize,
+    /// How many elements all of them have.
+    pub elements: usize,
+}
+
+/// An interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InterfaceRecord {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its role.
+    pub role: String,
+    /// How the role was found.
+    pub why: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A policy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyRecord {
+    /// Its name.
+    pub name: String,
+    /// Its tier.
+    pub tier: String,
+    /// "enforce" or "audit".
+    pub mode: String,
+    /// The interfaces it applies to.
+    pub interfaces: Vec<String>,
+    /// How many rules it has.
+    pub rules: usize,
+    /// How many packets its rules matched; `None` when the kernel could not be looked at.
+    pub packets: Option<u64>,
+    /// How many bytes these had.
+    pub bytes: Option<u64>,
+    /// Where it was written.
+    pub place: String,
+}
+
+/// A failsafe entry.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailsafeRecord {
+    /// Its name.
+    pub name: String,
+    /// "ingress" or "egress".
+    pub direction: String,
+    /// The interfaces it holds on.
+    pub interfaces: Vec<String>,
+    /// How many packets it let through.
+    pub packets: Option<u64>,
+}
+
+/// A finding.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FindingRecord {
+    /// "error" or "warning".
+    pub severity: String,
+    /// The code.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// The file.
+    pub file: String,
+    /// The line, from 1; 0 for the file as a whole.
+    pub line: u32,
+    /// The column, from 1; 0 for the file as a whole.
+    pub column: u32,
+    /// What to do; may be empty.
+    pub help: String,
+}
+
+impl FindingRecord {
+    /// The record of a finding.
+    pub fn of(finding: &Finding) -> Self {
+        Self {
+            severity: match finding.severity {
+                Severity::Error => "error".to_owned(),
+                Severity::Warning => "warning".to_owned(),
+            },
+            code: finding.code.name().to_owned(),
+            message: finding.message.clone(),
+            file: finding.place.file.to_string(),
+            line: finding.place.line,
+            column: finding.place.column,
+            help: finding.help.clone(),
+        }
+    }
+}
+
+impl TableRecord {
+    /// The record of a table.
+    pub fn of(loaded: &Loaded) -> Self {
+        let Ruleset { sets, chains } = &loaded.ruleset;
+        Self {
+            exists: loaded.exists,
+            chains: chains.len(),
+            rules: chains.values().map(|chain| chain.rules.len()).sum(),
+            sets: sets.len(),
+            elements: sets.values().map(|set| set.elements.len()).sum(),
+        }
+    }
+}
+
+/// Packets and bytes by policy ("failsafe:NAME" for failsafe entries), summed over all rules that carry its name.
+pub fn counters(loaded: &Loaded) -> BTreeMap<String, (u64, u64)> {
+    let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for (name, chain) in &loaded.ruleset.chains {
+        let states = loaded.rules.get(name).map(Vec::as_slice).unwrap_or_default();
+        for (rule, state) in chain.rules.iter().zip(states) {
+            let id = rule.comment.as_deref().and_then(rule_of);
+            if let (Some(id), Some((packets, bytes))) = (id, state.counter) {
+                let sum = sums.entry(id.policy.to_string()).or_default();
+                *sum = (sum.0.saturating_add(packets), sum.1.saturating_add(bytes));
+            }
+        }
+    }
+    sums
+}
+
+impl Status {
+    /// What the state machine knows, without what only a look at the kernel tells.
+    pub fn of(state: &State) -> Self {
+        let mode = |mode: Mode| match mode {
+            Mode::Enforce => "enforce".to_owned(),
+            Mode::Audit => "audit".to_owned(),
+        };
+        let summary = state.summary().cloned().unwrap_or_default();
+        Self {
+            version: VERSION,
+            running: true,
+            state: state.phase().name().to_owned(),
+            reason: state.reason(),
+            daemon: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            pid: Some(std::process::id()),
+            mode: state.summary().map(|summary| mode(summary.mode)),
+            generation: state.generation(),
+            interfaces: summary
+                .interfaces
+                .into_iter()
+                .map(|interface| InterfaceRecord {
+                    name: interface.name.to_string(),
+                    index: interface.index,
+                    role: interface.role.name().to_owned(),
+                    why: interface.why,
+                    labels: interface.labels,
+                })
+                .collect(),
+            policies: summary
+                .policies
+                .into_iter()
+                .map(|policy| PolicyRecord {
+                    name: policy.name,
+                    tier: policy.tier,
+                    mode: mode(policy.mode),
+                    interfaces: policy.interfaces,
+                    rules: policy.rules,
+                    packets: None,
+                    bytes: None,
+                    place: policy.place.to_string(),
+                })
+                .collect(),
+            failsafe: summary
+                .failsafe
+                .into_iter()
+                .map(|entry| FailsafeRecord {
+                    name: entry.name,
+                    direction: entry.direction.name().to_owned(),
+                    interfaces: entry.interfaces,
+                    packets: None,
+                })
+                .collect(),
+            findings: state.findings().iter().map(FindingRecord::of).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what a look at the kernel told.
+    pub fn add_counters(&mut self, counters: &BTreeMap<String, (u64, u64)>) {
+        for policy in &mut self.policies {
+            let (packets, bytes) = counters.get(&policy.name).copied().unwrap_or_default();
+            (policy.packets, policy.bytes) = (Some(packets), Some(bytes));
+        }
+        for entry in &mut self.failsafe {
+            entry.packets = Some(counters.get(&format!("failsafe:{}", entry.name)).map_or(0, |sum| sum.0));
+        }
+    }
+}

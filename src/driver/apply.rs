@@ -1,0 +1,106 @@
+//! From one generation to the next: read, plan, commit, read back, compare.
+
+use std::collections::BTreeSet;
+
+use super::{Applied, Error, Kernel, Read};
+use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::ir::Ruleset;
+use crate::nft::netlink::canonical;
+use crate::plan::plan_canonical;
+
+/// How often we plan anew when other transactions come between. kube-proxy commits a few times a second at most; a
+/// plan and a commit take milliseconds.
+const ATTEMPTS: usize = 10;
+
+/// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
+/// plans, commits, reads back and compares. Plans again when another transaction came between.
+///
+/// # Errors
+/// The kernel's; the old generation is then still in force, except with [`Error::Differs`].
+pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>) -> Result<Applied, Error> {
+    let desired = canonical(desired);
+    let mut known = known.filter(|known| known.unread.is_empty());
+    for _ in 0..ATTEMPTS {
+        let current = match known.take() {
+            Some(known) if kernel.generation()? == known.generation => known.clone(),
+            _ => kernel.load(&Read::Everything)?,
+        };
+        let Some(batch) = plan_canonical(&current, &desired) else {
+            return Ok(Applied { loaded: current, changes: 0 });
+        };
+        match kernel.commit(&batch) {
+            Ok(()) => return read_back(kernel, &desired, &current, &batch),
+            Err(Error::Contended) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Contended)
+}
+
+/// Reads back the rules, and of the sets those that were written, and compares them with what was meant.
+fn read_back(kernel: &mut dyn Kernel, desired: &Ruleset, before: &Loaded, batch: &Batch) -> Result<Applied, Error> {
+    let written: BTreeSet<&String> = batch
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::AddSet { name, .. } | Change::AddElements { name, .. } | Change::DeleteElements { name, .. } => {
+                Some(name)
+            }
+            _ => None,
+        })
+        .collect();
+    let mut loaded = kernel.load(&Read::Only(written.into_iter().cloned().collect()))?;
+    // A set that was not written holds what it held before: the commit was refused otherwise.
+    for name in std::mem::take(&mut loaded.unread) {
+        let Some(there) = before.ruleset.sets.get(&name) else {
+            loaded.unread.push(name);
+            continue;
+        };
+        if let Some(set) = loaded.ruleset.sets.get_mut(&name) {
+            set.elements = there.elements.clone();
+        }
+    }
+    match difference(&loaded, desired) {
+        None => Ok(Applied { loaded, changes: batch.changes.len() }),
+        Some(words) => Err(Error::Differs(words)),
+    }
+}
+
+/// The first difference, in words.
+fn difference(loaded: &Loaded, desired: &Ruleset) -> Option<String> {
+    if let Some(foreign) = loaded.foreign.first() {
+        return Some(foreign.clone());
+    }
+    if let Some(unread) = loaded.unread.first() {
+        return Some(format!("set {unread}, which was not sent"));
+    }
+    let there = &loaded.ruleset;
+    for name in there.sets.keys().chain(desired.sets.keys()) {
+        match (there.sets.get(name), desired.sets.get(name)) {
+            (None, _) => return Some(format!("no set {name}")),
+            (_, None) => return Some(format!("set {name}, which was not sent")),
+            (Some(there), Some(desired)) if there.elements.len() != desired.elements.len() => {
+                let (has, wanted) = (there.elements.len(), desired.elements.len());
+                return Some(format!("set {name} with {has} elements instead of {wanted}"));
+            }
+            (Some(there), Some(desired)) if there != desired => return Some(format!("another set {name}")),
+            _ => {}
+        }
+    }
+    for name in there.chains.keys().chain(desired.chains.keys()) {
+        match (there.chains.get(name), desired.chains.get(name)) {
+            (None, _) => return Some(format!("no chain {name}")),
+            (_, None) => return Some(format!("chain {name}, which was not sent")),
+            (Some(there), Some(desired)) if there != desired => {
+                let same =
+                    there.rules.iter().zip(&desired.rules).take_while(|(there, desired)| there == desired).count();
+                return Some(match desired.rules.get(same).and_then(|rule| rule.comment.as_ref()) {
+                    Some(comment) => format!("another chain {name}, from its rule {} on ({comment})", same + 1),
+                    None => format!("another chain {name}, from its rule {} on", same + 1),
+                });
+            }
+            _ => {}
+        }
+    }
+    None
+}

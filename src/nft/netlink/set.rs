@@ -1,0 +1,440 @@
+//! Sets and their elements, to attributes and back.
+
+use std::collections::BTreeMap;
+
+use super::attribute::{Attributes, Malformed, Walk, Writer};
+use super::constant::*;
+use super::expression::{data_verdict, verdict_of};
+use crate::nft::TABLE_NAME;
+use crate::nft::ir::{ElementKey, Elements, Set, Verdict};
+use crate::nft::key::{DataType, Datum};
+
+/// What a set is, without what is in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Shape<'a> {
+    pub(super) key: &'a [DataType],
+    pub(super) interval: bool,
+    pub(super) map: bool,
+}
+
+impl<'a> Shape<'a> {
+    pub(super) fn of(set: &'a Set) -> Self {
+        Self { key: &set.key, interval: set.interval, map: set.map }
+    }
+
+    fn concatenated(&self) -> bool {
+        self.key.len() > 1
+    }
+}
+
+/// The size that a field takes in registers: whole ones of four bytes.
+pub(super) fn padded(data_type: DataType) -> usize {
+    data_type.size().next_multiple_of(4)
+}
+
+/// The bytes of one value as the kernel keeps them.
+pub(super) fn to_wire(data_type: DataType, bytes: &[u8]) -> Vec<u8> {
+    let mut wire = bytes.to_vec();
+    if data_type.host_order() && cfg!(target_endian = "little") {
+        wire.reverse();
+    }
+    wire
+}
+
+/// A value from the bytes that the kernel keeps.
+pub(super) fn from_wire(data_type: DataType, bytes: &[u8]) -> Datum {
+    Datum::new(&to_wire(data_type, bytes))
+}
+
+/// One NEWSET message's attributes. `id` names an anonymous set inside its batch; the kernel fills in its `%d`.
+pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u32, anonymous: Option<usize>) {
+    let mut flags = 0;
+    flags |= if anonymous.is_some() { NFT_SET_ANONYMOUS | NFT_SET_CONSTANT } else { 0 };
+    flags |= if shape.interval { NFT_SET_INTERVAL } else { 0 };
+    flags |= if shape.map { NFT_SET_MAP } else { 0 };
+    // Without this flag the kernel takes an interval set of several fields for one of a single long field.
+    let described = shape.interval && shape.concatenated();
+    flags |= if described { NFT_SET_CONCAT } else { 0 };
+    writer.put_text(NFTA_SET_TABLE, TABLE_NAME);
+    writer.put_text(NFTA_SET_NAME, name);
+    writer.put_u32(NFTA_SET_FLAGS, flags);
+    writer.put_u32(NFTA_SET_KEY_TYPE, shape.key.iter().fold(0, |id, part| id << TYPE_BITS | part.id()));
+    let length: usize =
+        if let [single] = shape.key { single.size() } else { shape.key.iter().map(|part| padded(*part)).sum() };
+    writer.put_u32(NFTA_SET_KEY_LEN, length as u32);
+    if shape.map {
+        writer.put_u32(NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT);
+        writer.put_u32(NFTA_SET_DATA_LEN, 0);
+    }
+    writer.put_u32(NFTA_SET_ID, id);
+    if described || anonymous.is_some() {
+        writer.nest(NFTA_SET_DESC, |desc| {
+            if let Some(count) = anonymous {
+                // A range of a single field is two elements, its start and its end.
+                let size = if shape.interval && !shape.concatenated() { 2 * count + 1 } else { count };
+                desc.put_u32(NFTA_SET_DESC_SIZE, size as u32);
+            }
+            if described {
+                desc.nest(NFTA_SET_DESC_CONCAT, |fields| {
+                    for part in shape.key {
+                        fields.nest(NFTA_LIST_ELEM, |field| field.put_u32(NFTA_SET_FIELD_LEN, part.size() as u32));
+                    }
+                });
+            }
+        });
+    }
+    if let [single] = shape.key {
+        // nft prints the elements of a set by this note.
+        let order = if single.host_order() { BYTEORDER_HOST_ENDIAN } else { BYTEORDER_BIG_ENDIAN };
+        writer.put(NFTA_SET_USERDATA, &note(NFTNL_UDATA_SET_KEYBYTEORDER, order));
+    }
+}
+
+/// The bits that each type takes in the type of a concatenation (nft, include/datatype.h `TYPE_BITS`).
+const TYPE_BITS: u32 = 6;
+
+/// A number in nft's userdata: type, length, value in host order.
+fn note(kind: u8, value: u32) -> Vec<u8> {
+    let mut bytes = vec![kind, 4];
+    bytes.extend_from_slice(&value.to_ne_bytes());
+    bytes
+}
+
+/// One element as the kernel takes it.
+enum Wire {
+    /// A value, the start of a range of a single field, or a range of several fields.
+    Element { key: Vec<u8>, end: Option<Vec<u8>>, verdict: Option<Verdict>, open: bool },
+    /// The first value after a range of a single field.
+    End(Vec<u8>),
+}
+
+/// Calls `put` with runs of elements, each small enough for one message: the length of an attribute has 16 bits.
+pub(super) fn chunks(shape: &Shape<'_>, elements: &Elements, mut put: impl FnMut(&[u8])) {
+    let mut list = Writer::default();
+    let mut count = 0;
+    for_each(shape, elements, |wires| {
+        for wire in wires {
+            put_element(&mut list, wire);
+        }
+        count += 1;
+        if count == CHUNK_INTERVALS || list.bytes.len() > CHUNK_BYTES {
+            put(&list.bytes);
+            list.bytes.clear();
+            count = 0;
+        }
+    });
+    if count > 0 {
+        put(&list.bytes);
+    }
+}
+
+/// Intervals in one NEWSETELEM message.
+const CHUNK_INTERVALS: usize = 1600;
+/// Bytes after which a message is full; one more element of the largest kind still fits into 64 KiB.
+const CHUNK_BYTES: usize = 60_000;
+
+fn for_each(shape: &Shape<'_>, elements: &Elements, mut each: impl FnMut(&[Wire])) {
+    match elements {
+        Elements::V4(ranges) => {
+            for (start, end) in ranges.ranges() {
+                let after = end.checked_add(1).map(|after| after.to_be_bytes().to_vec());
+                each(&span(shape, start.to_be_bytes().to_vec(), after, start == end, None));
+            }
+        }
+        Elements::V6(ranges) => {
+            for (start, end) in ranges.ranges() {
+                let after = end.checked_add(1).map(|after| after.to_be_bytes().to_vec());
+                each(&span(shape, start.to_be_bytes().to_vec(), after, start == end, None));
+            }
+        }
+        Elements::Keys(keys) => {
+            for (key, verdict) in keys {
+                if let ([data_type], [(start, end)]) = (shape.key, key.0.as_slice()) {
+                    let after = after(end).map(|after| to_wire(*data_type, after.bytes()));
+                    each(&span(shape, to_wire(*data_type, start.bytes()), after, start == end, verdict.clone()));
+                } else {
+                    let mut from = Vec::new();
+                    let mut to = Vec::new();
+                    for (data_type, (start, end)) in shape.key.iter().zip(&key.0) {
+                        from.extend(to_wire(*data_type, start.bytes()));
+                        from.resize(from.len().next_multiple_of(4), 0);
+                        to.extend(to_wire(*data_type, end.bytes()));
+                        to.resize(to.len().next_multiple_of(4), 0);
+                    }
+                    let end = (shape.interval || from != to).then_some(to);
+                    each(&[Wire::Element { key: from, end, verdict: verdict.clone(), open: false }]);
+                }
+            }
+        }
+    }
+}
+
+/// A value or a range of a single field. The kernel keeps a range as its start and the first value after it; nothing
+/// comes after a range that ends at the largest value.
+fn span(
+    shape: &Shape<'_>,
+    start: Vec<u8>,
+    after: Option<Vec<u8>>,
+    single: bool,
+    verdict: Option<Verdict>,
+) -> Vec<Wire> {
+    if !shape.interval && single {
+        return vec![Wire::Element { key: start, end: None, verdict, open: false }];
+    }
+    let mut wires = vec![Wire::Element { key: start, end: None, verdict, open: after.is_none() }];
+    wires.extend(after.map(Wire::End));
+    wires
+}
+
+/// The value after this one, as a big-endian number; `None` after the largest.
+fn after(datum: &Datum) -> Option<Datum> {
+    let size = datum.bytes().len();
+    let next = datum.number().checked_add(1)?;
+    (size == 16 || next >> (8 * size) == 0).then(|| Datum::from_number(next, size))
+}
+
+fn before(datum: &Datum) -> Option<Datum> {
+    Some(Datum::from_number(datum.number().checked_sub(1)?, datum.bytes().len()))
+}
+
+fn put_element(list: &mut Writer, wire: &Wire) {
+    list.nest(NFTA_LIST_ELEM, |element| match wire {
+        Wire::Element { key, end, verdict, open } => {
+            element.nest(NFTA_SET_ELEM_KEY, |data| data.put(NFTA_DATA_VALUE, key));
+            if let Some(end) = end {
+                element.nest(NFTA_SET_ELEM_KEY_END, |data| data.put(NFTA_DATA_VALUE, end));
+            }
+            if let Some(verdict) = verdict {
+                element.nest(NFTA_SET_ELEM_DATA, |data| data_verdict(data, verdict));
+            }
+            if *open {
+                element.put(NFTA_SET_ELEM_USERDATA, &note(NFTNL_UDATA_SET_ELEM_FLAGS, NFTNL_SET_ELEM_F_INTERVAL_OPEN));
+            }
+        }
+        Wire::End(key) => {
+            element.put_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+            element.nest(NFTA_SET_ELEM_KEY, |data| data.put(NFTA_DATA_VALUE, key));
+        }
+    });
+}
+
+/// The attributes of one element list (the inside of `NFTA_SET_ELEM_LIST_ELEMENTS`).
+pub(super) fn put_list(writer: &mut Writer, name: &str, id: Option<u32>, list: &[u8]) {
+    writer.put_text(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME);
+    writer.put_text(NFTA_SET_ELEM_LIST_SET, name);
+    if let Some(id) = id {
+        writer.put_u32(NFTA_SET_ELEM_LIST_SET_ID, id);
+    }
+    writer.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |elements| elements.bytes.extend_from_slice(list));
+}
+
+/// A set as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Read {
+    pub(super) name: String,
+    pub(super) anonymous: bool,
+    /// What it is; `Err` in words for one that the IR cannot say.
+    pub(super) set: Result<Set, String>,
+}
+
+/// Reads a NEWSET message.
+pub(super) fn read_set(attributes: &Attributes<'_>) -> Result<Read, Malformed> {
+    let name = attributes.text(NFTA_SET_NAME);
+    let flags = attributes.u32(NFTA_SET_FLAGS)?.unwrap_or(0);
+    let type_id = attributes.u32(NFTA_SET_KEY_TYPE)?.unwrap_or(0);
+    let length = attributes.u32(NFTA_SET_KEY_LEN)?.unwrap_or(0) as usize;
+    let data_type = attributes.u32(NFTA_SET_DATA_TYPE)?;
+    let known = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_CONCAT;
+    let anonymous = flags & NFT_SET_ANONYMOUS != 0;
+    let map = flags & NFT_SET_MAP != 0;
+    let set = match key_types(type_id) {
+        _ if flags & !known != 0 => Err(format!("set {name} with flags {:#x}", flags & !known)),
+        _ if flags & NFT_SET_CONSTANT != 0 && !anonymous => Err(format!("constant set {name}")),
+        _ if map && data_type != Some(NFT_DATA_VERDICT) => Err(format!("map {name} to something else than verdicts")),
+        None => Err(format!("set {name} of type {type_id}")),
+        Some(key) => {
+            let single = key.len() == 1;
+            let size: usize = key.iter().map(|part| if single { part.size() } else { padded(*part) }).sum();
+            if size == length {
+                let interval = flags & NFT_SET_INTERVAL != 0;
+                Ok(Set { elements: empty(&key, map), key, interval, map })
+            } else {
+                Err(format!("set {name} with keys of {length} bytes"))
+            }
+        }
+    };
+    Ok(Read { name, anonymous, set })
+}
+
+/// No elements, in the kind that a set of this shape has.
+fn empty(key: &[DataType], map: bool) -> Elements {
+    match key {
+        [DataType::Ipv4Addr] if !map => Elements::V4(Default::default()),
+        [DataType::Ipv6Addr] if !map => Elements::V6(Default::default()),
+        _ => Elements::Keys(BTreeMap::new()),
+    }
+}
+
+fn key_types(mut id: u32) -> Option<Vec<DataType>> {
+    let mut types = Vec::new();
+    while id != 0 {
+        let low = id & ((1 << TYPE_BITS) - 1);
+        types.push(*ALL_TYPES.iter().find(|data_type| data_type.id() == low)?);
+        id >>= TYPE_BITS;
+    }
+    types.reverse();
+    (!types.is_empty()).then_some(types)
+}
+
+const ALL_TYPES: [DataType; 13] = [
+    DataType::NfProto,
+    DataType::Ipv4Addr,
+    DataType::Ipv6Addr,
+    DataType::InetProto,
+    DataType::InetService,
+    DataType::IcmpType,
+    DataType::IcmpCode,
+    DataType::Icmpv6Type,
+    DataType::Icmpv6Code,
+    DataType::Ifname,
+    DataType::IfaceType,
+    DataType::CtState,
+    DataType::Integer,
+];
+
+/// The elements of one set as they come in, in any number of messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gathered {
+    raw: Vec<Raw>,
+    /// What the IR cannot say about them.
+    pub(super) foreign: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Raw {
+    key: Vec<u8>,
+    key_end: Option<Vec<u8>>,
+    end: bool,
+    verdict: Option<Verdict>,
+}
+
+impl Gathered {
+    /// Reads the element list of a NEWSETELEM message.
+    pub(super) fn read(&mut self, list: &[u8]) -> Result<(), Malformed> {
+        for element in Walk::new(list) {
+            let (_, element) = element?;
+            let element = Attributes::parse(element)?;
+            let flags = element.u32(NFTA_SET_ELEM_FLAGS)?.unwrap_or(0);
+            if flags & !NFT_SET_ELEM_INTERVAL_END != 0 {
+                self.foreign.push("a catch-all element".to_owned());
+                continue;
+            }
+            for (kind, words) in [
+                (NFTA_SET_ELEM_TIMEOUT, "an element with a timeout"),
+                (NFTA_SET_ELEM_EXPR, "an element with a statement"),
+                (NFTA_SET_ELEM_EXPRESSIONS, "an element with statements"),
+            ] {
+                if element.get(kind).is_some() {
+                    self.foreign.push(words.to_owned());
+                }
+            }
+            let key = element.nested(NFTA_SET_ELEM_KEY)?.need(NFTA_DATA_VALUE)?.to_vec();
+            let key_end = match element.get(NFTA_SET_ELEM_KEY_END) {
+                Some(data) => Some(Attributes::parse(data)?.need(NFTA_DATA_VALUE)?.to_vec()),
+                None => None,
+            };
+            let mut verdict = None;
+            if let Some(data) = element.nested(NFTA_SET_ELEM_DATA)?.get(NFTA_DATA_VERDICT) {
+                match verdict_of(data)? {
+                    Ok(read) => verdict = Some(read),
+                    Err(words) => self.foreign.push(words),
+                }
+            }
+            self.raw.push(Raw { key, key_end, end: flags & NFT_SET_ELEM_INTERVAL_END != 0, verdict });
+        }
+        Ok(())
+    }
+
+    /// The elements of a set of this shape, and in words what they have that the IR cannot say.
+    pub(super) fn finish(mut self, set: &Set) -> Result<(Elements, Vec<String>), Malformed> {
+        let length = |raw: &Raw| raw.key_end.as_ref().is_none_or(|end| end.len() == raw.key.len());
+        let size: usize =
+            if let [single] = *set.key { single.size() } else { set.key.iter().map(|part| padded(*part)).sum() };
+        if !self.raw.iter().all(|raw| raw.key.len() == size && length(raw)) {
+            return Err(Malformed::new("an element's key has another length than its set's"));
+        }
+        let [data_type] = *set.key else {
+            let keys = self.raw.iter().map(|raw| {
+                let fields = fields(&set.key, &raw.key);
+                let ends = raw.key_end.as_deref().map_or_else(|| fields.clone(), |end| self::fields(&set.key, end));
+                (ElementKey(fields.into_iter().zip(ends).collect()), raw.verdict.clone())
+            });
+            return Ok((Elements::Keys(keys.collect()), self.foreign));
+        };
+        if self.raw.iter().any(|raw| raw.key_end.is_some()) {
+            self.foreign.push("a range in one element".to_owned());
+        }
+        let mut spans: Vec<(Datum, Datum, Option<Verdict>)> = Vec::with_capacity(self.raw.len());
+        if set.interval {
+            // The kernel walks a tree whose order is its own; at one value, the end of a range comes before a start.
+            self.raw.sort_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
+            let mut open: Option<(Datum, Option<Verdict>)> = None;
+            for raw in self.raw {
+                let value = from_wire(data_type, &raw.key);
+                if let Some((start, verdict)) = open.take() {
+                    // A start without an end before it: nft leaves an end out where the next range follows at once.
+                    let Some(end) = before(&value) else {
+                        return Err(Malformed::new("a range that ends before the smallest value"));
+                    };
+                    spans.push((start, end, verdict));
+                }
+                if !raw.end {
+                    open = Some((value, raw.verdict));
+                }
+            }
+            if let Some((start, verdict)) = open {
+                spans.push((start, Datum::new(&[0xff; 16][..start.bytes().len()]), verdict));
+            }
+        } else {
+            for raw in self.raw {
+                let value = from_wire(data_type, &raw.key);
+                spans.push((value, value, raw.verdict));
+            }
+        }
+        let elements = match (data_type, set.map) {
+            (DataType::Ipv4Addr, false) => {
+                let count = spans.len();
+                let ranges: crate::net::range::RangeSet<u32> =
+                    spans.iter().map(|(start, end, _)| (start.number() as u32, end.number() as u32)).collect();
+                if set.interval && ranges.ranges().len() != count {
+                    self.foreign.push("ranges that touch".to_owned());
+                }
+                Elements::V4(ranges)
+            }
+            (DataType::Ipv6Addr, false) => {
+                let count = spans.len();
+                let ranges: crate::net::range::RangeSet<u128> =
+                    spans.iter().map(|(start, end, _)| (start.number(), end.number())).collect();
+                if set.interval && ranges.ranges().len() != count {
+                    self.foreign.push("ranges that touch".to_owned());
+                }
+                Elements::V6(ranges)
+            }
+            _ => Elements::Keys(
+                spans.into_iter().map(|(start, end, verdict)| (ElementKey(vec![(start, end)]), verdict)).collect(),
+            ),
+        };
+        Ok((elements, self.foreign))
+    }
+}
+
+/// The fields of a concatenated key; its length was checked.
+fn fields(types: &[DataType], mut key: &[u8]) -> Vec<Datum> {
+    let mut fields = Vec::with_capacity(types.len());
+    for data_type in types {
+        let (field, rest) = key.split_at_checked(padded(*data_type)).unwrap_or((key, &[]));
+        fields.push(from_wire(*data_type, &field[..data_type.size().min(field.len())]));
+        key = rest;
+    }
+    fields
+}

@@ -1,0 +1,64 @@
+//! A packet as the host stage sees it.
+
+use std::net::IpAddr;
+
+use crate::net::addr::Family;
+use crate::net::interface::{Direction, InterfaceName};
+use crate::net::protocol::Protocol;
+
+/// A packet as the host stage sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// To this host or from it.
+    pub direction: Direction,
+    /// The interface it arrives on or leaves by.
+    pub interface: InterfaceName,
+    /// The kind of that interface (`IFLA_INFO_KIND`), for one that the policy does not know yet.
+    pub kind: Option<String>,
+    /// Source address; of the same family as `destination`.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Source and destination port, for a protocol with ports whose header could be read.
+    pub ports: Option<(u16, u16)>,
+    /// ICMP type and code, for ICMP and ICMPv6.
+    pub icmp: Option<(u8, u8)>,
+    /// The IPv4 time to live or IPv6 hop limit.
+    pub hop_limit: u8,
+    /// What conntrack says of it.
+    pub state: ConntrackState,
+}
+
+/// `ct state`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConntrackState {
+    /// The first packet of a flow.
+    New,
+    /// Part of a flow that has seen packets both ways.
+    Established,
+    /// An ICMP error or helper flow that belongs to another flow.
+    Related,
+    /// Nothing conntrack can place.
+    Invalid,
+    /// Not tracked.
+    Untracked,
+}
+
+impl Packet {
+    /// The IP version, by the source address.
+    pub fn family(&self) -> Family {
+        if self.source.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Source and destination port, if the protocol has ports and they could be read.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        self.ports.filter(|_| self.protocol.has_ports())
+    }
+
+    /// Type and code, if this is a packet of that ICMP (by protocol number) and they could be read.
+    pub fn icmp_of(&self, protocol: Protocol) -> Option<(u8, u8)> {
+        self.icmp.filter(|_| self.protocol == protocol)
+    }
+}

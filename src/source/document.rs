@@ -1,0 +1,616 @@
+//! Policy documents from a text's tree to the model: `[[interface]]`, `[[set]]`, `[[service]]`, `[[tier]]`, `[[policy]]`,
+//! `[[expect]]` (`policy.md` section 2). A document with an error is left out; the others load.
+
+use std::collections::BTreeSet;
+
+use crate::net::addr::Family;
+use crate::net::interface::{Direction, InterfaceName};
+use crate::net::protocol::{PortSet, Protocol};
+use crate::policy::model::{
+    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Mode, NamedSet, Not, Rule, Service, Tier,
+    TierDefault, Transport,
+};
+use crate::policy::parse::{self, EntityPlace, unsupported};
+use crate::policy::selector::Selector;
+use crate::text::finding::{Code, Finding};
+use crate::text::place::Place;
+use crate::text::read::{Fields, Reader, quoted};
+use crate::text::tree::{Node, Source, Span, Value, parse as parse_toml};
+
+/// The longest text of `log`, in bytes: the kernel's prefix has 127 (`NF_LOG_PREFIXLEN`), and the rule's name goes in front.
+const MAX_LOG_TEXT: usize = 48;
+
+/// The documents of one text.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Documents {
+    /// `[[interface]]` without errors, in order.
+    pub interfaces: Vec<InterfaceOverride>,
+    /// `[[set]]` without errors, in order.
+    pub sets: Vec<NamedSet>,
+    /// `[[service]]` without errors, in order.
+    pub services: Vec<Service>,
+    /// `[[tier]]` without errors, in order.
+    pub tiers: Vec<Tier>,
+    /// `[[policy]]` without errors, in order.
+    pub policies: Vec<HostPolicy>,
+    /// Kind and name of documents with errors: an object of the same name and lower precedence must not come back in
+    /// their place.
+    pub broken: BTreeSet<(&'static str, String)>,
+}
+
+/// Decodes the documents of a TOML text. A text with syntax errors yields no documents, as it is unclear where one ends and
+/// the next begins, but the other findings in it all the same.
+pub(super) fn decode(source: &Source) -> (Documents, Vec<Finding>) {
+    let (root, mut findings) = parse_toml(source);
+    let Some(root) = root else { return (Documents::default(), findings) };
+    let mut reader = Reader::new(source);
+    let mut documents = Documents::default();
+    if let Some(mut fields) = reader.table(&root, "a policy file") {
+        let reader = &mut reader;
+        let broken = &mut documents.broken;
+        documents.interfaces = all(reader, &mut fields, "interface", broken, interface);
+        documents.sets = all(reader, &mut fields, "set", broken, set);
+        documents.services = all(reader, &mut fields, "service", broken, service);
+        documents.tiers = all(reader, &mut fields, "tier", broken, tier);
+        documents.policies = all(reader, &mut fields, "policy", broken, policy);
+        all(reader, &mut fields, "expect", broken, expect);
+        fields.finish(reader, "a policy file");
+    }
+    if findings.is_empty() {
+        return (documents, reader.into_findings());
+    }
+    // What a syntax error swallowed is not missing, and what stands on its line is its echo.
+    let lines: BTreeSet<u32> = findings.iter().map(|finding| finding.place.line).collect();
+    let apart = |finding: &Finding| finding.code != Code::MissingKey && !lines.contains(&finding.place.line);
+    findings.extend(reader.into_findings().into_iter().filter(apart));
+    let mut broken = documents.broken;
+    broken.extend(documents.interfaces.into_iter().map(|document| ("interface", document.name)));
+    broken.extend(documents.sets.into_iter().map(|document| ("set", document.name)));
+    broken.extend(documents.services.into_iter().map(|document| ("service", document.name)));
+    broken.extend(documents.tiers.into_iter().map(|document| ("tier", document.name)));
+    broken.extend(documents.policies.into_iter().map(|document| ("policy", document.name)));
+    (Documents { broken, ..Documents::default() }, findings)
+}
+
+/// All documents of a kind that have no error.
+fn all<'t, T>(
+    reader: &mut Reader<'t>,
+    root: &mut Fields<'_, 't>,
+    kind: &'static str,
+    broken: &mut BTreeSet<(&'static str, String)>,
+    read: impl Fn(&mut Reader<'t>, &mut Fields<'_, 't>, String) -> Option<T>,
+) -> Vec<T> {
+    let Some(entry) = root.entry(kind) else { return Vec::new() };
+    let Value::Array(items) = &entry.node.value else {
+        let message = format!("`{kind}` must be a list of tables, not {}", entry.node.value.kind());
+        reader.error_with_help(Code::Type, entry.span, message, format!("write [[{kind}]]"));
+        return Vec::new();
+    };
+    let what = format!("[[{kind}]]");
+    let mut documents = Vec::new();
+    for item in items {
+        let before = reader.errors();
+        let Some(mut fields) = reader.table(item, &what) else { continue };
+        let node = fields.need(reader, "name", &what);
+        let name = node.and_then(|node| parse::name(reader, node, &format!("the name of a {kind}")));
+        // A document without a name is read all the same, for what else is wrong with it.
+        let document = read(reader, &mut fields, name.clone().unwrap_or_default());
+        fields.finish(reader, &what);
+        match document {
+            Some(document) if reader.errors() == before => documents.push(document),
+            _ => broken.extend(name.map(|name| (kind, name))),
+        }
+    }
+    documents
+}
+
+fn interface<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<InterfaceOverride> {
+    let place = reader.place(fields.span);
+    let matches = fields.need(reader, "match", "[[interface]]");
+    let role = fields.get("role").and_then(|role| parse::role_name(reader, role));
+    let labels = fields.get("labels");
+    if let Some(Value::Table(entries)) = labels.map(|labels| &labels.value) {
+        for entry in entries.iter().filter(|entry| BUILT_IN_LABELS.contains(&&*entry.key)) {
+            let message = format!("\"{}\" is a built-in label and cannot be set", entry.key);
+            let help = if entry.key == "role" { "write role = \"...\" beside `labels`" } else { "choose another name" };
+            reader.error_with_help(Code::Conflict, entry.span, message, help);
+        }
+    }
+    let labels = labels.map(|labels| parse::labels(reader, labels, "labels")).unwrap_or_default();
+    let matches = interface_match(reader, matches?)?;
+    Some(InterfaceOverride { name, matches, role, labels, place })
+}
+
+/// Every interface has these (`policy.md` section 2).
+const BUILT_IN_LABELS: [&str; 8] = ["name", "role", "kind", "driver", "rail", "rdma", "link", "coverage"];
+
+fn interface_match<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<InterfaceMatch> {
+    let mut fields = reader.table(node, "match")?;
+    if fields.is_empty() {
+        let help = "at least one of: bus, driver, kind, link, mac, master, name, pci, rdma";
+        reader.error_with_help(Code::Value, node.span, "`match` is empty and would match every interface", help);
+        return None;
+    }
+    let mut word = |reader: &mut Reader<'t>, key: &'static str| {
+        let node = fields.get(key)?;
+        let text = reader.string(node, key)?;
+        if text.is_empty() || text.len() > 128 || text.chars().any(|next| next.is_control() || next.is_whitespace()) {
+            reader.error(Code::Value, node.span, format!("{} cannot be a {key}", quoted(text)));
+            return None;
+        }
+        Some((text.to_owned(), node.span))
+    };
+    let mut matches = InterfaceMatch {
+        kind: word(reader, "kind").map(|(text, _)| text),
+        driver: word(reader, "driver").map(|(text, _)| text),
+        bus: word(reader, "bus").map(|(text, _)| text),
+        rdma: word(reader, "rdma").map(|(text, _)| text),
+        ..InterfaceMatch::default()
+    };
+    let mut checked = |reader: &mut Reader<'t>, key, check: fn(&str) -> Option<String>, help: &str| {
+        let (text, span) = word(reader, key)?;
+        let fits = check(&text);
+        if fits.is_none() {
+            reader.error_with_help(Code::Value, span, format!("{} cannot be a {key}", quoted(&text)), help);
+        }
+        fits
+    };
+    let glob_help = "a glob of *, ? and [a-z], of at most 64 bytes, without \"/\"";
+    matches.name = checked(reader, "name", glob, glob_help);
+    matches.pci = checked(reader, "pci", pci_address, "a PCI address like \"0000:c1:00.0\"");
+    matches.mac = checked(reader, "mac", mac_address, "a hardware address like \"02:42:ac:11:00:02\"");
+    let master_help = "the name of an interface: 1 to 15 bytes without \"/\" and \":\"";
+    matches.master = checked(reader, "master", |text| Some(InterfaceName::new(text)?.to_string()), master_help);
+    matches.link = fields.get("link").and_then(|link| {
+        let words = ["ethernet", "infiniband", "loopback", "other"].map(|word| (word, word));
+        reader.word(link, "link layer", &words).map(str::to_owned)
+    });
+    fields.finish(reader, "`match`");
+    Some(matches)
+}
+
+/// The text, if it is a glob: `*`, `?`, `[abc]`, `[a-z]`, `[!a-z]`.
+fn glob(text: &str) -> Option<String> {
+    let mut rest = text.chars();
+    while let Some(next) = rest.next() {
+        match next {
+            '[' => {
+                let (class, after) = rest.as_str().split_once(']')?;
+                let class: Vec<char> = class.strip_prefix(['!', '^']).unwrap_or(class).chars().collect();
+                let backwards = class.windows(3).any(|range| matches!(range, [from, '-', to] if from > to));
+                if class.is_empty() || class.contains(&'[') || backwards {
+                    return None;
+                }
+                rest = after.chars();
+            }
+            ']' | '/' | '\\' | '{' | '}' => return None,
+            _ => {}
+        }
+    }
+    (text.len() <= 64).then(|| text.to_owned())
+}
+
+/// `[domain:]bus:device.function` in the spelling of sysfs: lower case, with the domain.
+fn pci_address(text: &str) -> Option<String> {
+    let hex = |part: &str, least: usize, most: usize| {
+        (least..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let lower = text.to_ascii_lowercase();
+    let (front, function) = lower.rsplit_once('.')?;
+    let (front, device) = front.rsplit_once(':')?;
+    let (domain, bus) = front.split_once(':').unwrap_or(("0000", front));
+    let fits = hex(domain, 4, 8) && hex(bus, 2, 2) && hex(device, 2, 2) && matches!(function.as_bytes(), [b'0'..=b'7']);
+    fits.then(|| format!("{domain}:{bus}:{device}.{function}"))
+}
+
+/// A hardware address in lower case with colons: 6 bytes, or 20 for IP over InfiniBand.
+fn mac_address(text: &str) -> Option<String> {
+    let lower = text.to_ascii_lowercase().replace('-', ":");
+    let parts: Vec<&str> = lower.split(':').collect();
+    let fits = matches!(parts.len(), 6 | 20)
+        && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    fits.then_some(lower)
+}
+
+fn set<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<NamedSet> {
+    let place = reader.place(fields.span);
+    let labels = fields.get("labels").map(|labels| parse::labels(reader, labels, "labels")).unwrap_or_default();
+    let cidrs = fields.get("cidrs");
+    let domains = fields.entry("domains");
+    if let Some(domains) = domains {
+        parse::domains(reader, &domains.node);
+        unsupported(reader, domains.span, "`domains`");
+    } else if cidrs.is_none() {
+        let message = "[[set]] has no `cidrs`";
+        reader.error_with_help(Code::MissingKey, fields.span, message, "cidrs = [] is a set that holds nothing yet");
+    }
+    let cidrs = parse::prefixes(reader, cidrs?, "cidrs");
+    Some(NamedSet { name, labels, cidrs, place })
+}
+
+fn service<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<Service> {
+    let place = reader.place(fields.span);
+    let ports = fields.need(reader, "ports", "[[service]]");
+    let ports = ports.map(|ports| parse::service_ports(reader, ports, "ports"));
+    let words = [("ip", Transport::Ip), ("rdma", Transport::Rdma)];
+    let transport = fields.get("transport").map(|word| reader.word(word, "transport", &words));
+    Some(Service { name, ports: ports?, transport: transport.unwrap_or(Some(Transport::Ip))?, place })
+}
+
+fn tier<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<Tier> {
+    let place = reader.place(fields.span);
+    let order = fields.need(reader, "order", "[[tier]]");
+    let order = order.and_then(|order| reader.integer(order, "order", i64::MIN, i64::MAX));
+    let words = [("deny", TierDefault::Deny), ("pass", TierDefault::Pass)];
+    let default = fields.need(reader, "default", "[[tier]]");
+    let default = default.and_then(|word| reader.word(word, "default of a tier", &words));
+    Some(Tier { name, order: order?, default: default?, place })
+}
+
+fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<HostPolicy> {
+    let place = reader.place(fields.span);
+    let tier = fields.get("tier");
+    let tier_place = tier.map_or_else(|| place.clone(), |tier| reader.place(tier.span));
+    let tier = match tier {
+        None => Some("default".to_owned()),
+        Some(tier) => parse::name(reader, tier, "the name of a tier"),
+    };
+    let order = fields.get("order").and_then(|order| reader.integer(order, "order", i64::MIN, i64::MAX));
+    let interfaces = fields.get("interfaces");
+    if interfaces.is_none() {
+        let help = "interfaces = \"all()\" selects every interface";
+        reader.error_with_help(Code::MissingKey, fields.span, "[[policy]] has no `interfaces`", help);
+    }
+    let interfaces = interfaces.and_then(|node| parse::selector(reader, node, "interfaces"));
+    let nodes = match fields.get("nodes") {
+        None => Some(Selector::All),
+        Some(node) => parse::selector(reader, node, "nodes"),
+    };
+    let mode = match fields.get("mode") {
+        None => Some(Mode::Enforce),
+        Some(mode) => reader.word(mode, "mode", &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]),
+    };
+    if let Some(stage) = fields.get("stage") {
+        let words = [("host", true), ("forward", false), ("prednat", false), ("untracked", false)];
+        if reader.word(stage, "stage", &words) == Some(false) {
+            unsupported(reader, stage.span, "a stage other than \"host\"");
+        }
+    }
+    if let Some(expires) = fields.entry("expires") {
+        expiry(reader, &expires.node);
+        unsupported(reader, expires.span, "`expires`");
+    }
+    if let Some(acknowledge) = fields.entry("acknowledge") {
+        reader.word(&acknowledge.node, "thing to acknowledge", &[("bypass", ())]);
+        unsupported(reader, acknowledge.span, "`acknowledge`");
+    }
+    let ingress = fields.get("ingress").map(|node| rules(reader, node, Direction::Ingress));
+    let egress = fields.get("egress").map(|node| rules(reader, node, Direction::Egress));
+    if ingress.is_none() && egress.is_none() {
+        let help = "ingress = [] governs a direction without a rule of its own";
+        let message = "[[policy]] has neither `ingress` nor `egress` and would govern nothing";
+        reader.error_with_help(Code::MissingKey, fields.span, message, help);
+    }
+    Some(HostPolicy {
+        name,
+        tier: tier?,
+        order,
+        interfaces: interfaces?,
+        nodes: nodes?,
+        mode: mode?,
+        ingress,
+        egress,
+        place,
+        tier_place,
+    })
+}
+
+/// An RFC 3339 time, as a date of TOML or as text.
+fn expiry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) {
+    let date = match &node.value {
+        Value::Datetime(date) => Some(*date),
+        Value::String(text) => text.parse::<toml::value::Datetime>().ok(),
+        other => {
+            return reader.error(Code::Type, node.span, format!("expires must be a time, not {}", other.kind()));
+        }
+    };
+    let complete = date.is_some_and(|date| {
+        date.date.is_some() && date.offset.is_some() && date.time.is_some_and(|time| time.second.is_some())
+    });
+    if !complete {
+        let help = "date, time and offset, like 2027-01-31T18:00:00Z";
+        reader.error_with_help(Code::Value, node.span, "expires is not an RFC 3339 time", help);
+    }
+}
+
+fn rules<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> Vec<Rule> {
+    let Some(items) = reader.list(node, direction.name()) else { return Vec::new() };
+    items.iter().filter_map(|item| rule(reader, item, direction)).collect()
+}
+
+fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> Option<Rule> {
+    let place = reader.place(node.span);
+    let mut fields = reader.table(node, "a rule")?;
+    let actions = [Action::Allow, Action::Deny, Action::Reject, Action::Pass, Action::Log].map(|a| (a.name(), a));
+    let action = fields.need(reader, "action", "a rule");
+    let action = action.and_then(|word| reader.word(word, "action", &actions));
+    let matched = packet_match(reader, &mut fields);
+    let not = fields.get("not").and_then(|not| self::not(reader, not, &matched));
+    let log = fields.get("log").and_then(|log| log_text(reader, log));
+    let comment = fields.get("comment").and_then(|text| reader.string(text, "comment")).map(str::to_owned);
+    for (key, backticked) in [("users", "`users`"), ("groups", "`groups`"), ("units", "`units`")] {
+        let Some(entry) = fields.entry(key) else { continue };
+        local_process(reader, &entry.node, key);
+        if direction == Direction::Ingress {
+            let message = format!("{backticked} names local processes, which only egress has");
+            reader.error(Code::Conflict, entry.span, message);
+        }
+        unsupported(reader, entry.span, backticked);
+    }
+    if let Some(limit) = fields.entry("limit") {
+        self::limit(reader, &limit.node);
+        unsupported(reader, limit.span, "`limit`");
+    }
+    fields.finish(reader, "a rule");
+    let Matched { from, to, protocol, ports, services, icmp, family, .. } = matched;
+    Some(Rule { action: action?, from, to, protocol, ports, services, icmp, family, not, log, comment, place })
+}
+
+/// What rules and expectations have in common: the packets.
+struct Matched {
+    from: Option<Entity>,
+    to: Option<Entity>,
+    protocol: Option<Protocol>,
+    /// A protocol is written, though it may not be a good one.
+    protocol_written: bool,
+    ports: Option<PortSet>,
+    services: Vec<(String, Place)>,
+    services_written: bool,
+    icmp: Option<IcmpMatch>,
+    family: Option<Family>,
+}
+
+fn packet_match<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>) -> Matched {
+    let from_node = fields.get("from");
+    let to_node = fields.get("to");
+    let from = from_node.and_then(|node| parse::entity(reader, node, "from", EntityPlace::Rule));
+    let mut to = to_node.and_then(|node| parse::entity(reader, node, "to", EntityPlace::Rule));
+
+    let protocol_node = fields.get("protocol");
+    let protocol = protocol_node.and_then(|node| parse::protocol(reader, node, "protocol"));
+    let services_entry = fields.entry("services");
+    let services = services_entry
+        .map(|entry| parse::names(reader, &entry.node, "services", "the name of a service"))
+        .unwrap_or_default();
+
+    let family_node = fields.get("family");
+    let family = family_node.and_then(|node| self::family(reader, node));
+    let other_family = match (protocol, family) {
+        (Some(Protocol::ICMP), Some(Family::V6)) => Some("protocol icmp is of IPv4; IPv6 has icmpv6"),
+        (Some(Protocol::ICMPV6), Some(Family::V4)) => Some("protocol icmpv6 is of IPv6; IPv4 has icmp"),
+        _ => None,
+    };
+    if let (Some(message), Some(node)) = (other_family, family_node) {
+        reader.error(Code::Conflict, node.span, message);
+    }
+
+    let ports_entry = fields.entry("ports");
+    let mut ports = ports_entry.map(|entry| parse::ports(reader, &entry.node, "ports"));
+    let icmp_entry = fields.entry("icmp");
+    let written = Matched {
+        from,
+        to: None,
+        protocol,
+        protocol_written: protocol_node.is_some(),
+        ports: None,
+        services,
+        services_written: services_entry.is_some(),
+        icmp: None,
+        family,
+    };
+    // Ports of `from` and `to`: where they stand in the text, whether or not the entity is good.
+    let inner_ports = |node: Option<&Node<'t>>| match node.map(|node| &node.value) {
+        Some(Value::Table(entries)) => entries.iter().find(|entry| entry.key == "ports").map(|entry| entry.span),
+        _ => None,
+    };
+    let (from_ports, to_ports) = (inner_ports(from_node), inner_ports(to_node));
+    if let (Some(span), Some(entry)) = (to_ports, ports_entry) {
+        let finding = Finding::error(
+            Code::Conflict,
+            &reader.place(entry.span),
+            "`ports` and `to.ports` say the same thing twice",
+        )
+        .related(&reader.place(span), "destination ports")
+        .help("keep one of them");
+        reader.report(finding);
+    }
+    let icmp = if written.services_written {
+        let parts = [
+            ("protocol", protocol_node.map(|node| node.span)),
+            ("ports", ports_entry.map(|entry| entry.span).or(to_ports)),
+            ("from.ports", from_ports),
+            ("icmp", icmp_entry.map(|entry| entry.span)),
+        ];
+        for (key, span) in parts {
+            if let Some(span) = span {
+                let message = format!("`services` and `{key}` cannot stand in one rule");
+                reader.error_with_help(Code::Conflict, span, message, "write two rules");
+            }
+        }
+        None
+    } else {
+        for (key, span) in
+            [("ports", ports_entry.map(|entry| entry.span)), ("to.ports", to_ports), ("from.ports", from_ports)]
+        {
+            if let Some(span) = span {
+                needs_ports(reader, span, key, &written);
+            }
+        }
+        icmp_entry.and_then(|entry| icmp_of(reader, &entry.node, &written))
+    };
+
+    // `to.ports` is another way to write `ports`; what comes after has one way to look at them.
+    if let Some(entity) = &mut to
+        && let Some(moved) = entity.ports.take()
+    {
+        ports = Some(moved);
+        if !entity.names_addresses() && entity.except.is_none() {
+            to = None;
+        }
+    }
+    Matched { to, ports, icmp, ..written }
+}
+
+/// `icmp`, unless the protocol it depends on is itself in error.
+fn icmp_of<'t>(reader: &mut Reader<'t>, node: &Node<'t>, matched: &Matched) -> Option<IcmpMatch> {
+    if matched.protocol_written && matched.protocol.is_none() {
+        return None;
+    }
+    parse::icmp(reader, node, matched.protocol, matched.family)
+}
+
+/// Ports are only read in protocols that have them.
+fn needs_ports(reader: &mut Reader<'_>, span: Span, key: &str, matched: &Matched) {
+    let help = "protocols with ports: tcp, udp, sctp, udplite, dccp";
+    match matched.protocol {
+        Some(protocol) if protocol.has_ports() => {}
+        Some(protocol) => {
+            let message = format!("`{key}` cannot stand with protocol {protocol}, which has no ports");
+            reader.error_with_help(Code::Conflict, span, message, help);
+        }
+        // The protocol is in error; that is said where it stands.
+        None if matched.protocol_written => {}
+        None => reader.error_with_help(Code::Conflict, span, format!("`{key}` needs `protocol`"), help),
+    }
+}
+
+fn family<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Family> {
+    match &node.value {
+        Value::Integer(Some(4)) => Some(Family::V4),
+        Value::Integer(Some(6)) => Some(Family::V6),
+        Value::Integer(_) => {
+            reader.error(Code::Value, node.span, "family must be 4 or 6");
+            None
+        }
+        other => {
+            reader.error(Code::Type, node.span, format!("family must be 4 or 6, not {}", other.kind()));
+            None
+        }
+    }
+}
+
+/// `not { protocol, ports, icmp }`
+fn not<'t>(reader: &mut Reader<'t>, node: &Node<'t>, matched: &Matched) -> Option<Not> {
+    let mut fields = reader.table(node, "`not`")?;
+    if fields.is_empty() {
+        reader.error_with_help(Code::Value, node.span, "`not` takes nothing away", "leave it out");
+        return None;
+    }
+    let protocol = fields.get("protocol").and_then(|node| parse::protocol(reader, node, "protocol"));
+    let ports = fields.entry("ports").map(|entry| {
+        needs_ports(reader, entry.span, "not.ports", matched);
+        parse::ports(reader, &entry.node, "ports")
+    });
+    let icmp = fields.get("icmp").and_then(|node| icmp_of(reader, node, matched));
+    fields.finish(reader, "`not`");
+    Some(Not { protocol, ports, icmp })
+}
+
+/// `log = true` or `log = "text"`.
+fn log_text<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<String> {
+    match &node.value {
+        Value::Boolean(wanted) => wanted.then(String::new),
+        Value::String(text) => {
+            let fits = text.len() <= MAX_LOG_TEXT
+                && text.chars().all(|next| next == ' ' || next.is_ascii_graphic())
+                && !text.contains('"');
+            if !fits {
+                let help = format!("at most {MAX_LOG_TEXT} printable ASCII characters without quotes");
+                reader.error_with_help(Code::Value, node.span, format!("{} cannot be a log text", quoted(text)), help);
+            }
+            fits.then(|| text.to_string())
+        }
+        other => {
+            reader.error(Code::Type, node.span, format!("log must be true, false or text, not {}", other.kind()));
+            None
+        }
+    }
+}
+
+/// `users`, `groups` (names or numbers) and `units` (names): checked only.
+fn local_process<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str) {
+    for item in parse::some(reader, node, key) {
+        match &item.value {
+            Value::String(text) if text.is_empty() || text.chars().any(|next| next.is_control() || next == '/') => {
+                reader.error(Code::Value, item.span, format!("{} cannot be in `{key}`", quoted(text)));
+            }
+            Value::String(_) => {}
+            Value::Integer(_) if key != "units" => {
+                reader.integer(item, "an id", 0, i64::from(u32::MAX) - 1);
+            }
+            other => reader.error(Code::Type, item.span, format!("`{key}` has names, not {}", other.kind())),
+        }
+    }
+}
+
+/// `limit { rate, burst, per }`: checked only.
+fn limit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) {
+    let Some(mut fields) = reader.table(node, "limit") else { return };
+    if let Some(rate) = fields.need(reader, "rate", "limit") {
+        match &rate.value {
+            Value::String(text) => {
+                let (number, unit) = text.split_once('/').unwrap_or((text, "second"));
+                let number = number.parse::<u32>().ok().filter(|number| (1..=1_000_000).contains(number));
+                if number.is_none() || !["second", "minute", "hour", "day"].contains(&unit) {
+                    let help = "from 1 to 1000000 packets, like \"10/second\" or \"5/minute\"";
+                    reader.error_with_help(Code::Value, rate.span, format!("{} is not a rate", quoted(text)), help);
+                }
+            }
+            _ => {
+                reader.integer(rate, "rate", 1, 1_000_000);
+            }
+        }
+    }
+    if let Some(burst) = fields.get("burst") {
+        reader.integer(burst, "burst", 1, 65_535);
+    }
+    if let Some(per) = fields.get("per") {
+        reader.word(per, "thing to count by", &[("source", ())]);
+    }
+    fields.finish(reader, "limit");
+}
+
+/// `[[expect]]`: checked only.
+fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, _name: String) -> Option<()> {
+    let (ingress, egress) = (fields.entry("ingress"), fields.entry("egress"));
+    for entry in [ingress, egress].into_iter().flatten() {
+        let Some(mut packets) = reader.table(&entry.node, "a match") else { continue };
+        if let Some(interfaces) = packets.get("interfaces") {
+            parse::selector(reader, interfaces, "interfaces");
+        }
+        let matched = packet_match(reader, &mut packets);
+        if let Some(not) = packets.get("not") {
+            self::not(reader, not, &matched);
+        }
+        packets.finish(reader, "a match");
+    }
+    match (ingress, egress) {
+        (None, None) => {
+            reader.error(Code::MissingKey, fields.span, "[[expect]] has neither `ingress` nor `egress`");
+        }
+        (Some(_), Some(second)) => {
+            let help = "write two expectations";
+            reader.error_with_help(Code::Conflict, second.span, "[[expect]] has both `ingress` and `egress`", help);
+        }
+        _ => {}
+    }
+    let verdicts = [("allow", ()), ("deny", ()), ("reject", ())];
+    if let Some(verdict) = fields.need(reader, "verdict", "[[expect]]") {
+        reader.word(verdict, "verdict", &verdicts);
+    }
+    if let Some(mode) = fields.get("mode") {
+        reader.word(mode, "mode of an expectation", &[("warn", ()), ("enforce", ())]);
+    }
+    unsupported(reader, fields.span, "[[expect]]");
+    None
+}

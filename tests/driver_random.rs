@@ -1,0 +1,510 @@
+//! Random rulesets: netlink and back, plans in memory and in the real kernel, and the one against the other.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use nix::sched::{CloneFlags, unshare};
+use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply};
+use nodewall::net::addr::Family;
+use nodewall::net::protocol::Protocol;
+use nodewall::nft::change::{Batch, Change};
+use nodewall::nft::ir::*;
+use nodewall::nft::key::{DataType, Datum, Key, Side};
+use nodewall::nft::netlink::{canonical, canonical_rule};
+use nodewall::plan::plan;
+use proptest::prelude::*;
+
+/// A small generator (splitmix64): the same seed, the same ruleset.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        self.next() % most
+    }
+
+    fn chance(&mut self, of: u64) -> bool {
+        self.below(of) == 0
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+
+    fn datum(&mut self, data_type: DataType) -> Datum {
+        match data_type {
+            DataType::NfProto => Datum::from(*self.pick(&[2u8, 10])),
+            DataType::Ifname => Datum::name(*self.pick(&["eth0", "eth1", "lo", "cali0123456789a", "ib0"])),
+            DataType::CtState => Datum::from(*self.pick(&[1u32, 2, 4, 8, 64])),
+            DataType::InetProto => Datum::from(*self.pick(&[6u8, 17, 1, 58, 132, 255, 0])),
+            other => {
+                let size = other.size();
+                // Small values, the edges, and anything.
+                let number = match self.below(4) {
+                    0 => u128::from(self.below(12)),
+                    1 => u128::MAX,
+                    2 => u128::MAX - u128::from(self.below(12)),
+                    _ => u128::from(self.next()) << 64 | u128::from(self.next()),
+                };
+                Datum::from_number(number, size)
+            }
+        }
+    }
+
+    fn range(&mut self, data_type: DataType) -> (Datum, Datum) {
+        let (a, b) = (self.datum(data_type), self.datum(data_type));
+        (a.min(b), a.max(b))
+    }
+
+    fn key(&mut self) -> Key {
+        let side = *self.pick(&[Side::Source, Side::Destination]);
+        let family = *self.pick(&[Family::V4, Family::V6]);
+        let protocol = *self.pick(&[None, Some(Protocol::TCP), Some(Protocol::UDP), Some(Protocol::SCTP)]);
+        match self.below(14) {
+            0 => Key::NfProto,
+            1 => Key::L4Proto,
+            2 => Key::InterfaceName(Side::Source),
+            3 => Key::InterfaceType(Side::Source),
+            4 => Key::InterfaceKind(Side::Source),
+            5 => Key::CtState,
+            6 | 7 => Key::IpAddr(family, side),
+            8 => Key::HopLimit,
+            9 => Key::IcmpType,
+            10 => Key::Icmpv6Type,
+            11 => *self.pick(&[Key::IcmpCode, Key::Icmpv6Code]),
+            _ => Key::Port(protocol, side),
+        }
+    }
+
+    fn value(&mut self, key: Key) -> Value {
+        let data_type = key.data_type();
+        let datum = self.datum(data_type);
+        match (data_type, self.below(3)) {
+            (DataType::CtState, 0 | 1) => Value::Flags(1 + self.below(127) as u32),
+            (DataType::Ifname, 0) => Value::Prefix(datum, 1 + self.below(15) as u8),
+            (DataType::Ipv4Addr | DataType::Ipv6Addr | DataType::InetService, 0) => {
+                Value::Prefix(datum, self.below(data_type.size() as u64 * 8 + 1) as u8)
+            }
+            (DataType::InetService | DataType::Ipv4Addr | DataType::Integer | DataType::IcmpType, 1) => {
+                let (from, to) = self.range(data_type);
+                Value::Range(from, to)
+            }
+            _ => Value::Is(datum),
+        }
+    }
+
+    fn verdict(&mut self, targets: &[String]) -> Verdict {
+        match self.below(5) {
+            0 => Verdict::Drop,
+            1 if !targets.is_empty() => Verdict::Jump(self.pick(targets).clone()),
+            2 if !targets.is_empty() => Verdict::Goto(self.pick(targets).clone()),
+            3 => Verdict::Return,
+            _ => Verdict::Accept,
+        }
+    }
+
+    /// Elements that the kernel takes: no two alike, and none that overlap.
+    fn elements(&mut self, key: &[DataType], interval: bool, map: bool, targets: &[String]) -> Elements {
+        let count = self.below(6);
+        let mut elements: BTreeMap<ElementKey, Option<Verdict>> = BTreeMap::new();
+        for _ in 0..count {
+            let fields = key.iter().map(|data_type| {
+                let ranged = interval && !matches!(data_type, DataType::CtState | DataType::IfaceType);
+                if ranged && self.chance(2) {
+                    self.range(*data_type)
+                } else {
+                    let value = self.datum(*data_type);
+                    (value, value)
+                }
+            });
+            let element = ElementKey(fields.collect());
+            let clash = elements.keys().any(|there| {
+                there
+                    .0
+                    .iter()
+                    .zip(&element.0)
+                    .all(|(a, b)| a.0.number() <= b.1.number() && b.0.number() <= a.1.number())
+            });
+            if !clash {
+                let verdict = map.then(|| self.verdict(targets));
+                elements.insert(element, verdict);
+            }
+        }
+        let ranges = || elements.keys().map(|key| (key.0[0].0.number(), key.0[0].1.number()));
+        match key {
+            [DataType::Ipv4Addr] if !map => {
+                let ranges =
+                    ranges().map(|(a, b)| (a as u32, b as u32)).collect::<nodewall::net::range::RangeSet<u32>>();
+                // Values that touch would merge into a range, which a set without ranges cannot hold.
+                if interval || ranges.is_discrete() { Elements::V4(ranges) } else { Elements::V4(Default::default()) }
+            }
+            [DataType::Ipv6Addr] if !map => {
+                let ranges = ranges().collect::<nodewall::net::range::RangeSet<u128>>();
+                if interval || ranges.is_discrete() { Elements::V6(ranges) } else { Elements::V6(Default::default()) }
+            }
+            _ => Elements::Keys(elements),
+        }
+    }
+
+    fn shape(&mut self) -> (Vec<Key>, bool) {
+        let port = Key::Port(Some(Protocol::TCP), Side::Destination);
+        let source4 = Key::IpAddr(Family::V4, Side::Source);
+        let keys = match self.below(8) {
+            0 => vec![source4],
+            1 => vec![Key::IpAddr(Family::V6, Side::Destination)],
+            2 => vec![port],
+            3 => vec![Key::InterfaceName(Side::Source)],
+            4 => vec![source4, port],
+            5 => vec![Key::L4Proto, Key::Port(None, Side::Destination)],
+            6 => vec![Key::InterfaceName(Side::Source), source4, port],
+            _ => vec![Key::IcmpType, Key::IcmpCode],
+        };
+        (keys, self.chance(2))
+    }
+
+    fn rule(&mut self, sets: &[(String, Vec<Key>, bool)], targets: &[String]) -> Rule {
+        let mut statements = Vec::new();
+        for _ in 0..self.below(4) {
+            let negated = self.chance(3);
+            match self.below(5) {
+                0 if sets.iter().any(|(_, _, map)| !map) => {
+                    let plain: Vec<_> = sets.iter().filter(|(_, _, map)| !map).collect();
+                    let (name, keys, _) = (*self.pick(&plain)).clone();
+                    statements.push(Statement::Lookup { keys, negated, set: SetRef::Named(name) });
+                }
+                1 => {
+                    let (keys, interval) = self.shape();
+                    let types: Vec<DataType> = keys.iter().map(|key| key.data_type()).collect();
+                    let elements = self.elements(&types, interval, false, &[]);
+                    statements.push(Statement::Lookup { keys, negated, set: SetRef::Anonymous(elements) });
+                }
+                _ => {
+                    let key = self.key();
+                    statements.push(Statement::Match { key, negated, value: self.value(key) });
+                }
+            }
+        }
+        if self.chance(3) {
+            statements.push(Statement::Counter);
+        }
+        if self.chance(4) {
+            statements.push(Statement::Limit { rate: 1 + self.below(1000) as u32, burst: 1 + self.below(50) as u32 });
+            let prefix = (*self.pick(&["", "nw ", "nodewall: "])).to_owned();
+            statements.push(Statement::Log { prefix, group: self.below(65536) as u16 });
+        }
+        match self.below(5) {
+            0 => {
+                let maps: Vec<_> = sets.iter().filter(|(_, _, map)| *map).collect();
+                if maps.is_empty() {
+                    let (keys, interval) = self.shape();
+                    let types: Vec<DataType> = keys.iter().map(|key| key.data_type()).collect();
+                    let elements = self.elements(&types, interval, true, targets);
+                    statements.push(Statement::Vmap { keys, map: SetRef::Anonymous(elements) });
+                } else {
+                    let (name, keys, _) = (*self.pick(&maps)).clone();
+                    statements.push(Statement::Vmap { keys, map: SetRef::Named(name) });
+                }
+            }
+            1 => statements.push(Statement::Reject(*self.pick(&[Reject::AdminProhibited, Reject::TcpReset]))),
+            _ => statements.push(Statement::Verdict(self.verdict(targets))),
+        }
+        let comment = self.chance(2).then(|| format!("p#{} file.toml:{}", self.below(3), self.below(3)));
+        Rule { statements, comment }
+    }
+
+    /// A ruleset that the kernel takes: chains jump to later ones only, and no base chain is jumped to.
+    fn ruleset(&mut self) -> Ruleset {
+        let chains: Vec<String> = (0..self.below(5)).map(|index| format!("c{index}")).collect();
+        let mut ruleset = Ruleset::default();
+        let mut sets = Vec::new();
+        for index in 0..self.below(6) {
+            let (keys, interval) = self.shape();
+            let map = self.chance(3);
+            let name = format!("s{index}");
+            let key: Vec<DataType> = keys.iter().map(|key| key.data_type()).collect();
+            // Maps jump to the last chain only, which jumps nowhere: no loop through a map.
+            let targets = chains.last().map(std::slice::from_ref).unwrap_or_default();
+            let elements = self.elements(&key, interval, map, targets);
+            ruleset.sets.insert(name.clone(), Set { key, interval, map, elements });
+            sets.push((name, keys, map));
+        }
+        let plain: Vec<_> = sets.iter().filter(|(_, _, map)| !map).cloned().collect();
+        for (index, name) in chains.iter().enumerate() {
+            let last = index + 1 == chains.len();
+            let usable = if last { &plain } else { &sets };
+            let count = self.below(7);
+            let rules = (0..count).map(|_| self.rule(usable, &chains[index + 1..])).collect();
+            ruleset.chains.insert(name.clone(), Chain { base: None, rules });
+        }
+        for hook in [Hook::Input, Hook::Output] {
+            if self.chance(4) {
+                continue;
+            }
+            let policy = *self.pick(&[ChainPolicy::Accept, ChainPolicy::Drop]);
+            let base = BaseChain { hook, priority: *self.pick(&[0, -10]), policy };
+            let count = self.below(10);
+            let rules = (0..count).map(|_| self.rule(&sets, &chains)).collect();
+            ruleset.chains.insert(hook.name().to_owned(), Chain { base: Some(base), rules });
+        }
+        ruleset
+    }
+
+    /// A ruleset that differs from `from` here and there.
+    fn neighbour(&mut self, from: &Ruleset) -> Ruleset {
+        let mut next = from.clone();
+        for chain in next.chains.values_mut() {
+            for _ in 0..self.below(3) {
+                if chain.rules.is_empty() {
+                    break;
+                }
+                let (a, b) =
+                    (self.below(chain.rules.len() as u64) as usize, self.below(chain.rules.len() as u64) as usize);
+                match self.below(3) {
+                    0 => drop(chain.rules.remove(a)),
+                    1 => chain.rules.swap(a, b),
+                    _ => chain.rules.insert(a, chain.rules[b].clone()),
+                }
+            }
+            if let Some(base) = &mut chain.base
+                && self.chance(3)
+            {
+                base.policy = ChainPolicy::Drop;
+            }
+        }
+        for set in next.sets.values_mut() {
+            if self.chance(2) {
+                set.elements = self.elements(&set.key, set.interval, set.map, &[]);
+            } else if self.chance(3) && !set.elements.needs_interval() {
+                set.interval = !set.interval;
+            }
+        }
+        next
+    }
+}
+
+fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "the kernel tests need root");
+        println!("skipped: the kernel tests need root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        body();
+    });
+    if let Err(cause) = thread.join() {
+        std::panic::resume_unwind(cause);
+    }
+}
+
+/// Whether the IR has a shorter word for a part of the rule: only such rules read back in another spelling.
+fn has_synonym(rule: &Rule) -> bool {
+    let compared = |key: Key| {
+        rule.statements.iter().any(|statement| {
+            matches!(statement,
+        Statement::Match { key: there, negated: false, value: Value::Is(_) } if *there == key)
+        })
+    };
+    let keys = || {
+        rule.statements.iter().flat_map(|statement| match statement {
+            Statement::Match { key, .. } => std::slice::from_ref(key),
+            Statement::Lookup { keys, .. } | Statement::Vmap { keys, .. } => keys,
+            _ => &[],
+        })
+    };
+    let transport = compared(Key::L4Proto) || keys().any(|key| key.transport().is_some());
+    let portless = keys().any(|key| matches!(key, Key::Port(None, _)));
+    compared(Key::NfProto)
+        || compared(Key::L4Proto)
+        || transport && portless
+        || rule.statements.iter().any(|statement| match statement {
+            Statement::Match { key, value: Value::Prefix(datum, bits), .. } => {
+                let name = key.data_type() == DataType::Ifname;
+                let size = datum.bytes().len();
+                let end = if name { usize::from(*bits) } else { usize::from(*bits).div_ceil(8) };
+                let spare = if name { 0 } else { 8 * end - usize::from(*bits) };
+                let tail = datum.bytes()[end..].iter().any(|byte| *byte != 0)
+                    || end > 0 && datum.bytes()[end - 1].trailing_zeros() < spare as u32;
+                tail || usize::from(*bits) == if name { size } else { 8 * size }
+            }
+            _ => false,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A rule says the same after netlink and back, and its canonical form is one.
+    #[test]
+    fn a_rule_comes_back_as_it_was(seed: u64) {
+        let mut random = Random(seed);
+        let rule = random.rule(&[("s".to_owned(), vec![Key::L4Proto, Key::Port(None, Side::Source)], false)], &["c".to_owned()]);
+        let once = canonical_rule(&rule);
+        prop_assert_eq!(&canonical_rule(&once), &once);
+        prop_assert!(!once.statements.iter().any(|statement| matches!(statement, Statement::Foreign(_))), "{:?} {:?}", rule, once);
+        if !has_synonym(&rule) {
+            prop_assert_eq!(&once, &rule);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any plan from any ruleset to any other is legal step by step and ends where it should.
+    #[test]
+    fn a_plan_leads_where_it_should(seed: u64) {
+        let mut random = Random(seed);
+        let mut memory = Memory::default();
+        let mut ruleset = random.ruleset();
+        for step in 0..3 {
+            let before = memory.load(&Read::Everything).unwrap();
+            if let Some(batch) = plan(&before, &ruleset) {
+                memory.commit(&batch).map_err(|error| TestCaseError::fail(format!("step {step}: {error} in {batch:#?}")))?;
+            }
+            let after = memory.load(&Read::Everything).unwrap();
+            prop_assert_eq!(&after.ruleset, &canonical(&ruleset));
+            prop_assert_eq!(plan(&after, &ruleset), None);
+            ruleset = if random.chance(2) { random.neighbour(&ruleset) } else { random.ruleset() };
+        }
+    }
+}
+
+/// The kernel takes what memory takes, and has afterwards what memory has.
+#[test]
+fn the_kernel_and_memory_agree_on_plans() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        for seed in 0..60 {
+            let mut random = Random(seed);
+            let mut ruleset = random.ruleset();
+            for step in 0..4 {
+                let applied = apply(&mut kernel, &ruleset, None).unwrap_or_else(|error| {
+                    let there = kernel.load(&Read::Everything).unwrap();
+                    let chains = (&there.ruleset.chains, &canonical(&ruleset).chains);
+                    panic!("seed {seed} step {step}: {error} {:#?} {chains:#?}", std::error::Error::source(&error))
+                });
+                let mut memory = Memory::default();
+                apply(&mut memory, &ruleset, None).unwrap();
+                let memory = memory.load(&Read::Everything).unwrap();
+                assert_eq!(applied.loaded.ruleset, memory.ruleset, "seed {seed} step {step}");
+                let again = apply(&mut kernel, &ruleset, Some(&applied.loaded)).unwrap();
+                assert_eq!(again.changes, 0);
+                ruleset = if random.chance(2) { random.neighbour(&ruleset) } else { random.ruleset() };
+            }
+        }
+    });
+}
+
+/// Single changes, legal or not: both say the same of each, and have the same afterwards.
+#[test]
+fn the_kernel_and_memory_refuse_the_same() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
+        for seed in 0..40 {
+            let mut random = Random(seed);
+            let mut memory = Memory::default();
+            let start = random.ruleset();
+            // From nothing, so that both count handles by the same order of rules.
+            let _ = kernel.commit(&Batch { generation: None, changes: vec![Change::DeleteTable] });
+            for kernel in [&mut kernel as &mut dyn Kernel, &mut memory] {
+                apply(kernel, &start, None).unwrap();
+            }
+            for step in 0..30 {
+                let kinds = random.next();
+                let mut answers = Vec::new();
+                let mut said = Vec::new();
+                for kernel in [&mut kernel as &mut dyn Kernel, &mut memory] {
+                    let loaded = kernel.load(&Read::Everything).unwrap();
+                    let change = Random(kinds).change(&loaded);
+                    said.push(format!("{change:?}"));
+                    answers.push(
+                        match kernel.commit(&Batch { generation: Some(loaded.generation), changes: vec![change] }) {
+                            Ok(()) => "taken".to_owned(),
+                            Err(Error::Refused { errno, .. }) => format!("{errno:?}"),
+                            Err(error) => panic!("seed {seed} step {step}: {error}"),
+                        },
+                    );
+                }
+                assert_eq!(answers[0], answers[1], "seed {seed} step {step}: {said:#?}");
+                *refusals.entry(answers[0].clone()).or_default() += 1;
+                let (there, here) = (kernel.load(&Read::Everything).unwrap(), memory.load(&Read::Everything).unwrap());
+                assert_eq!(there.ruleset, here.ruleset, "seed {seed} step {step}: {said:#?}");
+            }
+        }
+        println!("{refusals:?}");
+        assert!(refusals["taken"] > 100 && refusals.len() >= 4, "{refusals:?}");
+    });
+}
+
+impl Random {
+    /// One change to what is loaded: often one that cannot be.
+    fn change(&mut self, loaded: &nodewall::nft::change::Loaded) -> Change {
+        let chains: Vec<String> = ["c0", "c1", "c2", "input", "output", "nowhere"].map(str::to_owned).to_vec();
+        let sets: Vec<String> = ["s0", "s1", "s2", "nothing"].map(str::to_owned).to_vec();
+        let chain = self.pick(&chains).clone();
+        let name = self.pick(&sets).clone();
+        let handles: Vec<u64> =
+            loaded.rules.get(&chain).map(|rules| rules.iter().map(|rule| rule.handle).collect()).unwrap_or_default();
+        let there = loaded.ruleset.sets.get(&name).cloned();
+        let handle = if handles.is_empty() { None } else { Some(*self.pick(&handles)) };
+        match self.below(11) {
+            0 => Change::AddTable,
+            1 => Change::AddChain { name: chain, base: None },
+            2 => Change::DeleteChain { name: chain },
+            3 => Change::FlushChain { name: chain },
+            4 | 5 => {
+                let statements = match self.below(3) {
+                    0 => vec![Statement::Verdict(Verdict::Jump(self.pick(&chains).clone()))],
+                    1 => vec![Statement::Lookup {
+                        keys: vec![Key::IpAddr(Family::V4, Side::Source)],
+                        negated: false,
+                        set: SetRef::Named(name),
+                    }],
+                    _ => vec![Statement::Counter],
+                };
+                Change::AddRule {
+                    chain,
+                    rule: Rule { statements, comment: None },
+                    before: handle.filter(|_| self.chance(2)),
+                }
+            }
+            6 => Change::DeleteRule { chain, handle: handle.unwrap_or(1 << 40) },
+            7 => Change::AddSet {
+                name,
+                set: Set {
+                    key: vec![DataType::Ipv4Addr],
+                    interval: true,
+                    map: false,
+                    elements: Elements::V4([(5, 9)].into_iter().collect()),
+                },
+            },
+            8 => Change::DeleteSet { name },
+            9 => {
+                let set = there.unwrap_or(Set {
+                    key: vec![DataType::Ipv4Addr],
+                    interval: true,
+                    map: false,
+                    elements: Elements::V4(Default::default()),
+                });
+                let mut set = set.with(self.elements(&set.key, set.interval, set.map, &[]));
+                if set.elements.is_empty() {
+                    set.elements = Elements::V4(Default::default());
+                }
+                if set.elements.is_empty() { Change::AddTable } else { Change::AddElements { name, set } }
+            }
+            _ => match there {
+                Some(set) if !set.elements.is_empty() => Change::DeleteElements { name, set },
+                _ => Change::AddTable,
+            },
+        }
+    }
+}

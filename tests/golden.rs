@@ -1,0 +1,178 @@
+//! Golden cases: operator's text in, nft text and findings out, one folder each in `tests/cases/good`. The nft program is
+//! the second judge: it takes the text, and what it lists is what we render, both for its own load and for ours by netlink.
+//!
+//! `UPDATE=1 cargo test --test golden` rewrites the expected files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "lab/mod.rs"]
+mod lab;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nodewall::compile::compile;
+use nodewall::config::Config;
+use nodewall::driver::{self, Kernel, Netlink, Read};
+use nodewall::net::facts::{Facts, Link};
+use nodewall::net::interface::InterfaceName;
+use nodewall::nft::ir::Ruleset;
+use nodewall::nft::{json, normal, text};
+use nodewall::policy::resolve::resolve;
+use nodewall::source::{self, Trust};
+use nodewall::text::finding::Severity;
+
+/// A training node with one of everything.
+fn node() -> Facts {
+    let link = |index: u32, name: &str, change: &dyn Fn(&mut Link)| {
+        let mut link = Link::named(index, InterfaceName::new(name).unwrap());
+        change(&mut link);
+        (index, link)
+    };
+    let kind = |name: &'static str| move |link: &mut Link| link.kind = Some(name.to_owned());
+    let rail = |address: &'static str| {
+        move |link: &mut Link| {
+            link.driver = Some("mlx5_core".to_owned());
+            link.rdma = Some("mlx5_0".to_owned());
+            link.addresses = [address.parse().unwrap()].into();
+        }
+    };
+    let links = [
+        link(1, "lo", &|link| {
+            link.hardware = 772;
+            link.addresses = ["127.0.0.1/8".parse().unwrap(), "::1/128".parse().unwrap()].into();
+        }),
+        link(2, "mgmt0", &|link| {
+            link.default_route = true;
+            link.driver = Some("igb".to_owned());
+            link.addresses = ["10.0.0.5/24".parse().unwrap(), "fd00::5/64".parse().unwrap()].into();
+        }),
+        link(3, "rail0", &rail("10.100.0.5/24")),
+        link(4, "rail1", &rail("10.100.1.5/24")),
+        link(5, "stor0", &|link| link.driver = Some("bnxt_en".to_owned())),
+        link(6, "docker0", &kind("bridge")),
+        link(7, "cali0a1b2c", &kind("veth")),
+        link(8, "vxlan.calico", &kind("vxlan")),
+    ];
+    Facts {
+        node: "node-1".to_owned(),
+        links: links.into(),
+        api_servers: [("10.0.0.10".parse().unwrap(), 6443)].into(),
+        ..Facts::default()
+    }
+}
+
+fn cases() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/good");
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    assert!(cases.len() >= 10, "the golden cases are gone");
+    cases
+}
+
+/// A case compiled, and its findings in the form for logs.
+fn compiled(case: &Path) -> (Ruleset, String) {
+    let policy = case.join("policy.toml");
+    let read = std::fs::read_to_string(&policy).unwrap();
+    let sourced = source::decode_text("policy.toml", &read);
+    let (effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &node());
+    let findings: Vec<_> = sourced.findings.into_iter().chain(resolved).collect();
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{}: {findings:#?}", case.display());
+    let lines: Vec<String> = findings.iter().map(nodewall::text::render::line).collect();
+    let lines = if lines.is_empty() { String::new() } else { lines.join("\n") + "\n" };
+    (compile(&effective), lines)
+}
+
+fn same(path: &Path, found: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, found).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
+    if found != expected {
+        let difference = found.lines().zip(expected.lines()).position(|(left, right)| left != right);
+        let line = difference.unwrap_or(found.lines().count().min(expected.lines().count()));
+        panic!(
+            "{}:{}: expected\n  {}\nfound\n  {}\nUPDATE=1 rewrites it",
+            path.display(),
+            line + 1,
+            expected.lines().nth(line).unwrap_or("(end)"),
+            found.lines().nth(line).unwrap_or("(end)"),
+        );
+    }
+}
+
+#[test]
+fn policies_compile_to_what_is_written_down() {
+    for case in cases() {
+        let (ruleset, findings) = compiled(&case);
+        same(&case.join("expected.nft"), &text::render(&ruleset));
+        same(&case.join("expected.findings"), &findings);
+        assert_eq!(compile_again(&case), text::render(&ruleset), "the same input gave other bytes");
+    }
+}
+
+fn compile_again(case: &Path) -> String {
+    text::render(&compiled(case).0)
+}
+
+fn nft(arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new("nft");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn listed() -> serde_json::Value {
+    normal::normalise(serde_json::from_str(&nft(&["-j", "list", "table", "inet", "nodewall"], "")).unwrap())
+}
+
+/// A table of somebody else's, which has to be byte-identical afterwards.
+const FOREIGN: &str = "table ip other {\n\tset s {\n\t\ttype ipv4_addr\n\t\telements = { 10.0.0.1 }\n\t}\n\n\tchain c {\n\t\ttype filter hook input priority filter; policy accept;\n\t\tip saddr @s drop\n\t}\n}\n";
+
+#[test]
+fn nft_lists_what_we_render_and_what_we_send() {
+    lab::isolated("nft_lists_what_we_render_and_what_we_send", || {
+        nft(&["-f", "-"], FOREIGN);
+        let foreign = nft(&["list", "table", "ip", "other"], "");
+        let mut kernel = Netlink::open().unwrap();
+        for case in cases() {
+            let name = case.display();
+            let (ruleset, _) = compiled(&case);
+            let rendered = normal::normalise(json::render(&ruleset));
+            nft(&["-f", "-"], &text::render(&ruleset));
+            assert_eq!(listed(), rendered, "{name}: loaded by nft");
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            assert!(loaded.ruleset == ruleset, "{name}: what nft loaded reads back as something else");
+            nft(&["delete", "table", "inet", "nodewall"], "");
+            let applied = driver::apply(&mut kernel, &ruleset, None).unwrap();
+            assert!(applied.changes > 0);
+            assert_eq!(listed(), rendered, "{name}: sent by netlink");
+            let again = driver::apply(&mut kernel, &ruleset, None).unwrap();
+            assert_eq!(again.changes, 0, "{name}: nothing was to be done");
+        }
+        assert_eq!(nft(&["list", "table", "ip", "other"], ""), foreign, "a foreign table changed");
+    });
+}
+
+/// From every golden case to every other in turn: what is loaded is always exactly the last one.
+#[test]
+fn any_case_follows_any_other() {
+    lab::isolated("any_case_follows_any_other", || {
+        let rulesets: Vec<Ruleset> = cases().iter().map(|case| compiled(case).0).collect();
+        let mut kernel = Netlink::open().unwrap();
+        let mut known = None;
+        for step in 1..rulesets.len() {
+            for start in 0..rulesets.len() {
+                let ruleset = &rulesets[(start * step) % rulesets.len()];
+                let applied = driver::apply(&mut kernel, ruleset, known.as_ref()).unwrap();
+                let loaded = kernel.load(&Read::Everything).unwrap();
+                assert!(loaded.ruleset == *ruleset, "step {step}, start {start}");
+                known = Some(applied.loaded);
+            }
+        }
+    });
+}
