@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::Options;
 use super::exit::{self, Exit};
 use super::output::Output;
-use super::Options;
 use crate::daemon::documents::{self, Documents};
 use crate::daemon::status::FindingRecord;
 use crate::host;

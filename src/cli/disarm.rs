@@ -10,6 +10,7 @@ use crate::config;
 use crate::driver::{Error, Kernel, Netlink, Read};
 use crate::nft;
 use crate::nft::change::{Batch, Change};
+use crate::source::Trust;
 
 /// What `disarm --json` prints.
 #[derive(Serialize)]
@@ -20,7 +21,7 @@ struct Report {
 }
 
 pub(super) fn run(options: &Options, output: &Output) -> Exit {
-    let (config, _, _) = config::load(&options.config);
+    let (config, _, _) = config::load(&options.config, Trust::Anyone);
     let daemon_running = daemon_answers(&config.socket);
     let removed = match Netlink::open().and_then(|mut kernel| remove(&mut kernel)) {
         Ok(removed) => removed,

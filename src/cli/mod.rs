@@ -90,11 +90,7 @@ enum Command {
 impl Options {
     /// Where to look for documents; `paths` are those of the subcommand.
     fn whereabouts(&self, paths: &[PathBuf]) -> Whereabouts {
-        Whereabouts {
-            config: self.config.clone(),
-            directories: self.policy_directories.clone(),
-            paths: paths.to_vec(),
-        }
+        Whereabouts { config: self.config.clone(), directories: self.policy_directories.clone(), paths: paths.to_vec() }
     }
 }
 

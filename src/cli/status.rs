@@ -13,6 +13,7 @@ use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
 use crate::daemon::status::{FindingRecord, Status, TableRecord, VERSION};
 use crate::driver::{self, Kernel, Netlink};
+use crate::source::Trust;
 
 /// Longer than the daemon gives itself for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(25);
@@ -20,12 +21,15 @@ const ANSWER_TIME: Duration = Duration::from_secs(25);
 const LONGEST_REPLY_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) fn run(options: &Options, output: &Output) -> Exit {
-    let (config, _, _) = config::load(&options.config);
+    let (config, _, _) = config::load(&options.config, Trust::Anyone);
     let reply = match ask(&config.socket, "status") {
         Ok(reply) => reply,
         Err(error) if nobody_answers(&error) => return without_daemon(&config.socket, output),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            output.message(&format!("not authorised: only root and group {READERS} may read {}", config.socket.display()));
+            output.message(&format!(
+                "not authorised: only root and group {READERS} may read {}",
+                config.socket.display()
+            ));
             return Exit::NotAuthorised;
         }
         Err(error) => {
@@ -111,7 +115,9 @@ fn text(status: &Status, colored: bool) -> String {
     let paint = |text: &str, code: &str| if colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
     let mut out = String::new();
     let state = match status.state.as_str() {
-        "in-force" if status.mode.as_deref() == Some("audit") => paint("in force (audit: counts and logs, denies nothing)", "33"),
+        "in-force" if status.mode.as_deref() == Some("audit") => {
+            paint("in force (audit: counts and logs, denies nothing)", "33")
+        }
         "in-force" => paint("in force", "32"),
         "degraded" => paint("degraded", "31"),
         other => paint(other, "33"),
@@ -122,12 +128,15 @@ fn text(status: &Status, colored: bool) -> String {
     }
     if status.generation > 0 {
         let since = status.since.as_deref().map(|since| format!(" since {since}")).unwrap_or_default();
-        let hash = status.hash.as_deref().and_then(|hash| hash.get(..12)).map(|hash| format!(", {hash}")).unwrap_or_default();
+        let hash =
+            status.hash.as_deref().and_then(|hash| hash.get(..12)).map(|hash| format!(", {hash}")).unwrap_or_default();
         line(&mut out, "generation", &format!("{}{since}{hash}", status.generation));
     }
     match (status.in_sync, &status.table) {
         (Some(true), Some(table)) => line(&mut out, "kernel", &format!("in sync: {}", table_line(table))),
-        (Some(false), _) => line(&mut out, "kernel", &paint("DRIFT: it has something else than the policy in force", "31")),
+        (Some(false), _) => {
+            line(&mut out, "kernel", &paint("DRIFT: it has something else than the policy in force", "31"))
+        }
         (None, Some(table)) => line(&mut out, "kernel", &table_line(table)),
         (_, None) => line(&mut out, "kernel", "could not be looked at"),
     }
@@ -137,17 +146,31 @@ fn text(status: &Status, colored: bool) -> String {
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
-        line(&mut out, "findings", &format!("{errors} errors, {warnings} warnings (`nodewall check` shows them in full)"));
+        line(
+            &mut out,
+            "findings",
+            &format!("{errors} errors, {warnings} warnings (`nodewall check` shows them in full)"),
+        );
         for FindingRecord { severity, code, message, file, line: number, .. } in status.findings.iter().take(5) {
             line(&mut out, "", &format!("{file}:{number}: {severity}[{code}]: {message}"));
         }
     }
-    let rows = status.interfaces.iter().map(|interface| [interface.name.clone(), interface.role.clone(), interface.why.clone()]);
+    let rows = status
+        .interfaces
+        .iter()
+        .map(|interface| [interface.name.clone(), interface.role.clone(), interface.why.clone()]);
     table(&mut out, ["INTERFACE", "ROLE", "WHY"], &[false; 3], rows.collect());
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let rows = status.policies.iter().map(|policy| {
         let name = if policy.mode == "audit" { format!("{} (audit)", policy.name) } else { policy.name.clone() };
-        [name, policy.tier.clone(), policy.rules.to_string(), number(policy.packets), interfaces(&policy.interfaces), policy.place.clone()]
+        [
+            name,
+            policy.tier.clone(),
+            policy.rules.to_string(),
+            number(policy.packets),
+            interfaces(&policy.interfaces),
+            policy.place.clone(),
+        ]
     });
     table(
         &mut out,
@@ -222,8 +245,18 @@ mod tests {
             in_sync: Some(true),
             table: Some(TableRecord { exists: true, chains: 9, rules: 41, sets: 4, elements: 12 }),
             interfaces: vec![
-                InterfaceRecord { name: "eth0".into(), role: "mgmt".into(), why: "default route".into(), ..Default::default() },
-                InterfaceRecord { name: "enp193s0f0np0".into(), role: "rail".into(), why: "[[interface]] rails".into(), ..Default::default() },
+                InterfaceRecord {
+                    name: "eth0".into(),
+                    role: "mgmt".into(),
+                    why: "default route".into(),
+                    ..Default::default()
+                },
+                InterfaceRecord {
+                    name: "enp193s0f0np0".into(),
+                    role: "rail".into(),
+                    why: "[[interface]] rails".into(),
+                    ..Default::default()
+                },
             ],
             policies: vec![PolicyRecord {
                 name: "kubelet".into(),

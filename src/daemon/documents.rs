@@ -46,7 +46,7 @@ pub struct Documents {
 
 /// Loads everything. What is wrong is a finding, and the rest is loaded all the same.
 pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
-    let (config, mut findings, text) = config::load(&whereabouts.config);
+    let (config, mut findings, text) = config::load(&whereabouts.config, trust);
     let (looked_at, sourced) = if !whereabouts.paths.is_empty() {
         (whereabouts.paths.clone(), source::load_paths(&whereabouts.paths, trust))
     } else {

@@ -92,8 +92,10 @@ impl FileWatch {
             return true;
         }
         let Some(interest) = self.watched.get(&event.wd) else { return false };
-        let itself =
-            AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_UNMOUNT | AddWatchFlags::IN_IGNORED;
+        let itself = AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_UNMOUNT
+            | AddWatchFlags::IN_IGNORED;
         if event.mask.intersects(itself) || interest.all {
             return true;
         }
@@ -120,10 +122,9 @@ impl FileWatch {
                 }
                 // Gone again since it was looked up: then its parent says so.
                 Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
-                Err(error) => tracing::warn!(
-                    "cannot watch {}: {error}; reload with SIGHUP after a change there",
-                    path.display()
-                ),
+                Err(error) => {
+                    tracing::warn!("cannot watch {}: {error}; reload with SIGHUP after a change there", path.display())
+                }
             }
         }
         for descriptor in self.watched.keys().filter(|descriptor| !watched.contains_key(descriptor)) {
@@ -135,10 +136,7 @@ impl FileWatch {
 }
 
 fn comings_and_goings() -> AddWatchFlags {
-    AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_MOVED_FROM
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_DELETE
+    AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE
 }
 
 /// The directories to watch, each under its real path. A directory that exists is watched with its parent, in which it
@@ -157,7 +155,11 @@ fn wanted(directories: &[PathBuf], files: &[PathBuf]) -> BTreeMap<PathBuf, Inter
     for file in files {
         if let Some((path, name, is_parent)) = nearest(file, real) {
             let interest = wanted.entry(path).or_default();
-            if is_parent { interest.files.insert(name) } else { interest.directories.insert(name) };
+            if is_parent {
+                interest.files.insert(name)
+            } else {
+                interest.directories.insert(name)
+            };
         }
     }
     wanted

@@ -136,7 +136,9 @@ fn drift(loaded: &Loaded, wanted: &Ruleset) -> Vec<String> {
         let subject = change.subject();
         let difference = match change {
             Change::AddTable => continue,
-            Change::AddChain { .. } | Change::AddRule { .. } | Change::AddSet { .. } => format!("{subject} is missing or was changed"),
+            Change::AddChain { .. } | Change::AddRule { .. } | Change::AddSet { .. } => {
+                format!("{subject} is missing or was changed")
+            }
             Change::DeleteTable | Change::DeleteChain { .. } | Change::DeleteRule { .. } | Change::DeleteSet { .. } => {
                 format!("{subject} should not be there")
             }

@@ -51,10 +51,8 @@ struct Journal;
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut fields = Fields(vec![
-            format!("PRIORITY={}", priority(*metadata.level())),
-            "SYSLOG_IDENTIFIER=nodewall".to_owned(),
-        ]);
+        let mut fields =
+            Fields(vec![format!("PRIORITY={}", priority(*metadata.level())), "SYSLOG_IDENTIFIER=nodewall".to_owned()]);
         event.record(&mut fields);
         if let (Some(file), Some(line)) = (metadata.file(), metadata.line()) {
             fields.0.push(format!("CODE_FILE={file}"));

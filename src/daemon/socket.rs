@@ -89,11 +89,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, Error> {
     let failed = |attempt| move |source| Error::Io { attempt, path: path.to_owned(), source };
     let refused = |reason: String| Error::Unsafe { path: path.to_owned(), reason };
     let directory = path.parent().ok_or_else(|| refused("it has no directory".to_owned()))?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(failed("make the directory of"))?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed("make the directory of"))?;
     // In a directory where only we and root can write, nobody can put a link under the name between the steps below.
     let metadata = fs::symlink_metadata(directory).map_err(failed("look at the directory of"))?;
     let ours = metadata.uid() == 0 || metadata.uid() == nix::unistd::geteuid().as_raw();
@@ -188,7 +184,9 @@ async fn reply(line: &[u8], rights: Rights, queries: &mpsc::Sender<Query>) -> Re
     let needed = match request.request.as_str() {
         "status" => Rights::Read,
         "reload" => Rights::Write,
-        other => return refuse("bad-request", format!("request \"{other}\" is not known; use \"status\" or \"reload\"")),
+        other => {
+            return refuse("bad-request", format!("request \"{other}\" is not known; use \"status\" or \"reload\""));
+        }
     };
     if rights < needed {
         let who = if needed == Rights::Read { "root and group nodewall" } else { "root" };
@@ -220,8 +218,6 @@ fn rights(uid: u32, gid: u32) -> Rights {
     }
     let Ok(Some(group)) = Group::from_name(READERS) else { return Rights::Nothing };
     // SO_PEERCRED has the primary group only; further ones are in the group's list of members.
-    let member = || {
-        User::from_uid(uid.into()).ok().flatten().is_some_and(|user| group.mem.contains(&user.name))
-    };
+    let member = || User::from_uid(uid.into()).ok().flatten().is_some_and(|user| group.mem.contains(&user.name));
     if group.gid.as_raw() == gid || member() { Rights::Read } else { Rights::Nothing }
 }
