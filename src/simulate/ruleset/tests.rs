@@ -9,7 +9,7 @@ use crate::net::addr::Family;
 use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
 use crate::nft::ir::{BaseChain, Chain, Set, ct_state};
-use crate::nft::key::{DataType, Key, Side};
+use crate::nft::key::{DataType, Side};
 
 /// New TCP from 10.0.0.9:40000 to 10.0.0.1:22 on eth0.
 fn view() -> View {
