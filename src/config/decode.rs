@@ -155,13 +155,13 @@ fn failsafe_entry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Failsa
     let interfaces = fields.need(reader, "interfaces", what);
     let interfaces: Option<Selector> = interfaces.and_then(|text| parse::selector(reader, text, "interfaces"));
     let peers_node = fields.get("peers");
-    let cluster_api = peers_node.is_some_and(|peers| matches!(&peers.value, Value::String(_)));
-    let peers = match peers_node {
-        Some(peers) if cluster_api => {
-            reader.word(peers, "word for peers", &[("cluster-api", ())]);
+    let mut cluster_api = false;
+    let peers = match peers_node.map(|peers| (peers, &peers.value)) {
+        Some((peers, Value::String(_))) => {
+            cluster_api = reader.word(peers, "word for peers", &[("cluster-api", ())]).is_some();
             None
         }
-        Some(peers) => parse::entity(reader, peers, "peers", EntityPlace::Peers),
+        Some((peers, _)) => parse::entity(reader, peers, "peers", EntityPlace::Peers),
         None => None,
     };
     let ports = if cluster_api {
