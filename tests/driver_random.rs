@@ -41,7 +41,7 @@ impl Random {
     fn datum(&mut self, data_type: DataType) -> Datum {
         match data_type {
             DataType::NfProto => Datum::from(*self.pick(&[2u8, 10])),
-            DataType::Ifname => Datum::name(self.pick(&["eth0", "eth1", "lo", "cali0123456789a", "ib0"])),
+            DataType::Ifname => Datum::name(self.pick::<&str>(&["eth0", "eth1", "lo", "cali0123456789a", "ib0"])),
             DataType::CtState => Datum::from(*self.pick(&[1u32, 2, 4, 8, 64])),
             DataType::InetProto => Datum::from(*self.pick(&[6u8, 17, 1, 58, 132, 255, 0])),
             other => {
