@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use nodewall::driver::{Error, Kernel, Netlink, Read, apply};
+use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::{Batch, Change};
@@ -457,6 +457,71 @@ fn what_others_do_to_our_table_is_seen_and_undone_and_their_tables_stay() {
             assert_eq!(applied.loaded.ruleset, desired, "{deed}");
             assert_eq!(theirs(), before, "{deed}");
         }
+    });
+}
+
+#[test]
+fn a_flush_by_another_is_repaired_and_our_removal_is_only_ours() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        apply(&mut kernel, &desired, None).unwrap();
+        run(&["nft", "flush", "ruleset"]);
+        assert!(!kernel.load(&Read::Everything).unwrap().exists);
+        run(&["nft", "add", "table", "inet", "other"]);
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired);
+        kernel.commit(&Batch { generation: None, changes: vec![Change::DeleteTable] }).unwrap();
+        assert_eq!(run(&["nft", "list", "ruleset"]), "table inet other {\n}\n");
+    });
+}
+
+#[test]
+fn single_elements_are_found_exactly() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let mut memory = Memory::default();
+        let shape = |ranges: &[(u32, u32)]| pool(true, ranges.iter().copied()).sets["pool"].clone();
+        let desired = pool(true, [(10, 20), (30, 30), (40, 49), (51, 60)]);
+        for kernel in [&mut kernel as &mut dyn Kernel, &mut memory] {
+            apply(kernel, &desired, None).unwrap();
+            for (range, there) in [
+                ((10, 20), true),
+                ((30, 30), true),
+                ((40, 49), true),
+                ((10, 19), false),
+                ((11, 20), false),
+                ((12, 15), false),
+                ((9, 20), false),
+                ((10, 21), false),
+                ((40, 60), false),
+                ((1, 2), false),
+                ((70, 80), false),
+            ] {
+                assert_eq!(kernel.has_element("pool", &shape(&[range])).unwrap(), there, "{range:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_foreign_ruleset_of_thousands_is_left_aside() {
+    in_namespace(|| {
+        let mut text = String::from("table ip kube-proxy {\n");
+        for chain in 0..500 {
+            text += &format!("chain c{chain} {{\n");
+            for port in 0..5 {
+                text += &format!("tcp dport {port} counter accept\n");
+            }
+            text += "}\n";
+        }
+        text += "}\n";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        run(&["nft", "-f", file.path().to_str().unwrap()]);
+        let mut kernel = Netlink::open().unwrap();
+        let applied = apply(&mut kernel, &everything(), None).unwrap();
+        assert_eq!(applied.loaded.ruleset, everything());
+        assert_eq!(applied.loaded.rules.len(), 2);
     });
 }
 
