@@ -1,5 +1,9 @@
-//! What every test on a real kernel stands on: network namespaces that die with the threads that hold them.
+//! What every test on a real kernel stands on: network namespaces that are gone with the test.
+//!
+//! [`isolated`] is one namespace for one test. [`net`] is several of them with wires between, servers and probes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod net;
 
 use std::process::Command;
 
