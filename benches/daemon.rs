@@ -68,7 +68,9 @@ fn switches(daemon: &Daemon) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap();
     tasks
         .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default())
-        .flat_map(|text| text.lines().filter(|line| line.contains("_ctxt_switches")).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|text| {
+            text.lines().filter(|line| line.contains("_ctxt_switches")).map(str::to_owned).collect::<Vec<_>>()
+        })
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum()
 }
@@ -81,12 +83,13 @@ fn main() {
     support::run("ip", &["link", "set", "mgmt0", "up"]);
     support::run("ip", &["route", "add", "default", "via", "10.77.0.1"]);
 
-    let shipped: Vec<(String, String)> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.d"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()))
-        .collect();
+    let shipped: Vec<(String, String)> =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.d"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()))
+            .collect();
     assert!(!shipped.is_empty(), "the shipped policy is gone");
     let shipped: Vec<(&str, String)> = shipped.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
     let daemon = start(&shipped);

@@ -188,13 +188,7 @@ fn everything() -> Ruleset {
                 &[DataType::Ipv4Addr],
                 false,
                 false,
-                Elements::V4(
-                    [(1, 1), (u32::MAX, u32::MAX), (0, 0)]
-                        .into_iter()
-                        .filter(|_| true)
-                        .collect::<nodewall::net::range::RangeSet<u32>>()
-                        .difference(&nodewall::net::range::RangeSet::single(0)),
-                ),
+                Elements::V4([(1, 1), (u32::MAX, u32::MAX)].into_iter().collect()),
             ),
         ),
         ("all4", set(&[DataType::Ipv4Addr], true, false, Elements::V4(nodewall::net::range::RangeSet::full()))),
@@ -265,14 +259,295 @@ fn the_kernel_gives_back_what_it_was_given_and_nft_prints_it_the_natural_way() {
     in_namespace(|| {
         let mut kernel = Netlink::open().unwrap();
         let desired = everything();
-        let applied = match apply(&mut kernel, &desired, None) {
-            Ok(applied) => applied,
-            Err(error) => {
-                panic!("{error}\n{}\n{:#?}", list(), kernel.load(&Read::Everything))
-            }
+        let applied = apply(&mut kernel, &desired, None).unwrap();
+        assert_eq!(applied.loaded.ruleset, desired);
+        assert_eq!(canonical(&desired), desired);
+        let printed = list();
+        for line in [
+            "tcp dport 22 accept comment \"kubelet#1 20-kubelet.toml:14\"",
+            "ip saddr 10.0.0.0/8 accept",
+            "ip saddr 10.128.0.0/9 counter packets 0 bytes 0 drop",
+            "ip6 saddr fe80::/10 ip6 hoplimit 255 accept",
+            "icmp type echo-request accept",
+            "icmpv6 type nd-neighbor-solicit icmpv6 code no-route accept",
+            "ct state vmap { invalid : drop, established : accept, related : jump services }",
+            "ct state established,related accept",
+            "meta l4proto . th dport vmap @services_by_port",
+            "iifname vmap @interfaces",
+            "iifname \"cali*\" drop",
+            "iifname \"eth0\" accept",
+            "meta iifkind \"veth\" accept",
+            "meta iiftype loopback accept",
+            "ip saddr @pool4 accept",
+            "ip6 saddr != @pool6 drop",
+            "ip saddr . tcp dport @pairs accept",
+            "tcp dport { 22, 80-90, 60000-65535 } accept",
+            "tcp dport 1-1024 ip saddr != 10.0.0.1-10.0.0.5 accept",
+            "limit rate 10/second burst 20 packets log prefix \"nodewall drop: \" group 5",
+            "meta l4proto tcp reject with tcp reset",
+            "reject with icmpx admin-prohibited",
+            "elements = { 0.0.0.0/0 }",
+            "\"lxc*\" : jump services",
+        ] {
+            assert!(printed.contains(line), "{line} is not in\n{printed}");
+        }
+    });
+}
+
+/// A ruleset of one base chain that looks its sources up in one set.
+fn pool(interval: bool, ranges: impl IntoIterator<Item = (u32, u32)>) -> Ruleset {
+    let elements = Elements::V4(ranges.into_iter().collect());
+    let lookup = Statement::Lookup {
+        keys: vec![Key::IpAddr(Family::V4, Side::Source)],
+        negated: false,
+        set: SetRef::Named("pool".to_owned()),
+    };
+    Ruleset {
+        sets: BTreeMap::from([(
+            "pool".to_owned(),
+            Set { key: vec![DataType::Ipv4Addr], interval, map: false, elements },
+        )]),
+        chains: BTreeMap::from([(
+            "input".to_owned(),
+            input(vec![
+                rule("first", [is(Key::Port(TCP, Side::Destination), 22u16), Statement::Counter, ACCEPT]),
+                rule("second", [lookup, DROP]),
+            ]),
+        )]),
+    }
+}
+
+#[test]
+fn large_sets_come_and_go() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let spread = |count: u32| (0..count).map(|index| (index * 16, index * 16 + 7));
+        let mut known = None;
+        for count in [0, 65_536, 0, 100_000, 99_999, 1] {
+            let applied = apply(&mut kernel, &pool(true, spread(count)), known.as_ref()).unwrap();
+            assert_eq!(applied.loaded.ruleset.sets["pool"].elements.len(), count as usize);
+            known = Some(applied.loaded);
+        }
+        // The whole space, its ends, what overlaps and what touches: one range each.
+        for ranges in [
+            vec![(0, u32::MAX)],
+            vec![(0, 0), (u32::MAX, u32::MAX)],
+            vec![(1, u32::MAX)],
+            vec![(0, u32::MAX - 1)],
+            vec![(5, 9), (7, 20), (21, 30), (5, 9)],
+            vec![(5, 31)],
+            vec![],
+        ] {
+            let applied = apply(&mut kernel, &pool(true, ranges), known.as_ref()).unwrap();
+            known = Some(applied.loaded);
+        }
+        assert_eq!(kernel.load(&Read::Everything).unwrap(), known.unwrap());
+    });
+}
+
+#[test]
+fn a_set_of_hosts_becomes_one_of_ranges_and_back() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &pool(false, [(1, 1), (9, 9)]), None).unwrap();
+        let before = kernel.load(&Read::Everything).unwrap();
+        apply(&mut kernel, &pool(true, [(1, 1), (9, 90)]), None).unwrap();
+        let after = kernel.load(&Read::Everything).unwrap();
+        // The rule that does not use the set is the same one as before; the other had to come anew.
+        assert_eq!(before.rules["input"][0].handle, after.rules["input"][0].handle);
+        assert_ne!(before.rules["input"][1].handle, after.rules["input"][1].handle);
+        apply(&mut kernel, &pool(false, [(1, 1)]), None).unwrap();
+    });
+}
+
+#[test]
+fn unchanged_rules_keep_their_handles() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let rules = |ports: &[u16]| {
+            let rules = ports.iter().map(|port| {
+                rule(&format!("p#{port}"), [is(Key::Port(TCP, Side::Destination), *port), Statement::Counter, ACCEPT])
+            });
+            Ruleset { chains: BTreeMap::from([("input".to_owned(), input(rules.collect()))]), ..Ruleset::default() }
         };
-        assert_eq!(applied.loaded.ruleset, canonical(&desired));
-        assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, desired);
-        println!("{}", list());
+        let first = apply(&mut kernel, &rules(&[1, 2, 3, 4, 5]), None).unwrap().loaded;
+        let second = apply(&mut kernel, &rules(&[9, 1, 3, 8, 4, 7]), None).unwrap();
+        let handle = |index: usize| first.rules["input"][index].handle;
+        let kept: Vec<u64> = second.loaded.rules["input"].iter().map(|rule| rule.handle).collect();
+        assert_eq!([kept[1], kept[2], kept[4]], [handle(0), handle(2), handle(3)]);
+        // Rules 2 and 5 went, rules 9, 8 and 7 came.
+        assert_eq!(second.changes, 5);
+    });
+}
+
+#[test]
+fn a_refused_batch_changes_nothing_and_names_its_rule() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &pool(true, [(1, 5)]), None).unwrap();
+        let before = kernel.load(&Read::Everything).unwrap();
+        let mut broken = pool(true, [(1, 6)]);
+        let chain = broken.chains.get_mut("input").unwrap();
+        chain.rules.push(rule("ssh#2 10-ssh.toml:7", [Statement::Verdict(Verdict::Jump("nowhere".to_owned()))]));
+        let error = apply(&mut kernel, &broken, None).unwrap_err();
+        let Error::Refused { subject, errno } = &error else { panic!("{error}") };
+        assert!(subject.starts_with("rule ssh#2 10-ssh.toml:7 in chain input"), "{subject}");
+        assert_eq!(*errno, nix::errno::Errno::ENOENT);
+        assert_eq!(kernel.load(&Read::Everything).unwrap(), before);
+        // A statement that we only ever read must not be left out of a rule that is sent.
+        let foreign = rule("", [Statement::Foreign("nat".to_owned()), ACCEPT]);
+        let change = Change::AddRule { chain: "input".to_owned(), rule: foreign, before: None };
+        assert!(kernel.commit(&Batch { generation: None, changes: vec![change] }).is_err());
+        assert_eq!(kernel.load(&Read::Everything).unwrap(), before);
+    });
+}
+
+#[test]
+fn a_stale_plan_is_refused_and_made_again() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let applied = apply(&mut kernel, &pool(true, [(1, 5)]), None).unwrap();
+        run(&["nft", "add", "table", "ip", "other"]);
+        let batch = Batch {
+            generation: Some(applied.loaded.generation),
+            changes: vec![Change::FlushChain { name: "input".to_owned() }],
+        };
+        assert!(matches!(kernel.commit(&batch), Err(Error::Contended)));
+        let again = apply(&mut kernel, &pool(true, [(1, 6)]), Some(&applied.loaded)).unwrap();
+        assert_eq!(again.changes, 2);
+    });
+}
+
+#[test]
+fn what_others_do_to_our_table_is_seen_and_undone_and_their_tables_stay() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let other = "table ip other {
+            set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 }; }
+            chain nodewall { type filter hook input priority 100; ip saddr @s drop; }
+        }
+        table inet nodewall2 { chain input { type filter hook input priority 5; counter; }; }";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), other.replace(";}", "}").replace("; }", "\n}")).unwrap();
+        run(&["nft", "-f", file.path().to_str().unwrap()]);
+        let theirs =
+            || run(&["nft", "list", "table", "ip", "other"]) + &run(&["nft", "list", "table", "inet", "nodewall2"]);
+        let before = theirs();
+        let desired = everything();
+        apply(&mut kernel, &desired, None).unwrap();
+        for deed in [
+            "add rule inet nodewall input meta mark set 1 counter",
+            "insert rule inet nodewall services tcp dport 1-5 ip saddr { 1.2.3.4, 1.2.3.6-1.2.3.9 } quota 5 mbytes accept",
+            "add set inet nodewall marks { type mark; elements = { 1, 2 }; }",
+            "add set inet nodewall slow { type ipv4_addr; flags timeout; elements = { 1.2.3.4 timeout 1h }; }",
+            "add counter inet nodewall c",
+            "add chain inet nodewall nat { type nat hook prerouting priority -100; }",
+            "add element inet nodewall pool4 { 11.0.0.0/8 }",
+            "delete element inet nodewall interfaces { eth0 }",
+            "flush chain inet nodewall input",
+            "add map inet nodewall marks { type ipv4_addr : mark; }",
+            "delete table inet nodewall",
+            "add table inet nodewall { flags dormant; }",
+        ] {
+            run(&["nft", deed]);
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            assert!(loaded.ruleset != desired || !loaded.foreign.is_empty(), "{deed}");
+            let applied = apply(&mut kernel, &desired, None).unwrap_or_else(|error| panic!("{deed}: {error}"));
+            assert!(applied.changes > 0, "{deed}");
+            assert_eq!(applied.loaded.ruleset, desired, "{deed}");
+            assert_eq!(theirs(), before, "{deed}");
+        }
+    });
+}
+
+#[test]
+fn a_flush_by_another_is_repaired_and_our_removal_is_only_ours() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        apply(&mut kernel, &desired, None).unwrap();
+        run(&["nft", "flush", "ruleset"]);
+        assert!(!kernel.load(&Read::Everything).unwrap().exists);
+        run(&["nft", "add", "table", "inet", "other"]);
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired);
+        kernel.commit(&Batch { generation: None, changes: vec![Change::DeleteTable] }).unwrap();
+        assert_eq!(run(&["nft", "list", "ruleset"]), "table inet other {\n}\n");
+    });
+}
+
+#[test]
+fn single_elements_are_found_exactly() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let mut memory = Memory::default();
+        let shape = |ranges: &[(u32, u32)]| pool(true, ranges.iter().copied()).sets["pool"].clone();
+        let desired = pool(true, [(10, 20), (30, 30), (40, 49), (51, 60)]);
+        for kernel in [&mut kernel as &mut dyn Kernel, &mut memory] {
+            apply(kernel, &desired, None).unwrap();
+            for (range, there) in [
+                ((10, 20), true),
+                ((30, 30), true),
+                ((40, 49), true),
+                ((10, 19), false),
+                ((11, 20), false),
+                ((12, 15), false),
+                ((9, 20), false),
+                ((10, 21), false),
+                ((40, 60), false),
+                ((1, 2), false),
+                ((70, 80), false),
+            ] {
+                assert_eq!(kernel.has_element("pool", &shape(&[range])).unwrap(), there, "{range:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_foreign_ruleset_of_thousands_is_left_aside() {
+    in_namespace(|| {
+        let mut text = String::from("table ip kube-proxy {\n");
+        for chain in 0..500 {
+            text += &format!("chain c{chain} {{\n");
+            for port in 0..5 {
+                text += &format!("tcp dport {port} counter accept\n");
+            }
+            text += "}\n";
+        }
+        text += "}\n";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        run(&["nft", "-f", file.path().to_str().unwrap()]);
+        let mut kernel = Netlink::open().unwrap();
+        let applied = apply(&mut kernel, &everything(), None).unwrap();
+        assert_eq!(applied.loaded.ruleset, everything());
+        assert_eq!(applied.loaded.rules.len(), 2);
+    });
+}
+
+/// Rules that nft wrote are read in the same words as our own.
+#[test]
+fn what_nft_wrote_is_read_as_our_own() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let mut desired = everything();
+        // nft looks at neighbouring fields of a header at once ("icmpv6 type 135 icmpv6 code 0" is one comparison of two
+        // bytes), which we never write: such a rule is foreign to us and is replaced by our own.
+        desired.chains.get_mut("input").unwrap().rules.remove(5);
+        apply(&mut kernel, &desired, None).unwrap();
+        let text = list();
+        run(&["nft", "delete", "table", "inet", "nodewall"]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        run(&["nft", "-f", file.path().to_str().unwrap()]);
+        let loaded = kernel.load(&Read::Everything).unwrap();
+        assert_eq!(loaded.foreign, Vec::<String>::new());
+        let rules = |ruleset: &Ruleset, chain: &str| ruleset.chains[chain].rules.clone();
+        for (index, (there, here)) in
+            rules(&loaded.ruleset, "input").into_iter().zip(rules(&desired, "input")).enumerate()
+        {
+            assert_eq!(there, here, "rule {index}");
+        }
+        assert_eq!(loaded.ruleset, desired);
     });
 }

@@ -10,7 +10,7 @@ use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::{Batch, Change};
 use nodewall::nft::ir::*;
 use nodewall::nft::key::{DataType, Datum, Key, Side};
-use nodewall::nft::netlink::{canonical, canonical_rule};
+use nodewall::nft::netlink::{Malformed, Snapshot, acknowledgement, canonical, canonical_rule, encode, messages};
 use nodewall::plan::plan;
 use proptest::prelude::*;
 
@@ -41,7 +41,7 @@ impl Random {
     fn datum(&mut self, data_type: DataType) -> Datum {
         match data_type {
             DataType::NfProto => Datum::from(*self.pick(&[2u8, 10])),
-            DataType::Ifname => Datum::name(*self.pick(&["eth0", "eth1", "lo", "cali0123456789a", "ib0"])),
+            DataType::Ifname => Datum::name(self.pick::<&str>(&["eth0", "eth1", "lo", "cali0123456789a", "ib0"])),
             DataType::CtState => Datum::from(*self.pick(&[1u32, 2, 4, 8, 64])),
             DataType::InetProto => Datum::from(*self.pick(&[6u8, 17, 1, 58, 132, 255, 0])),
             other => {
@@ -375,6 +375,56 @@ proptest! {
             ruleset = if random.chance(2) { random.neighbour(&ruleset) } else { random.ruleset() };
         }
     }
+}
+
+/// Reads bytes as a dump of our table.
+fn read(bytes: &[u8]) -> Result<nodewall::nft::change::Loaded, Malformed> {
+    let mut snapshot = Snapshot::default();
+    for message in messages(bytes)? {
+        acknowledgement(&message)?;
+        snapshot.take(&message)?;
+    }
+    let sets = snapshot.sets_to_read(|_| true);
+    snapshot.finish(1, &sets)
+}
+
+/// What we send has the form of what the kernel dumps. Whatever becomes of its bytes, reading them ends, in a table or
+/// an error.
+#[test]
+fn bytes_that_are_not_netlink_are_an_error() {
+    let (mut fine, mut refused) = (0, 0);
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let mut ruleset = random.ruleset();
+        // Anonymous sets have their names from the kernel, so that without it they are all alike.
+        for chain in ruleset.chains.values_mut() {
+            chain.rules.retain(|rule| !format!("{rule:?}").contains("Anonymous"));
+        }
+        let batch = plan(&nodewall::nft::change::Loaded::default(), &ruleset).unwrap();
+        let sent = encode(&batch, 7).bytes;
+        let whole = read(&sent).unwrap();
+        assert_eq!(whole.ruleset.sets, canonical(&ruleset).sets);
+        assert_eq!(whole.foreign, Vec::<String>::new());
+        for _ in 0..200 {
+            let mut bytes = sent.clone();
+            for _ in 0..=random.below(3) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = match random.below(3) {
+                    0 => bytes[at] ^ 1 << random.below(8),
+                    1 => random.next() as u8,
+                    _ => *random.pick(&[0, 1, 4, 0x7f, 0xff]),
+                };
+            }
+            if random.chance(4) {
+                bytes.truncate(random.below(bytes.len() as u64) as usize);
+            }
+            match read(&bytes) {
+                Ok(_) => fine += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(fine > 100 && refused > 100, "{fine} read, {refused} refused");
 }
 
 /// The kernel takes what memory takes, and has afterwards what memory has.

@@ -17,9 +17,9 @@ use nodewall::driver::{self, Kernel, Netlink, Read};
 use nodewall::net::facts::{Facts, Link};
 use nodewall::net::interface::InterfaceName;
 use nodewall::nft::ir::Ruleset;
-use nodewall::nft::{json, normal, text};
+use nodewall::nft::{json, text};
 use nodewall::policy::resolve::resolve;
-use nodewall::source::{self, Trust};
+use nodewall::source;
 use nodewall::text::finding::Severity;
 
 /// A training node with one of everything.
@@ -64,7 +64,8 @@ fn node() -> Facts {
 
 fn cases() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/good");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<PathBuf> = entries.filter(|path| path.join("policy.toml").is_file()).collect();
     cases.sort();
     assert!(cases.len() >= 10, "the golden cases are gone");
     cases
@@ -127,7 +128,7 @@ fn nft(arguments: &[&str], input: &str) -> String {
 }
 
 fn listed() -> serde_json::Value {
-    normal::normalise(serde_json::from_str(&nft(&["-j", "list", "table", "inet", "nodewall"], "")).unwrap())
+    json::normalise(serde_json::from_str(&nft(&["-j", "list", "table", "inet", "nodewall"], "")).unwrap())
 }
 
 /// A table of somebody else's, which has to be byte-identical afterwards.
@@ -142,11 +143,9 @@ fn nft_lists_what_we_render_and_what_we_send() {
         for case in cases() {
             let name = case.display();
             let (ruleset, _) = compiled(&case);
-            let rendered = normal::normalise(json::render(&ruleset));
+            let rendered = json::normalise(json::render(&ruleset));
             nft(&["-f", "-"], &text::render(&ruleset));
             assert_eq!(listed(), rendered, "{name}: loaded by nft");
-            let loaded = kernel.load(&Read::Everything).unwrap();
-            assert!(loaded.ruleset == ruleset, "{name}: what nft loaded reads back as something else");
             nft(&["delete", "table", "inet", "nodewall"], "");
             let applied = driver::apply(&mut kernel, &ruleset, None).unwrap();
             assert!(applied.changes > 0);
@@ -170,6 +169,7 @@ fn any_case_follows_any_other() {
                 let ruleset = &rulesets[(start * step) % rulesets.len()];
                 let applied = driver::apply(&mut kernel, ruleset, known.as_ref()).unwrap();
                 let loaded = kernel.load(&Read::Everything).unwrap();
+                assert_eq!(text::render(&loaded.ruleset), text::render(ruleset), "step {step}, start {start}");
                 assert!(loaded.ruleset == *ruleset, "step {step}, start {start}");
                 known = Some(applied.loaded);
             }

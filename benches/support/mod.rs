@@ -1,6 +1,6 @@
 //! What the benchmarks share: a network namespace of their own, policies of a given size, and ratios read from criterion's
 //! results of the same run.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -67,9 +67,9 @@ impl Compiler<'_> {
         };
         let mut rules = base::preamble(self.direction, self.effective.drop_invalid, &self.deny());
         rules.push(self.dispatch(map, side, &classes.interfaces));
-        for (pattern, chain) in &classes.expected {
-            // What the last rule would do with it anyway needs no rule of its own.
-            if *chain != classes.unknown {
+        for (index, (pattern, chain)) in classes.expected.iter().enumerate() {
+            // What the last rule would do with it anyway needs no rule of its own, unless a wider pattern stands between.
+            if classes.expected[index..].iter().any(|(_, other)| *other != classes.unknown) {
                 let statements = vec![expected(pattern, side)];
                 let goto = Statement::Verdict(Verdict::Goto(chain.clone()));
                 rules.push(Rule { statements: statements.into_iter().chain([goto]).collect(), comment: None });

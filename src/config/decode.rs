@@ -130,7 +130,7 @@ fn failsafe<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Vec<Failsafe
     for item in items {
         let Some(entry) = failsafe_entry(reader, item) else { continue };
         if let Some(earlier) = entries.iter().find(|earlier| earlier.name == entry.name) {
-            let message = format!("there is another failsafe entry \"{}\" at {}", entry.name, earlier.place);
+            let message = format!("the name \"{}\" is taken by another failsafe entry", entry.name);
             let finding =
                 Finding::error(Code::DuplicateName, &entry.place, message).related(&earlier.place, "the first");
             reader.report(finding);
@@ -155,13 +155,13 @@ fn failsafe_entry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Failsa
     let interfaces = fields.need(reader, "interfaces", what);
     let interfaces: Option<Selector> = interfaces.and_then(|text| parse::selector(reader, text, "interfaces"));
     let peers_node = fields.get("peers");
-    let cluster_api = peers_node.is_some_and(|peers| matches!(&peers.value, Value::String(_)));
-    let peers = match peers_node {
-        Some(peers) if cluster_api => {
-            reader.word(peers, "word for peers", &[("cluster-api", ())]);
+    let mut cluster_api = false;
+    let peers = match peers_node.map(|peers| (peers, &peers.value)) {
+        Some((peers, Value::String(_))) => {
+            cluster_api = reader.word(peers, "word for peers", &[("cluster-api", ())]).is_some();
             None
         }
-        Some(peers) => parse::entity(reader, peers, "peers", EntityPlace::Peers),
+        Some((peers, _)) => parse::entity(reader, peers, "peers", EntityPlace::Peers),
         None => None,
     };
     let ports = if cluster_api {
@@ -208,6 +208,8 @@ fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Dir
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
     use crate::text::finding::Severity;
     use crate::text::render::line;

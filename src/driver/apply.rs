@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Applied, Error, Kernel, Read};
 use crate::nft::change::{Batch, Change, Loaded};
-use crate::nft::ir::Ruleset;
+use crate::nft::ir::{Elements, Ruleset, Set};
 use crate::nft::netlink::canonical;
 use crate::plan::plan_canonical;
 
@@ -37,32 +37,74 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
     Err(Error::Contended)
 }
 
-/// Reads back the rules, and of the sets those that were written, and compares them with what was meant.
+/// Reads back the rules, and of the sets those that were written, and compares them with what was meant. Where only a
+/// few elements of a set were written, those are looked up instead.
 fn read_back(kernel: &mut dyn Kernel, desired: &Ruleset, before: &Loaded, batch: &Batch) -> Result<Applied, Error> {
-    let written: BTreeSet<&String> = batch
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::AddSet { name, .. } | Change::AddElements { name, .. } | Change::DeleteElements { name, .. } => {
-                Some(name)
+    let (mut whole, mut single): (BTreeSet<&str>, Vec<(&str, Set, bool)>) = Default::default();
+    for change in &batch.changes {
+        match change {
+            Change::AddSet { name, .. } => drop(whole.insert(name)),
+            Change::AddElements { name, set } | Change::DeleteElements { name, set } => {
+                let there = matches!(change, Change::AddElements { .. });
+                match singles(set) {
+                    Some(elements) => {
+                        single.extend(elements.into_iter().map(|element| (name.as_str(), element, there)));
+                    }
+                    None => drop(whole.insert(name)),
+                }
             }
-            _ => None,
-        })
-        .collect();
-    let mut loaded = kernel.load(&Read::Only(written.into_iter().cloned().collect()))?;
-    // A set that was not written holds what it held before: the commit was refused otherwise.
+            _ => {}
+        }
+    }
+    single.retain(|(name, ..)| !whole.contains(name));
+    let mut loaded = kernel.load(&Read::Only(whole.into_iter().map(str::to_owned).collect()))?;
+    for (name, element, there) in &single {
+        if kernel.has_element(name, element)? != *there {
+            let words = if *there { "without an element that was added" } else { "with an element that was deleted" };
+            return Err(Error::Differs(format!("set {name} {words}")));
+        }
+    }
+    if !single.is_empty() && kernel.generation()? != loaded.generation {
+        // Another transaction came in between: the elements and the rest were read at different times.
+        loaded = kernel.load(&Read::Everything)?;
+    }
     for name in std::mem::take(&mut loaded.unread) {
-        let Some(there) = before.ruleset.sets.get(&name) else {
-            loaded.unread.push(name);
-            continue;
-        };
-        if let Some(set) = loaded.ruleset.sets.get_mut(&name) {
-            set.elements = there.elements.clone();
+        // A set that was not written holds what it held before, and one of which single elements were written and
+        // found holds what it should: the kernel takes a batch as a whole.
+        let written = single.iter().any(|(single, ..)| *single == name);
+        let there = if written { desired.sets.get(&name) } else { before.ruleset.sets.get(&name) };
+        match (loaded.ruleset.sets.get_mut(&name), there) {
+            (Some(set), Some(there)) => set.elements = there.elements.clone(),
+            _ => loaded.unread.push(name),
         }
     }
     match difference(&loaded, desired) {
         None => Ok(Applied { loaded, changes: batch.changes.len() }),
         Some(words) => Err(Error::Differs(words)),
+    }
+}
+
+/// How many elements are looked up one by one; more than that, and the set is read.
+const SINGLE_ELEMENTS: usize = 32;
+
+/// The elements one by one, if there are few and each can be looked up: of a range without end the kernel does not say
+/// where it ends.
+fn singles(set: &Set) -> Option<Vec<Set>> {
+    if set.elements.len() > SINGLE_ELEMENTS {
+        return None;
+    }
+    match &set.elements {
+        Elements::V4(ranges) => {
+            let closed = ranges.ranges().iter().all(|(_, end)| *end < u32::MAX);
+            let each = ranges.ranges().iter().map(|range| set.with(Elements::V4([*range].into_iter().collect())));
+            closed.then(|| each.collect())
+        }
+        Elements::V6(ranges) => {
+            let closed = ranges.ranges().iter().all(|(_, end)| *end < u128::MAX);
+            let each = ranges.ranges().iter().map(|range| set.with(Elements::V6([*range].into_iter().collect())));
+            closed.then(|| each.collect())
+        }
+        Elements::Keys(_) => None,
     }
 }
 

@@ -377,7 +377,8 @@ fn joined(there: &Elements, added: &Elements) -> Result<Elements, Errno> {
     }
 }
 
-fn without(there: &Elements, gone: &Elements) -> Result<Elements, Errno> {
+/// What is left of the elements; an error if one of `gone` is not among them exactly.
+pub(super) fn without(there: &Elements, gone: &Elements) -> Result<Elements, Errno> {
     fn ranges<T: Point>(there: &RangeSet<T>, gone: &RangeSet<T>) -> Result<RangeSet<T>, Errno> {
         let known = |range| there.ranges().binary_search(range).is_ok();
         gone.ranges().iter().all(known).then(|| there.difference(gone)).ok_or(Errno::ENOENT)

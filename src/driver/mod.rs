@@ -10,6 +10,7 @@ pub use memory::Memory;
 pub use socket::Netlink;
 
 use crate::nft::change::{Batch, Loaded};
+use crate::nft::ir::Set;
 
 /// Which sets' elements a read-back includes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +60,12 @@ pub trait Kernel: Send {
     fn load(&mut self, read: &Read) -> Result<Loaded, Error>;
     /// Commits one transaction; [`Error::Contended`] when `batch.generation` is stale.
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+    /// Whether the named set has the one element of `element`, exactly: cheaper than reading a large set.
+    fn has_element(&mut self, name: &str, element: &Set) -> Result<bool, Error> {
+        let loaded = self.load(&Read::Only(vec![name.to_owned()]))?;
+        let there = loaded.ruleset.sets.get(name);
+        Ok(there.is_some_and(|there| memory::without(&there.elements, &element.elements).is_ok()))
+    }
 }
 
 /// What [`apply`] did.

@@ -12,6 +12,7 @@ use nix::sys::time::TimeVal;
 
 use super::{Error, Kernel, Read};
 use crate::nft::change::{Batch, Loaded};
+use crate::nft::ir::Set;
 use crate::nft::netlink::constant::{
     NFT_MSG_GETCHAIN, NFT_MSG_GETFLOWTABLE, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET,
     NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFTA_CHAIN_TABLE, NFTA_FLOWTABLE_TABLE, NFTA_OBJ_TABLE, NFTA_RULE_TABLE,
@@ -19,7 +20,8 @@ use crate::nft::netlink::constant::{
     NLM_F_DUMP_INTR, NLMSG_DONE,
 };
 use crate::nft::netlink::{
-    Acknowledgement, Encoded, Malformed, Message, Snapshot, acknowledgement, encode, generation, messages, request,
+    Acknowledgement, Encoded, Malformed, Message, Snapshot, acknowledgement, elements_of, encode, generation,
+    get_elements, messages, request,
 };
 use crate::nft::{TABLE, TABLE_NAME};
 
@@ -317,5 +319,21 @@ impl Kernel for Netlink {
         self.take_sequence(encoded.len());
         self.send(&encoded.bytes)?;
         self.verdict(batch, &encoded)
+    }
+
+    fn has_element(&mut self, name: &str, element: &Set) -> Result<bool, Error> {
+        let sequence = self.take_sequence(1);
+        self.send(&get_elements(name, element, sequence))?;
+        let mut payloads = Vec::new();
+        let answer = self.answer(sequence, &mut |message| {
+            payloads.push(message.payload.to_vec());
+            Ok(())
+        })?;
+        match answer {
+            Answer::Error(answer) if answer.errno == Errno::ENOENT as i32 => Ok(false),
+            Answer::Error(answer) => Err(refused(format!("to show set {name}"), &answer)),
+            // Asked for the start of a range, the kernel gives the range that the value is in: it has to be the same.
+            Answer::Complete | Answer::Interrupted => Ok(elements_of(&payloads, element)? == element.elements),
+        }
     }
 }

@@ -327,6 +327,7 @@ fn flag_list(mask: u32) -> Json {
 /// workaround can go.
 #[cfg(test)]
 mod crate_faults {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use nftables::expr::{SetItem, Verdict as CrateVerdict};
 

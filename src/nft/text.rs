@@ -493,8 +493,8 @@ fn write_name(out: &mut String, datum: Datum, wildcard_after: Option<u8>) -> Spe
     let literal_star = wildcard_after.is_none() && name.ends_with('*');
     let written = if literal_star { format!("{}\\*", &name[..name.len() - 1]) } else { name.clone() };
     let _ = write!(out, "\"{written}{}\"", if wildcard_after.is_some() { "*" } else { "" });
-    let speakable = !name.is_empty() && !name.contains(['"', '\u{fffd}']) && !(literal_star && name.len() == 1);
-    if speakable { Ok(()) } else { Err(Unspeakable) }
+    let unspeakable = name.is_empty() || name.contains(['"', '\u{fffd}']) || (literal_star && name.len() == 1);
+    if unspeakable { Err(Unspeakable) } else { Ok(()) }
 }
 
 /// Text for between two `"`: nft knows no escapes there. Cut at 127 bytes, the kernel's limit for comments in rule
@@ -678,6 +678,7 @@ const KEYWORDS: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn rule(statements: Vec<Statement>) -> Ruleset {

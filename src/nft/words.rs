@@ -187,6 +187,7 @@ const PROTOCOLS: &[(&str, u128)] = &[
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

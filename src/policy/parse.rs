@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::model::{Entity, IcmpMatch, ServicePort};
 use super::selector::Selector;
 use crate::net::addr::{Family, PrefixError, parse_prefix};
+use crate::net::interface::Role;
 use crate::net::protocol::{ICMP_TYPES, ICMPV6_TYPES, IcmpSet, PortSet, Protocol, icmp_type, icmpv6_type};
 use crate::net::range::RangeSet;
 use crate::text::finding::Code;
@@ -110,7 +111,10 @@ pub fn ports<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> PortSe
         match &item.value {
             Value::Integer(number) => match number.and_then(|number| u16::try_from(number).ok()) {
                 Some(port) => ranges.push((port, port)),
-                None => reader.error(Code::Value, item.span, "a port must be from 0 to 65535"),
+                None => {
+                    let shown = number.map_or_else(|| "this number".to_owned(), |number| number.to_string());
+                    reader.error(Code::Value, item.span, format!("{shown} is not a port: ports go from 0 to 65535"));
+                }
             },
             Value::String(text) => match port_range(text) {
                 Ok(range) => ranges.push(range),
@@ -169,7 +173,7 @@ fn named_protocol(text: &str) -> Result<Protocol, (String, String)> {
     }
     Protocol::by_name(text).ok_or_else(|| {
         let names: Vec<&str> = Protocol::names().collect();
-        (format!("{} is not a protocol", quoted(text)), format!("{}, or a number", suggestion(text, &names)))
+        (format!("{} is not a protocol", quoted(text)), suggestion(text, &names))
     })
 }
 
@@ -409,8 +413,7 @@ pub fn entity<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str, stands: E
 }
 
 /// A role of interfaces.
-pub fn role_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<crate::net::interface::Role> {
-    use crate::net::interface::Role;
+pub fn role_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Role> {
     let words: Vec<(&str, Role)> = Role::ALL.iter().map(|role| (role.name(), *role)).collect();
     reader.word(node, "role", &words)
 }

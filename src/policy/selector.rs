@@ -359,6 +359,8 @@ fn is_label_character(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn parsed(text: &str) -> Selector {

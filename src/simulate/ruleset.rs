@@ -5,7 +5,7 @@ use super::view::View;
 use crate::nft::ir::{
     ChainPolicy, ElementKey, Elements, Hook, Reject, Rule, Ruleset, SetRef, Statement, Value, Verdict,
 };
-use crate::nft::key::Datum;
+use crate::nft::key::{Datum, Key};
 
 /// How many jumps may be open at once (`NFT_JUMP_STACK_SIZE`, include/net/netfilter/nf_tables.h).
 const DEEPEST: usize = 16;
@@ -192,7 +192,7 @@ impl<'a> Interpreter<'a> {
         Ok(Step::Next)
     }
 
-    fn read_all(&self, keys: &[crate::nft::key::Key]) -> Option<Vec<Datum>> {
+    fn read_all(&self, keys: &[Key]) -> Option<Vec<Datum>> {
         keys.iter().map(|key| self.view.read(*key)).collect()
     }
 

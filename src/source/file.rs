@@ -27,7 +27,7 @@ impl Loading {
         self.sourced.findings.push(finding);
     }
 
-    fn text(&mut self, level: Level, name: Arc<str>, text: &str) {
+    fn text(&mut self, level: Level, name: Arc<str>, text: impl Into<Arc<str>>) {
         let source = Source::new(name, text);
         let (documents, findings) = decode(&source);
         self.documents.push((level, documents));
@@ -38,7 +38,7 @@ impl Loading {
     fn file(&mut self, level: Level, path: &Path, trust: Trust) {
         self.sourced.files.push(path.to_owned());
         match textfile::read(path, trust) {
-            Ok(text) => self.text(level, textfile::name(path), &text),
+            Ok(text) => self.text(level, textfile::name(path), text),
             Err(Unread::Missing) => {
                 self.report(Finding::error(Code::Unreadable, &Place::file(textfile::name(path)), "does not exist"));
             }
@@ -148,6 +148,8 @@ fn is_mask(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
@@ -256,7 +258,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         assert!(lines(&load(), temporary.path())[0].contains("owned by user 65534"));
-        assert!(load_paths(&[path.clone()], Trust::Anyone).findings.is_empty());
+        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone).findings.is_empty());
         std::os::unix::fs::chown(&path, Some(0), None).unwrap();
         fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let sourced = load();

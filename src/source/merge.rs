@@ -76,7 +76,7 @@ fn unique<T: Named>(
             continue;
         }
         if let Some(earlier) = first.get(name) {
-            let message = format!("there is another {kind} \"{name}\" at {earlier}");
+            let message = format!("the name \"{name}\" is taken by another {kind}");
             let finding = Finding::error(Code::DuplicateName, document.place(), message)
                 .related(earlier, format!("the first {kind} \"{name}\""))
                 .help("rename one of them; the first is used");
@@ -118,4 +118,68 @@ fn unique_order(policies: Vec<HostPolicy>, findings: &mut Vec<Finding>) -> Vec<H
         kept.push(policy);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::decode;
+    use super::*;
+    use crate::text::render::line;
+    use crate::text::tree::Source;
+
+    fn merged(texts: &[(Level, &str)]) -> (Policy, Vec<String>) {
+        let loaded = texts.iter().enumerate().map(|(index, (level, text))| {
+            let (documents, _) = decode(&Source::new(format!("{index}.toml"), *text));
+            (*level, documents)
+        });
+        let (policy, findings) = merge(loaded.collect());
+        (policy, findings.iter().map(line).collect())
+    }
+
+    fn policy(name: &str, order: &str) -> String {
+        format!("[[policy]]\nname = \"{name}\"\n{order}\ninterfaces = \"all()\"\ningress = []\n")
+    }
+
+    #[test]
+    fn interfaces_of_a_higher_standing_match_first() {
+        let interface = |name: &str, role: &str| {
+            format!("[[interface]]\nname = \"{name}\"\nmatch = {{ name = \"*\" }}\nrole = \"{role}\"\n")
+        };
+        let vendor = interface("a", "rail") + &interface("b", "rail");
+        let admin = interface("c", "mgmt") + &interface("b", "mgmt");
+        let (policy, findings) = merged(&[(0, &vendor), (1, &admin)]);
+        let found: Vec<String> = policy
+            .interfaces
+            .iter()
+            .map(|each| format!("{} {}", each.name, each.role.map_or("", |role| role.name())))
+            .collect();
+        assert_eq!(found, ["c mgmt", "b mgmt", "a rail"]);
+        assert!(findings.is_empty());
+    }
+
+    #[test]
+    fn the_same_order_is_an_error_over_all_files_and_the_same_name_within_a_standing() {
+        let (first, second) = (policy("a", "order = 5"), policy("b", "order = 5"));
+        let (policies, findings) = merged(&[(0, &first), (1, &second)]);
+        assert_eq!(policies.policies.len(), 1);
+        assert!(findings.len() == 1 && findings[0].starts_with("1.toml:1:1: error[duplicate-order]"), "{findings:?}");
+        assert!(findings[0].contains("0.toml:1:1"), "{findings:?}");
+
+        let again = policy("a", "order = 6");
+        let (policies, findings) = merged(&[(0, &first), (0, &again)]);
+        assert_eq!(policies.policies[0].order, Some(5));
+        assert!(findings.len() == 1 && findings[0].starts_with("1.toml:1:1: error[duplicate-name]"), "{findings:?}");
+
+        let (policies, findings) = merged(&[(0, &first), (1, &again)]);
+        assert_eq!((policies.policies.len(), policies.policies[0].order, findings.len()), (1, Some(6), 0));
+    }
+
+    #[test]
+    fn what_is_broken_hides_what_it_replaces() {
+        let (first, broken) = (policy("a", "order = 5"), policy("a", "order = \"x\""));
+        assert!(merged(&[(0, &first), (1, &broken)]).0.policies.is_empty());
+        assert_eq!(merged(&[(0, &broken), (1, &first)]).0.policies.len(), 1);
+        let syntax = format!("{first}\nx = \n");
+        assert!(merged(&[(0, &first), (1, &syntax)]).0.policies.is_empty());
+    }
 }

@@ -233,6 +233,8 @@ fn article(what: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::super::tree::parse;
     use super::*;
 

@@ -110,6 +110,8 @@ fn window<'a>(text: &'a str, place: &Place) -> Option<(&'a str, usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::super::finding::Code;
     use super::super::tree::{Source, Span};
     use super::*;

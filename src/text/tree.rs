@@ -40,7 +40,13 @@ pub struct Source {
     pub text: Arc<str>,
     /// The byte offset at which each line starts.
     lines: Vec<u32>,
+    /// How many characters there are before every [`CHECKPOINT_BYTES`]th byte: a column is counted from here, so that a
+    /// file written on one line costs no more than another.
+    characters: Vec<u32>,
 }
+
+/// How far apart the points are at which characters are counted beforehand.
+const CHECKPOINT_BYTES: usize = 1024;
 
 impl Source {
     /// A text of this name.
@@ -48,7 +54,14 @@ impl Source {
         let text = text.into();
         let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at as u32 + 1);
         let lines = std::iter::once(0).chain(starts).collect();
-        Self { file: file.into(), text, lines }
+        let mut before = 0;
+        let characters = text.as_bytes().chunks(CHECKPOINT_BYTES).map(|chunk| {
+            let here = before;
+            before += count_characters(chunk);
+            here
+        });
+        let characters = characters.collect();
+        Self { file: file.into(), text, lines, characters }
     }
 
     /// The line (from 1) of a byte.
@@ -62,8 +75,16 @@ impl Source {
         let end = floor(&self.text, span.end as usize).max(start);
         let line = self.line(start as u32);
         let line_start = self.lines.get(line as usize - 1).copied().unwrap_or(0) as usize;
-        let column = self.text.get(line_start..start).map_or(0, |before| before.chars().count()) as u32 + 1;
+        let column = self.characters_before(start).saturating_sub(self.characters_before(line_start)) + 1;
         Place { file: self.file.clone(), line, column, start, end }
+    }
+
+    /// How many characters start before a byte.
+    fn characters_before(&self, offset: usize) -> u32 {
+        let checkpoint = (offset / CHECKPOINT_BYTES).min(self.characters.len().saturating_sub(1));
+        let counted = self.characters.get(checkpoint).copied().unwrap_or(0);
+        let rest = self.text.as_bytes().get(checkpoint * CHECKPOINT_BYTES..offset).unwrap_or_default();
+        counted + count_characters(rest)
     }
 
     /// Where `length` bytes at `offset` of a string's value stand, given the span of the string as it is written: with
@@ -74,6 +95,11 @@ impl Source {
         let written = written_offsets(raw, offset, offset + length.max(1));
         Span { start: (base + written.0) as u32, end: (base + written.1) as u32 }
     }
+}
+
+/// Every byte of UTF-8 but the continuation bytes starts a character.
+fn count_characters(bytes: &[u8]) -> u32 {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u32
 }
 
 /// The last character boundary at or before `offset`.
@@ -310,6 +336,8 @@ fn string_length(bytes: &[u8], at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use super::*;
 
     fn text_at(source: &Source, span: Span) -> &str {
@@ -330,6 +358,17 @@ mod tests {
         let Value::Array(ports) = &fields[1].node.value else { panic!("no array") };
         assert_eq!(source.place(ports[1].span).to_string(), "a.toml:5:3");
         assert_eq!(source.place(entries[0].node.span).to_string(), "a.toml:1:7");
+    }
+
+    #[test]
+    fn columns_are_characters_however_long_the_line() {
+        let text = format!("é\n{}x", "漢é1".repeat(2000));
+        let source = Source::new("a", text.as_str());
+        for (at, _) in text.char_indices() {
+            let line_start = if at > 2 { 3 } else { 0 };
+            let expected = text[line_start..at].chars().count() as u32 + 1;
+            assert_eq!(source.place(Span { start: at as u32, end: at as u32 }).column, expected, "{at}");
+        }
     }
 
     #[test]

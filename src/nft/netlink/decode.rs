@@ -8,7 +8,7 @@ use super::expression::read_rule;
 use super::set::{Gathered, Read, read_set};
 use crate::nft::TABLE_NAME;
 use crate::nft::change::Loaded;
-use crate::nft::ir::{BaseChain, Chain, ChainPolicy, Elements, Hook};
+use crate::nft::ir::{BaseChain, Chain, ChainPolicy, Elements, Hook, Set};
 
 /// One netlink message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,4 +241,17 @@ impl Snapshot {
         loaded.foreign = self.foreign;
         Ok(loaded)
     }
+}
+
+/// The elements that answer [`get_elements`](super::get_elements), in the payloads of one or more messages.
+///
+/// # Errors
+/// An element that is not as the kernel writes it.
+pub fn elements_of(payloads: &[Vec<u8>], set: &Set) -> Result<Elements, Malformed> {
+    let mut gathered = Gathered::default();
+    for payload in payloads {
+        let attributes = Attributes::parse(payload.get(NFNETLINK_HEADER_LENGTH..).unwrap_or_default())?;
+        gathered.read(attributes.get(NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default())?;
+    }
+    gathered.finish(set).map(|(elements, _)| elements)
 }

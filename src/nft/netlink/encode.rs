@@ -6,7 +6,7 @@ use super::expression::put_rule;
 use super::set::{Shape, chunks, put_list, put_set};
 use crate::nft::TABLE_NAME;
 use crate::nft::change::{Batch, Change};
-use crate::nft::ir::{ChainPolicy, Elements, SetRef, Statement};
+use crate::nft::ir::{ChainPolicy, Elements, Set, SetRef, Statement};
 use crate::nft::key::{DataType, Key};
 
 /// A batch as it is sent.
@@ -52,6 +52,21 @@ pub fn request(kind: u16, flags: u16, sequence: u32, texts: &[(u16, &str)]) -> V
     for (attribute, text) in texts {
         writer.put_text(*attribute, text);
     }
+    finish(&mut writer, start);
+    writer.bytes
+}
+
+/// A request that looks up the elements of a small set by their keys (`NFT_MSG_GETSETELEM` without a dump).
+pub fn get_elements(name: &str, set: &Set, sequence: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM;
+    let start = header(&mut writer, kind, NLM_F_REQUEST | NLM_F_ACK, sequence, NFPROTO_INET, 0);
+    let mut first = true;
+    chunks(&Shape::of(set), &set.elements, |list| {
+        if std::mem::take(&mut first) {
+            put_list(&mut writer, name, None, list);
+        }
+    });
     finish(&mut writer, start);
     writer.bytes
 }

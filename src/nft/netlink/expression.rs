@@ -209,13 +209,9 @@ fn load_of(key: Key) -> Load {
 
 /// The key whose value, or the first bytes of it, a load gets, given what the rule has compared before.
 fn key_of(load: Load, known: Known) -> Option<Key> {
-    let mut candidates = vec![
-        Key::NfProto,
-        Key::L4Proto,
-        Key::CtState,
-        Key::Port(known.transport, Side::Source),
-        Key::Port(known.transport, Side::Destination),
-    ];
+    let mut candidates = vec![Key::NfProto, Key::L4Proto, Key::CtState];
+    // Of ICMP too: its first bytes are no ports, but a rule may ask for them, and is then read as it was written.
+    candidates.extend([Key::Port(known.transport, Side::Source), Key::Port(known.transport, Side::Destination)]);
     for side in [Side::Source, Side::Destination] {
         candidates.extend([Key::InterfaceName(side), Key::InterfaceType(side), Key::InterfaceKind(side)]);
     }

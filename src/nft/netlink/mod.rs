@@ -11,8 +11,8 @@ mod expression;
 mod set;
 
 pub use attribute::Malformed;
-pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, generation, messages};
-pub use encode::{Encoded, encode, request};
+pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, elements_of, generation, messages};
+pub use encode::{Encoded, encode, get_elements, request};
 pub use expression::canonical_rule;
 
 use super::ir::{Elements, Ruleset, Set};
