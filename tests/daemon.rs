@@ -7,15 +7,16 @@ mod lab;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lab::{isolated, sh};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use nodewall::driver::{Kernel, Netlink, Read};
 use nodewall::net::interface::InterfaceName;
 use nodewall::nft::ir::{ElementKey, Elements, Verdict};
 use nodewall::nft::key::Datum;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 /// What waits longer than this has failed; the machine may be busy.
@@ -39,7 +40,8 @@ ingress = [
 /// A node with its files in a temporary directory, and the daemon on it.
 struct Node {
     folder: tempfile::TempDir,
-    systemd: UnixDatagram,
+    /// What systemd is told.
+    systemd: mpsc::Receiver<String>,
     daemon: Option<Child>,
 }
 
@@ -59,7 +61,16 @@ impl Node {
         sh("ip addr add 10.77.0.2/24 dev mgmt0; ip route add default via 10.77.0.1");
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("policy.d")).unwrap();
-        let systemd = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        let (told, systemd) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                if told.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
         let node = Self { folder, systemd, daemon: None };
         node.write("nodewall.toml", &format!("socket = \"{}\"\n", node.path("run/nodewall.sock").display()));
         node.write("policy.d/20-kubelet.toml", KUBELET);
@@ -117,14 +128,9 @@ impl Node {
     /// Waits for a message to systemd that has this, and returns it.
     fn told(&self, wanted: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut buffer = [0; 4096];
-        while Instant::now() < deadline {
-            self.systemd.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-            if let Ok(length) = self.systemd.recv(&mut buffer) {
-                let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                if message.contains(wanted) {
-                    return message;
-                }
+        while let Ok(message) = self.systemd.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if message.contains(wanted) {
+                return message;
             }
         }
         panic!("systemd was never told {wanted}; the log:\n{}", self.log());
@@ -233,7 +239,10 @@ fn changed_files_are_in_force_without_being_told() {
         node.write("policy.d/20-kubelet.toml", &KUBELET.replace("10250", "10255"));
         node.until("the new port", |_, status| status["generation"] == 2);
         assert!(table().contains("10255") && !table().contains("10250"));
-        node.write("policy.d/30-more.toml.new", "[[policy]]\nname = \"more\"\norder = 5\ninterfaces = \"all()\"\ningress = []\n");
+        node.write(
+            "policy.d/30-more.toml.new",
+            "[[policy]]\nname = \"more\"\norder = 5\ninterfaces = \"all()\"\ningress = []\n",
+        );
         std::fs::rename(node.path("policy.d/30-more.toml.new"), node.path("policy.d/30-more.toml")).unwrap();
         node.until("one more policy", |_, status| status["policies"].as_array().unwrap().len() == 2);
         std::fs::remove_dir_all(node.path("policy.d")).unwrap();
@@ -256,7 +265,12 @@ fn a_link_is_under_its_roles_rules_within_100_ms_of_coming_and_of_being_renamed(
         let within = |what: &str, interface: &str, wanted: Option<&str>| {
             let start = Instant::now();
             while chain_of(interface).as_deref() != wanted {
-                assert!(start.elapsed() < PATIENCE, "{what}: {interface} has {:?}\n{}", chain_of(interface), node.log());
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "{what}: {interface} has {:?}\n{}",
+                    chain_of(interface),
+                    node.log()
+                );
             }
             start.elapsed()
         };
@@ -280,14 +294,17 @@ fn bad_files_leave_the_last_good_generation_in_force_and_links_are_followed_all_
         let mut node = Node::new();
         node.run();
         let before = table();
-        node.write("policy.d/30-bad.toml", "[[policy]]\nname = \"open\"\ninterfaces = \"all()\"\ningres = []\n");
+        node.write(
+            "policy.d/30-bad.toml",
+            "[[policy]]\nname = \"open\"\ninterfaces = \"all()\"\ningress = []\ncolour = 1\n",
+        );
         let status = node.until("degraded", |code, _| code == 9);
         assert_eq!(status["state"], "degraded");
         let reason = status["reason"].as_str().unwrap();
-        assert!(reason.contains("30-bad.toml:4:1") && reason.contains("last good policy"), "{reason}");
+        assert!(reason.contains("30-bad.toml:5:1") && reason.contains("last good policy"), "{reason}");
         assert!(status["findings"].to_string().contains("unknown-key"));
         assert_eq!(table(), before);
-        assert!(node.told("STATUS=").contains("degraded"));
+        node.told("STATUS=degraded: ");
         sh("ip link add pod0 type veth peer name pod0p");
         node.until("the new link", |_, status| status["interfaces"].to_string().contains("\"pod0\""));
         assert_eq!(chain_of("pod0").as_deref(), Some("in_pod"));

@@ -38,11 +38,7 @@ pub(super) fn start() {
             "generation" | "rules" | "changes" | "version" | "attempt" => write!(writer, " {}={value:?}", field.name()),
             _ => Ok(()),
         });
-        let layer = lines::layer()
-            .with_writer(io::stderr)
-            .with_target(false)
-            .with_ansi(colored)
-            .fmt_fields(shown);
+        let layer = lines::layer().with_writer(io::stderr).with_target(false).with_ansi(colored).fmt_fields(shown);
         registry().with(filter).with(layer).try_init()
     };
     // Fails only when logging was started already, which is as good.
