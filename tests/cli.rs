@@ -55,7 +55,10 @@ fn check_prints_findings_to_stdout_and_says_by_its_exit_code_how_bad_they_are() 
     let here = folder(GOOD);
     let (code, stdout, stderr) = nodewall(here.path(), &["check", "--color", "never"]);
     assert_eq!((code, stderr.as_str()), (0, ""), "a warning alone is no failure");
-    assert!(stdout.contains("warning[open-failsafe]") && stdout.ends_with("1 policy in 1 file: 0 errors, 1 warning\n"), "{stdout}");
+    assert!(
+        stdout.contains("warning[open-failsafe]") && stdout.ends_with("1 policy in 1 file: 0 errors, 1 warning\n"),
+        "{stdout}"
+    );
     assert_eq!(nodewall(here.path(), &["check", "--strict"]).0, 1);
     assert!(nodewall(here.path(), &["check", "--color", "always"]).1.contains('\u{1b}'));
 
