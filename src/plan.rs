@@ -10,6 +10,8 @@ use crate::nft::netlink::canonical;
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
 ///
 /// Unchanged rules keep their counters, unchanged sets are not sent, changed contents of a set are sent as elements.
+/// A set that goes, and that rules in force use, goes with the next plan: the kernel marks its elements as gone at once, and a
+/// packet that is half-way through the old rules would find it empty. So a plan may take a second one to be complete.
 /// Sets whose elements were not read (`Loaded::unread`) are taken to hold what they should.
 pub fn plan(current: &Loaded, desired: &Ruleset) -> Option<Batch> {
     plan_canonical(current, &canonical(desired))
@@ -68,6 +70,12 @@ impl Difference {
     fn new(current: &Loaded, desired: &Ruleset) -> Self {
         let mut difference = Self::default();
         let remade = difference.sets(current, desired);
+        // A map that goes with the next plan holds on to the chains it leads to until then.
+        let lingering = current.ruleset.sets.iter().filter(|(name, _)| {
+            let gone = Change::DeleteSet { name: (*name).clone() };
+            !desired.sets.contains_key(*name) && !difference.sets_gone.contains(&gone)
+        });
+        let held: BTreeSet<String> = lingering.flat_map(|(_, set)| chains_of(&set.elements)).collect();
         for (name, chain) in &current.ruleset.chains {
             let kept = desired.chains.get(name).filter(|wanted| same_place(chain, wanted));
             match kept {
@@ -76,7 +84,9 @@ impl Difference {
                     if !chain.rules.is_empty() {
                         difference.rules_gone.push(Change::FlushChain { name: name.clone() });
                     }
-                    difference.chains_gone.push(Change::DeleteChain { name: name.clone() });
+                    if !held.contains(name) {
+                        difference.chains_gone.push(Change::DeleteChain { name: name.clone() });
+                    }
                 }
             }
         }
@@ -92,9 +102,15 @@ impl Difference {
     /// Plans the sets and names those that go and come again, because the kernel cannot change what a set is.
     fn sets<'a>(&mut self, current: &'a Loaded, desired: &Ruleset) -> BTreeSet<&'a str> {
         let mut remade = BTreeSet::new();
+        let used: BTreeSet<&str> =
+            current.ruleset.chains.values().flat_map(|chain| &chain.rules).flat_map(sets_of).collect();
         for (name, there) in &current.ruleset.sets {
             let Some(wanted) = desired.sets.get(name) else {
-                self.sets_gone.push(Change::DeleteSet { name: name.clone() });
+                let leads_to_remade =
+                    chains_of(&there.elements).iter().any(|chain| remade_chain(current, desired, chain));
+                if !used.contains(name.as_str()) || leads_to_remade {
+                    self.sets_gone.push(Change::DeleteSet { name: name.clone() });
+                }
                 continue;
             };
             if (&there.key, there.interval, there.map) != (&wanted.key, wanted.interval, wanted.map) {
@@ -153,6 +169,12 @@ impl Difference {
 }
 
 /// Whether a chain can stay in place: the kernel changes a base chain's policy, but neither its hook nor its priority.
+/// Whether a chain goes and comes again under its name, because the kernel cannot move it.
+fn remade_chain(current: &Loaded, desired: &Ruleset, name: &str) -> bool {
+    let both = (current.ruleset.chains.get(name), desired.chains.get(name));
+    matches!(both, (Some(there), Some(wanted)) if !same_place(there, wanted))
+}
+
 fn same_place(there: &Chain, wanted: &Chain) -> bool {
     let place = |chain: &Chain| chain.base.map(|base| (base.hook, base.priority));
     place(there) == place(wanted)
@@ -160,13 +182,29 @@ fn same_place(there: &Chain, wanted: &Chain) -> bool {
 
 /// Whether a rule can stay: it uses no set that goes and comes again, and has nothing that the IR cannot say.
 fn stays(rule: &Rule, remade: &BTreeSet<&str>) -> bool {
-    rule.statements.iter().all(|statement| match statement {
-        Statement::Foreign(_) => false,
+    let foreign = rule.statements.iter().any(|statement| matches!(statement, Statement::Foreign(_)));
+    !foreign && sets_of(rule).all(|name| !remade.contains(name))
+}
+
+/// The named sets and maps that a rule uses.
+fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.statements.iter().filter_map(|statement| match statement {
         Statement::Lookup { set: SetRef::Named(name), .. } | Statement::Vmap { map: SetRef::Named(name), .. } => {
-            !remade.contains(name.as_str())
+            Some(name.as_str())
         }
-        _ => true,
+        _ => None,
     })
+}
+
+/// The chains that the elements of a map lead to.
+fn chains_of(elements: &Elements) -> BTreeSet<String> {
+    let Elements::Keys(keys) = elements else { return BTreeSet::new() };
+    keys.values()
+        .filter_map(|verdict| match verdict {
+            Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain.clone()),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The rules that stay, as pairs of indices, ascending in both: the common beginning and end, and of the rules between

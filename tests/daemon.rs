@@ -170,7 +170,11 @@ fn table() -> String {
 /// The chain that the input dispatch map has for an interface.
 fn chain_of(interface: &str) -> Option<String> {
     let loaded = Netlink::open().unwrap().load(&Read::Everything).unwrap();
-    let Elements::Keys(keys) = &loaded.ruleset.sets["in_interfaces"].elements else { panic!("no map of names") };
+    let Elements::Keys(keys) =
+        &loaded.ruleset.sets.iter().find(|(name, _)| name.starts_with("in_interfaces/")).unwrap().1.elements
+    else {
+        panic!("no map of names")
+    };
     let name = InterfaceName::new(interface).unwrap();
     keys.iter().find_map(|(key, verdict)| match verdict {
         Some(Verdict::Goto(chain) | Verdict::Jump(chain)) if *key == ElementKey::of([Datum::name(name.as_str())]) => {

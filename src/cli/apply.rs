@@ -46,7 +46,11 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         return Exit::InvalidPolicy;
     }
     let ruleset = compile(&effective);
-    let applied = Netlink::open().and_then(|mut kernel| driver::apply(&mut kernel, &ruleset, None));
+    let applied = Netlink::open().and_then(|mut kernel| {
+        let applied = driver::apply(&mut kernel, &ruleset, None)?;
+        driver::verify(&mut kernel, &ruleset, &applied.deferred)?;
+        Ok(applied)
+    });
     let applied = match applied {
         Ok(applied) => applied,
         Err(error) => {

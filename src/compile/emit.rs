@@ -108,9 +108,11 @@ pub(super) fn among<T: Point + Into<Datum>>(keys: Vec<Key>, values: &RangeSet<T>
 }
 
 fn address(peer: &Peer, side: Side, ruleset: &mut Ruleset) -> Statement {
+    // Hosts go into a hash set and prefixes into an interval set, whose elements cost a walk of the tree. The kernel cannot
+    // turn one into the other, so they have different names.
     let (family, suffix) = match &peer.addresses {
-        PeerRanges::V4(_) => (Family::V4, "_4"),
-        PeerRanges::V6(_) => (Family::V6, "_6"),
+        PeerRanges::V4(ranges) => (Family::V4, if ranges.is_discrete() { "/hosts_4" } else { "_4" }),
+        PeerRanges::V6(ranges) => (Family::V6, if ranges.is_discrete() { "/hosts_6" } else { "_6" }),
     };
     let key = Key::IpAddr(family, side);
     let elements = match &peer.addresses {

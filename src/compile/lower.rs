@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
+
 use super::emit::{conditions, reject_parts};
 use super::flat::{Flat, FlatL4, Peer, PeerRanges};
 use crate::net::addr::Family;
@@ -240,7 +242,11 @@ impl Target<'_> {
         rules
     }
 
+    /// Adds a map under a name that says what is in it, to the letter: a packet that is half-way through the old rules when
+    /// new ones come into force goes on in the old rules with the sets as they are now (`nft_do_chain` reads the generation
+    /// once, a lookup each time), so old rules have to keep their own maps.
     fn add_map(&mut self, wanted: String, keys: &[Key], elements: Elements) -> String {
+        let wanted = format!("{wanted}/{}", digest(&elements));
         let name = free(&wanted, |name| self.ruleset.sets.contains_key(name));
         let set = Set {
             key: keys.iter().map(|key| key.data_type()).collect(),
@@ -272,6 +278,34 @@ fn free(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
         number += 1;
     }
     name
+}
+
+/// Six hexadecimal digits that stand for the elements of a map.
+fn digest(elements: &Elements) -> String {
+    let mut hash = Sha256::new();
+    if let Elements::Keys(keys) = elements {
+        for (key, verdict) in keys {
+            for (start, end) in &key.0 {
+                hash.update(start.bytes());
+                hash.update(end.bytes());
+            }
+            match verdict {
+                Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => hash.update(chain),
+                other => hash.update(format!("{other:?}")),
+            }
+            hash.update([0]);
+        }
+    }
+    short(hash)
+}
+
+/// Six hexadecimal digits that stand for a text.
+pub(super) fn digest_text(text: &str) -> String {
+    short(Sha256::new().chain_update(text))
+}
+
+fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn suffixed(name: &str, number: usize) -> String {

@@ -65,8 +65,12 @@ impl Compiler<'_> {
             Direction::Ingress => (Hook::Input, "input", "in_interfaces"),
             Direction::Egress => (Hook::Output, "output", "out_interfaces"),
         };
+        // Interfaces come and go as elements of one map; where there are other chains to go to than before, it is another map,
+        // so that no packet that is on its way through the old rules is sent to a chain that they do not have.
+        let chains: Vec<&str> = classes.chains.keys().map(String::as_str).collect();
+        let map = format!("{map}/{}", lower::digest_text(&chains.join(" ")));
         let mut rules = base::preamble(self.direction, self.effective.drop_invalid, &self.deny());
-        rules.push(self.dispatch(map, side, &classes.interfaces));
+        rules.push(self.dispatch(&map, side, &classes.interfaces));
         for (index, (pattern, chain)) in classes.expected.iter().enumerate() {
             // What the last rule would do with it anyway needs no rule of its own, unless a wider pattern stands between.
             if classes.expected[index..].iter().any(|(_, other)| *other != classes.unknown) {

@@ -100,14 +100,22 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
             }
             Request::Apply(ruleset, reply) => {
                 let answer = driver::apply(kernel.as_mut(), &ruleset, known.as_ref());
+                let mut deferred = Vec::new();
                 let answer = answer.map(|applied| {
                     known = Some(applied.loaded);
+                    deferred = applied.deferred;
                     Applied { changes: applied.changes, hash: hash(&ruleset) }
                 });
                 if answer.is_err() {
                     known = None;
                 }
                 let _ = reply.send(answer);
+                if !deferred.is_empty()
+                    && let Err(error) = driver::verify(kernel.as_mut(), &ruleset, &deferred)
+                {
+                    known = None;
+                    tracing::error!(sets = deferred.join(" "), "cannot confirm what was loaded: {error}");
+                }
             }
             Request::Look(wanted, reply) => {
                 let _ = reply.send(look(kernel.as_mut(), wanted.as_deref()));

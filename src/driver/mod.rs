@@ -5,7 +5,7 @@ mod apply;
 mod memory;
 mod socket;
 
-pub use apply::apply;
+pub use apply::{apply, verify};
 pub use memory::Memory;
 pub use socket::Netlink;
 
@@ -76,4 +76,6 @@ pub struct Applied {
     pub loaded: Loaded,
     /// How many changes were sent; 0 when the kernel had it all already.
     pub changes: usize,
+    /// Large sets that were written and not read back yet: [`verify`] does.
+    pub deferred: Vec<String>,
 }
