@@ -287,7 +287,7 @@ fn a_link_is_under_its_roles_rules_within_100_ms_of_coming_and_of_being_renamed(
             within("its old name", &format!("x{round}"), None);
         }
         times.sort();
-        println!("until the chain was seen by polling nft: {times:?}");
+        println!("until the chain was seen by reading the map again and again: {times:?}");
         assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
     });
 }
@@ -381,6 +381,20 @@ fn a_second_daemon_is_refused() {
         assert_eq!(code, 1);
         assert!(messages.contains("another nodewall answers on"), "{messages}");
         assert_eq!(node.status().0, 0);
+    });
+}
+
+#[test]
+fn disarm_says_that_a_running_daemon_would_put_the_table_back() {
+    isolated("disarm", || {
+        let mut node = Node::new();
+        node.run();
+        let (code, stdout, messages) = node.nodewall(&["disarm"]);
+        assert_eq!((code, stdout.as_str()), (0, "table inet nodewall removed; nodewall protects nothing now\n"));
+        assert!(messages.contains("nodewall is running: it puts the table back"), "{messages}");
+        assert_eq!(node.status().0, 8, "drift");
+        sh("ip link add pod0 type veth peer name pod0p");
+        node.until("the table again", |code, _| code == 0);
     });
 }
 
