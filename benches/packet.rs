@@ -64,6 +64,9 @@ fn send(pair: &Pair, rounds: u64) -> Duration {
     total
 }
 
+/// A name and what it loads.
+type Case = (&'static str, fn(&mut Netlink));
+
 /// Policies that differ in port and peers; none but the last is about the traffic.
 fn policies(count: usize) -> String {
     let mut text = String::new();
@@ -111,7 +114,7 @@ fn main() {
     let mut group = criterion.benchmark_group("packet");
     group.sample_size(30).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(300));
     // A flow without a reply stays new for conntrack, so each of its packets is judged in full.
-    let cases: [(&str, fn(&mut Netlink)); 4] = [
+    let cases: [Case; 4] = [
         ("new-1-policy", |kernel| ours(kernel, 0)),
         ("new-1001-policies", |kernel| ours(kernel, POLICIES)),
         ("new-10-linear-rules", |kernel| linear(kernel, 10)),

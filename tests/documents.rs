@@ -317,15 +317,17 @@ fn exercise(text: &str) {
 
 #[test]
 fn thousands_of_damaged_documents_do_no_harm() {
-    const SEED: u64 = 0x6e6f_6465_7761_6c6c;
-    println!("seed {SEED:#x}");
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let seed = number("FUZZ_SEED", 0x6e6f_6465_7761_6c6c);
+    let rounds = number("FUZZ_ROUNDS", 3000);
+    println!("FUZZ_SEED={seed} FUZZ_ROUNDS={rounds}");
     let seeds: Vec<String> = ["every-field", "kubelet"]
         .iter()
         .map(|name| fs::read_to_string(format!("tests/cases/good/{name}.toml")).unwrap())
         .chain([fs::read_to_string("tests/cases/good/nodewall.toml").unwrap()])
         .collect();
-    let mut random = Random(SEED);
-    for round in 0..3000 {
+    let mut random = Random(seed);
+    for round in 0..rounds {
         let text = mutate(&seeds[random.below(seeds.len())], &seeds[random.below(seeds.len())], &mut random);
         let result = std::panic::catch_unwind(|| exercise(&text));
         assert!(result.is_ok(), "round {round}; keep this as a case:\n{text}");

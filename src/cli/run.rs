@@ -1,6 +1,7 @@
 //! `nodewall run`: the daemon.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Options;
 use super::exit::{self, Exit};
@@ -16,7 +17,12 @@ pub(super) fn run(options: &Options, output: &Output) -> Exit {
             return exit::of_kernel(&error);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // A thread that has read the files has nothing more to do; one that lingers is a wake-up later.
+        .thread_keep_alive(Duration::from_millis(50))
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             output.message(&format!("cannot start the loop: {error}"));

@@ -59,6 +59,8 @@ pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
     findings.extend(sourced.findings);
     let api_servers = match &config.kubeconfig {
         None => BTreeSet::new(),
+        // Most hosts are no cluster nodes, and the shipped settings name the kubelet's usual file all the same.
+        Some(path) if !path.exists() => BTreeSet::new(),
         Some(path) => host::api_servers(path).unwrap_or_else(|error| {
             let place = Place::file(path.display().to_string());
             findings.push(

@@ -56,6 +56,15 @@ fn read_back(kernel: &mut dyn Kernel, desired: &Ruleset, before: &Loaded, batch:
             _ => {}
         }
     }
+    // A range that is split leaves its first and last value in place as ends of others, and only ends can be looked up:
+    // where something new begins at the start of something deleted, the set is read.
+    let starts: BTreeSet<(&str, u128)> =
+        single.iter().filter(|(.., there)| *there).map(|(name, element, _)| (*name, start(element))).collect();
+    for (name, element, there) in &single {
+        if !there && starts.contains(&(name, start(element))) {
+            whole.insert(name);
+        }
+    }
     single.retain(|(name, ..)| !whole.contains(name));
     let mut loaded = kernel.load(&Read::Only(whole.into_iter().map(str::to_owned).collect()))?;
     for (name, element, there) in &single {
@@ -81,6 +90,15 @@ fn read_back(kernel: &mut dyn Kernel, desired: &Ruleset, before: &Loaded, batch:
     match difference(&loaded, desired) {
         None => Ok(Applied { loaded, changes: batch.changes.len() }),
         Some(words) => Err(Error::Differs(words)),
+    }
+}
+
+/// The first address of a set of addresses.
+fn start(set: &Set) -> u128 {
+    match &set.elements {
+        Elements::V4(ranges) => ranges.ranges().first().map_or(0, |(start, _)| u128::from(*start)),
+        Elements::V6(ranges) => ranges.ranges().first().map_or(0, |(start, _)| *start),
+        Elements::Keys(_) => 0,
     }
 }
 

@@ -60,7 +60,8 @@ pub trait Kernel: Send {
     fn load(&mut self, read: &Read) -> Result<Loaded, Error>;
     /// Commits one transaction; [`Error::Contended`] when `batch.generation` is stale.
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
-    /// Whether the named set has the one element of `element`, exactly: cheaper than reading a large set.
+    /// Whether the named set has the one element of `element`: cheaper than reading a large set. Of a range the kernel is
+    /// asked for its start and its end, so that two ranges with a gap between them may answer for one without it.
     fn has_element(&mut self, name: &str, element: &Set) -> Result<bool, Error> {
         let loaded = self.load(&Read::Only(vec![name.to_owned()]))?;
         let there = loaded.ruleset.sets.get(name);

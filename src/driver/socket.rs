@@ -315,6 +315,12 @@ impl Kernel for Netlink {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
+        if batch.changes.is_empty() {
+            // Nothing to send, and nothing that would be acknowledged; only whether the plan is still of today.
+            let now = self.generation()?;
+            let stale = batch.generation.is_some_and(|planned| planned != now);
+            return if stale { Err(Error::Contended) } else { Ok(()) };
+        }
         let encoded = encode(batch, self.sequence);
         self.take_sequence(encoded.len());
         self.send(&encoded.bytes)?;

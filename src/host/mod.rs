@@ -57,3 +57,103 @@ pub async fn collect(root: &Path) -> Result<Facts, Error> {
     }
     Ok(Facts { node: sysfs::host_name(root), links, ..Facts::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::Command;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Runs ip(8) in the calling thread's network namespace.
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    /// Runs a test in a network namespace of its own.
+    fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn links_addresses_and_routes_are_this_namespaces() {
+        in_namespace(|| async {
+            ip("link set lo up");
+            ip("link add mgmt0 type veth peer name peer0");
+            ip("link property add dev mgmt0 altname management-network-port0");
+            ip("link add br0 type bridge");
+            ip("link set peer0 master br0");
+            ip("link add rail0 type veth peer name peer1");
+            ip("link add link rail0 name mac0 type macvlan");
+            ip("addr add 10.77.0.2/24 dev mgmt0");
+            ip("addr add 10.99.0.1 peer 10.99.0.2/32 dev rail0");
+            ip("addr add fd77::2/64 dev mgmt0 nodad");
+            for link in ["mgmt0", "peer0", "rail0", "peer1"] {
+                ip(&format!("link set {link} up"));
+            }
+            let facts = collect(Path::new("/")).await.unwrap();
+            assert!(facts.links.values().all(|link| !link.default_route));
+
+            ip("route add default nexthop via 10.77.0.1 nexthop dev rail0");
+            ip("-6 route add default via fd77::1 dev mgmt0");
+            ip("route add default dev peer1 table 100");
+            let facts = collect(Path::new("/")).await.unwrap();
+            let link = |name: &str| facts.link(name).unwrap();
+            let mgmt = link("mgmt0");
+            assert_eq!(mgmt.kind.as_deref(), Some("veth"));
+            assert_eq!(mgmt.altnames, ["management-network-port0"]);
+            assert!(mgmt.up && mgmt.default_route);
+            assert_eq!((mgmt.hardware, mgmt.mac.as_ref().unwrap().len()), (1, 17));
+            for address in ["10.77.0.2/24", "fd77::2/64"] {
+                assert!(mgmt.addresses.contains(&address.parse().unwrap()), "{address}");
+            }
+            let own: Vec<String> =
+                link("rail0").addresses.iter().filter(|net| net.addr().is_ipv4()).map(ToString::to_string).collect();
+            assert_eq!(own, ["10.99.0.1/32"], "ours, not the peer's");
+            assert!(link("rail0").default_route, "the second path");
+            assert!(!link("peer1").default_route, "another table");
+            assert_eq!(link("peer0").master, InterfaceName::new("br0"));
+            assert_eq!(link("mac0").parent, InterfaceName::new("rail0"));
+            assert!(!link("mac0").up);
+            assert_eq!(link("lo").link_layer(), "loopback");
+            assert_eq!((&link("mgmt0").driver, &link("mgmt0").pci), (&None, &None));
+        });
+    }
+
+    #[test]
+    fn every_change_that_matters_is_noticed_and_pod_routes_are_not() {
+        in_namespace(|| async {
+            ip("link add a0 type veth peer name a1");
+            ip("link set a0 up");
+            ip("link set a1 up");
+            let mut watch = Watch::open().unwrap();
+            while tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_ok() {}
+            for change in [
+                "link add b0 type veth peer name b1",
+                "link set b0 name b2",
+                "addr add 10.5.0.1/24 dev a0",
+                "route add default via 10.5.0.2",
+                "addr add fd05::1/64 dev a0 nodad",
+                "link del b2",
+            ] {
+                ip(change);
+                let noticed = tokio::time::timeout(Duration::from_secs(1), watch.changed()).await;
+                assert!(noticed.is_ok(), "{change}");
+                while tokio::time::timeout(Duration::from_millis(100), watch.changed()).await.is_ok() {}
+            }
+            ip("route add 10.6.0.1/32 dev a0");
+            let noticed = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
+            assert!(noticed.is_err(), "a pod's route");
+        });
+    }
+}

@@ -19,6 +19,10 @@ use crate::net::interface::InterfaceName;
 pub(super) async fn links() -> Result<BTreeMap<u32, Link>, Error> {
     let attempt = "list links";
     let messages: Vec<LinkMessage> = dump(attempt, |handle| handle.link().get().execute()).await?;
+    if messages.is_empty() {
+        // Every namespace has a loopback device.
+        return Err(Error::Netlink { attempt, source: io::Error::other("the kernel listed none") });
+    }
     let names: BTreeMap<u32, InterfaceName> =
         messages.iter().filter_map(|message| Some((message.header.index, name(message)?))).collect();
     Ok(messages.iter().filter_map(|message| Some((message.header.index, link(message, &names)?))).collect())
@@ -71,7 +75,9 @@ async fn dump<M, S>(attempt: &'static str, request: impl FnOnce(Handle) -> S) ->
 where
     S: Stream<Item = Result<M, rtnetlink::Error>>,
 {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| Error::Netlink { attempt, source })?;
+    // A connection whose receiver of unasked messages is gone ends at once, and a dump with it, without an error.
+    let (connection, handle, _unasked) =
+        rtnetlink::new_connection().map_err(|source| Error::Netlink { attempt, source })?;
     let driver = tokio::spawn(connection);
     let answer = request(handle).try_collect().await;
     driver.abort();

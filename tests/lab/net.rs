@@ -23,8 +23,8 @@ use nix::sys::time::TimeVal;
 use super::sh;
 
 /// How long a probe waits for an answer. On one machine an answer takes well under a millisecond, so that this is for
-/// busy processors only.
-pub const PATIENCE: Duration = Duration::from_millis(400);
+/// busy processors only; it must stay below the second after which TCP tries again, or a lost packet would go unseen.
+pub const PATIENCE: Duration = Duration::from_millis(700);
 
 /// How many probes are in the air at once.
 const AT_ONCE: usize = 48;
@@ -114,10 +114,15 @@ impl Host {
     /// Starts servers; they listen when this returns.
     pub fn serve(&self, tcp: &[u16], udp: &[u16]) -> Servers {
         let (tcp, udp): (Vec<TcpListener>, Vec<UdpSocket>) = self.enter(|| {
-            // "::" takes IPv4 too (net.ipv6.bindv6only = 0).
-            let address = |port: &u16| SocketAddr::new(IpAddr::from([0u16; 8]), *port);
-            let tcp = tcp.iter().map(|port| TcpListener::bind(address(port)).expect("a free TCP port")).collect();
-            let udp = udp.iter().map(|port| UdpSocket::bind(address(port)).expect("a free UDP port")).collect();
+            // One socket per address, so that answers come from the address that was asked; "::" would take IPv4 too, and
+            // answer from the interface's first address.
+            let addresses = addresses();
+            let ends = |ports: &[u16]| -> Vec<SocketAddr> {
+                let end = |port| addresses.iter().map(move |address| SocketAddr::new(*address, port));
+                ports.iter().copied().flat_map(end).collect()
+            };
+            let tcp = ends(tcp).into_iter().map(|end| TcpListener::bind(end).expect("a free TCP port")).collect();
+            let udp = ends(udp).into_iter().map(|end| UdpSocket::bind(end).expect("a free UDP port")).collect();
             (tcp, udp)
         });
         let stop = Arc::new(AtomicBool::new(false));
@@ -126,6 +131,17 @@ impl Host {
         let thread = std::thread::spawn(move || serve(&tcp, &udp, &stopped));
         Servers { stop, thread: Some(thread) }
     }
+}
+
+/// The addresses of the namespace of this thread, link-local ones apart.
+fn addresses() -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().expect("the addresses of this namespace");
+    let ip = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|end| IpAddr::V4(end.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|end| IpAddr::V6(end.ip())))
+    };
+    let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    all.filter_map(|interface| interface.address.and_then(ip)).filter(|address| !is_link_local(address)).collect()
 }
 
 impl Drop for Servers {
@@ -233,7 +249,13 @@ impl Probe {
             (What::Echo, IpAddr::V6(_)) => (&[128, 0, 0, 0, 0, 0, 0, 1], Some(129)),
             _ => (b"nodewall", None),
         };
-        socket.send(request)?;
+        match socket.send(request) {
+            // Held back by an output rule here; a rejection has left its error on the socket by now.
+            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => {
+                return Err(socket.take_error()?.unwrap_or(error));
+            }
+            sent => sent?,
+        };
         let mut answer = [0; 64];
         let length = socket.recv(&mut answer)?;
         match reply {

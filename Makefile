@@ -1,0 +1,30 @@
+# `make run` shows nodewall on a simulated GPU node, `make test` runs everything. Both do all their own set-up.
+
+CARGO ?= cargo
+
+.PHONY: all build run test bench clean setup
+
+all: build
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	$(CARGO) build --release
+
+# In throw-away network namespaces, so it takes root; building does not.
+run: build
+	@if [ "$$(id -u)" -eq 0 ]; then exec python3 demo/run.py --binary target/release/nodewall; \
+	else exec sudo python3 demo/run.py --binary target/release/nodewall; fi
+
+test: setup
+	scripts/test.sh
+
+# Ratios against the nft program and hand-written rules in the same run; the figures of the README.
+bench: setup
+	$(CARGO) bench --bench apply
+	$(CARGO) bench --bench packet
+	$(CARGO) bench --bench daemon
+
+clean:
+	$(CARGO) clean
