@@ -3,6 +3,7 @@
 Both end when their standard input closes, so that none outlives the demo, whatever happens to it."""
 
 import errno
+import itertools
 import json
 import os
 import select
@@ -13,6 +14,8 @@ import time
 
 # Python's socket module does not have it on every system (linux/socket.h).
 SOL_RAW = 255
+# Every echo request has an identifier of its own, or conntrack would take a later one for part of an established flow.
+IDENTIFIERS = itertools.count(os.getpid())
 
 
 def listen(ports):
@@ -59,7 +62,7 @@ def ping(address):
         # ICMP_FILTER (raw(7)): block all but echo replies (0).
         probe.setsockopt(SOL_RAW, 1, struct.pack("I", 0xFFFFFFFE))
     probe.connect((address, 0))
-    request = struct.pack("!BBHHH", 128 if version6 else 8, 0, 0, os.getpid() & 0xFFFF, 1)
+    request = struct.pack("!BBHHH", 128 if version6 else 8, 0, 0, next(IDENTIFIERS) & 0xFFFF, 1)
     if not version6:
         request = request[:2] + struct.pack("!H", checksum(request)) + request[4:]
     probe.send(request)

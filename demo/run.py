@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""nodewall on a simulated GPU node, in throw-away network namespaces. Usage: demo/run.py [PROGRAM]
+"""nodewall on a simulated GPU node, in throw-away network namespaces. Usage: demo/run.py --binary PATH
 
 Shows who reaches what before and after, changes a policy file live, and with a terminal leaves a shell in the node. Every
 cell is compared with what the policy says: exit status 0 if all are as they should be, 1 if not. Needs root."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -30,7 +31,9 @@ READY_SECONDS = 30
 
 def main():
     """The demo from start to end; the exit status."""
-    program = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "target/debug/nodewall"))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--binary", default=os.path.join(ROOT, "target/release/nodewall"), help="the nodewall to show")
+    program = os.path.abspath(options.parse_args().binary)
     if not os.access(program, os.X_OK):
         print(f"demo: {program} is not built; `make run` builds it", file=sys.stderr)
         return 2
