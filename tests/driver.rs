@@ -116,7 +116,7 @@ fn everything() -> Ruleset {
             }],
         ),
         rule("", [Statement::Vmap { keys: vec![Key::InterfaceName(Side::Source)], map: named("interfaces") }]),
-        rule("", [prefix(Key::InterfaceName(Side::Source), name("cali"), 4), DROP]),
+        rule("", [prefix(Key::InterfaceName(Side::Source), name("cali"), 32), DROP]),
         rule("", [is(Key::InterfaceName(Side::Source), name("eth0")), ACCEPT]),
         rule("", [is(Key::InterfaceKind(Side::Source), name("veth")), ACCEPT]),
         rule("", [is(Key::InterfaceType(Side::Source), 772u16), ACCEPT]),

@@ -88,7 +88,7 @@ impl Random {
         let datum = self.datum(data_type);
         match (data_type, self.below(3)) {
             (DataType::CtState, 0 | 1) => Value::Flags(1 + self.below(127) as u32),
-            (DataType::Ifname, 0) => Value::Prefix(datum, 1 + self.below(15) as u8),
+            (DataType::Ifname, 0) => Value::Prefix(datum, 8 * (1 + self.below(15) as u8)),
             (DataType::Ipv4Addr | DataType::Ipv6Addr | DataType::InetService, 0) => {
                 Value::Prefix(datum, self.below(data_type.size() as u64 * 8 + 1) as u8)
             }
@@ -325,14 +325,13 @@ fn has_synonym(rule: &Rule) -> bool {
         || compared(Key::L4Proto)
         || transport && portless
         || rule.statements.iter().any(|statement| match statement {
-            Statement::Match { key, value: Value::Prefix(datum, bits), .. } => {
-                let name = key.data_type() == DataType::Ifname;
+            Statement::Match { value: Value::Prefix(datum, bits), .. } => {
                 let size = datum.bytes().len();
-                let end = if name { usize::from(*bits) } else { usize::from(*bits).div_ceil(8) };
-                let spare = if name { 0 } else { 8 * end - usize::from(*bits) };
+                let end = usize::from(*bits).div_ceil(8);
+                let spare = 8 * end - usize::from(*bits);
                 let tail = datum.bytes()[end..].iter().any(|byte| *byte != 0)
                     || end > 0 && datum.bytes()[end - 1].trailing_zeros() < spare as u32;
-                tail || usize::from(*bits) == if name { size } else { 8 * size }
+                tail || usize::from(*bits) == 8 * size
             }
             _ => false,
         })

@@ -11,7 +11,8 @@ use crate::nft::key::{Datum, Key, Side};
 /// the ruleset.
 pub(super) fn conditions(flat: &Flat, ruleset: &mut Ruleset) -> Vec<Statement> {
     let mut statements = Vec::new();
-    if let (Some(family), None, None) = (flat.family, &flat.from, &flat.to) {
+    let said_by_icmp = matches!(flat.l4, FlatL4::Icmp(_) | FlatL4::Icmpv6(_));
+    if let (Some(family), None, None, false) = (flat.family, &flat.from, &flat.to, said_by_icmp) {
         statements.push(Statement::Match { key: Key::NfProto, negated: false, value: Value::Is(nfproto(family)) });
     }
     statements.extend(transport(&flat.l4, flat.source_ports.as_ref()));

@@ -73,7 +73,7 @@ pub(super) fn flatten(rule: &EffectiveRule) -> Vec<Flat> {
     peers(rule)
         .into_iter()
         .flat_map(|(family, from, to)| {
-            transports.iter().map(move |l4| Flat {
+            transports.iter().filter(move |l4| exists_in(l4, family)).map(move |l4| Flat {
                 family,
                 from: from.clone(),
                 to: to.clone(),
@@ -82,6 +82,16 @@ pub(super) fn flatten(rule: &EffectiveRule) -> Vec<Flat> {
             })
         })
         .collect()
+}
+
+/// Whether the transport condition can hold in packets of the family: ICMP is IPv4's and ICMPv6 is IPv6's, and nft(8) does
+/// not even have words for a rule that looks for one in the other.
+fn exists_in(l4: &FlatL4, family: Option<Family>) -> bool {
+    match l4 {
+        FlatL4::Icmp(_) => family != Some(Family::V6),
+        FlatL4::Icmpv6(_) => family != Some(Family::V4),
+        _ => true,
+    }
 }
 
 /// The address part: once for both families when no address is looked at, else once per family that can match.

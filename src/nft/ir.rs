@@ -152,7 +152,7 @@ pub enum Statement {
 pub enum Value {
     /// One value.
     Is(Datum),
-    /// A prefix of so many bits (`ip saddr 10.0.0.0/8`), and for interface names the bytes before the `*`.
+    /// A prefix of so many bits (`ip saddr 10.0.0.0/8`); of interface names whole bytes, those before the `*`.
     Prefix(Datum, u8),
     /// An inclusive range.
     Range(Datum, Datum),

@@ -232,11 +232,13 @@ impl Key {
         }
     }
 
-    /// The IP version that a packet must have for this key to exist.
+    /// The IP version that a packet must have for this key to exist. ICMP is IPv4's and ICMPv6 is IPv6's, as with nft in an
+    /// inet table.
     pub const fn family(self) -> Option<Family> {
         match self {
             Self::IpAddr(family, _) => Some(family),
-            Self::HopLimit => Some(Family::V6),
+            Self::IcmpType | Self::IcmpCode => Some(Family::V4),
+            Self::HopLimit | Self::Icmpv6Type | Self::Icmpv6Code => Some(Family::V6),
             _ => None,
         }
     }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use super::decision::Outcome;
 use super::interface::is_loopback;
 use super::packet::{ConntrackState, Packet};
-use crate::net::addr::Family;
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::Effective;
@@ -44,11 +43,9 @@ fn loops(address: IpAddr) -> bool {
     address.is_loopback()
 }
 
-/// RFC 4861 section 7: hop limit 255 proves that no router forwarded it. IPv4 has no hop limit, so ICMPv6 in IPv4 is
-/// none of it. A host sends no router advertisements (134); redirects (137) are not needed to reach anybody.
+/// RFC 4861 section 7: hop limit 255 proves that no router forwarded it. A host sends no router advertisements (134); redirects (137) are not needed to reach anybody.
 fn neighbour_discovery(packet: &Packet) -> bool {
-    packet.family() == Family::V6
-        && packet.hop_limit == 255
+    packet.hop_limit == 255
         && packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| match packet.direction {
             Direction::Ingress => matches!(kind, 133..=136),
             Direction::Egress => matches!(kind, 133 | 135 | 136),

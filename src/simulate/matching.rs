@@ -49,7 +49,7 @@ fn transport(l4: &L4Match, packet: &Packet) -> Result<(), Mismatch> {
             Some((_, port)) if wanted.contains(port) => Ok(()),
             _ => Err(Mismatch::Ports),
         },
-        Some(L4Detail::Icmp(wanted)) => match packet.icmp {
+        Some(L4Detail::Icmp(wanted)) => match packet.icmp_of(packet.protocol) {
             Some((kind, code)) if wanted.get(&kind).is_some_and(|codes| codes.contains(code)) => Ok(()),
             _ => Err(Mismatch::Icmp),
         },

@@ -57,8 +57,10 @@ impl Packet {
         self.ports.filter(|_| self.protocol.has_ports())
     }
 
-    /// Type and code, if this is a packet of that ICMP (by protocol number) and they could be read.
+    /// Type and code, if this is a packet of that ICMP and they could be read: ICMP in IPv4, ICMPv6 in IPv6. The number of
+    /// one in the other's packets is a protocol like any other.
     pub fn icmp_of(&self, protocol: Protocol) -> Option<(u8, u8)> {
-        self.icmp.filter(|_| self.protocol == protocol)
+        let family = if protocol == Protocol::ICMP { Family::V4 } else { Family::V6 };
+        self.icmp.filter(|_| self.protocol == protocol && self.family() == family)
     }
 }

@@ -120,7 +120,7 @@ impl Known {
     fn need(&mut self, keys: &[Key]) -> Vec<Needed> {
         let mut needed = Vec::new();
         for key in keys {
-            if let Some(family) = family_of(*key).filter(|family| self.family != Some(*family)) {
+            if let Some(family) = Key::family(*key).filter(|family| self.family != Some(*family)) {
                 self.family = Some(family);
                 needed.push(Needed::Family(family));
             }
@@ -160,15 +160,6 @@ impl Needed {
             Self::Transport(protocol) => (Key::L4Proto, protocol.0),
         };
         Statement::Match { key, negated: false, value: Value::Is(Datum::from(number)) }
-    }
-}
-
-/// The IP version that a key implies; for ICMP that is nft's habit in an inet table.
-fn family_of(key: Key) -> Option<Family> {
-    match key {
-        Key::IcmpType | Key::IcmpCode => Some(Family::V4),
-        Key::Icmpv6Type | Key::Icmpv6Code => Some(Family::V6),
-        _ => key.family(),
     }
 }
 
@@ -353,9 +344,9 @@ impl List<'_> {
                 self.load(load_of(key), 0);
                 self.cmp(negated, &to_wire(data_type, datum.bytes()));
             }
-            Value::Prefix(datum, bytes) if data_type == DataType::Ifname => {
+            Value::Prefix(datum, bits) if data_type == DataType::Ifname => {
                 self.load(load_of(key), 0);
-                self.cmp(negated, &datum.bytes()[..usize::from(*bytes).min(datum.bytes().len())]);
+                self.cmp(negated, &datum.bytes()[..usize::from(*bits / 8).min(datum.bytes().len())]);
             }
             Value::Prefix(datum, bits) => {
                 let bits = usize::from(*bits).min(8 * size);
@@ -729,7 +720,7 @@ impl Reader<'_> {
                 padded.resize(size, 0);
                 let length = bytes.len() as u8;
                 match (data_type, content.load) {
-                    (DataType::Ifname, _) => Some(Value::Prefix(Datum::new(&padded), length)),
+                    (DataType::Ifname, _) => Some(Value::Prefix(Datum::new(&padded), 8 * length)),
                     (_, Load::Payload { length: loaded, .. }) if loaded as usize == bytes.len() => {
                         Some(Value::Prefix(Datum::new(&padded), 8 * length))
                     }

@@ -85,7 +85,9 @@ pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u3
     }
     if let [single] = shape.key {
         // nft prints the elements of a set by this note.
-        let order = if single.host_order() { BYTEORDER_HOST_ENDIAN } else { BYTEORDER_BIG_ENDIAN };
+        // Names are strings to nft, which it keeps in host order.
+        let host = single.host_order() || *single == DataType::Ifname;
+        let order = if host { BYTEORDER_HOST_ENDIAN } else { BYTEORDER_BIG_ENDIAN };
         writer.put(NFTA_SET_USERDATA, &note(NFTNL_UDATA_SET_KEYBYTEORDER, order));
     }
 }
