@@ -580,3 +580,221 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::net::facts::Link;
+    use crate::net::interface::InterfaceName;
+    use crate::policy::model::{HostPolicy, Tier, TierDefault};
+    use crate::policy::selector::Selector;
+    use crate::policy::settings::LogSettings;
+    use crate::text::finding::Code;
+
+    fn place(file: &str) -> Place {
+        Place { line: 3, column: 1, ..Place::file(file) }
+    }
+
+    /// Documents with one policy of this name that denies everything on the interfaces of a role.
+    fn documents(name: &str) -> Documents {
+        let mut policy = Policy::with_builtin_tiers();
+        let tier = Tier { name: name.into(), order: 1, default: TierDefault::Deny, place: place("10.toml") };
+        policy.tiers.insert(name.to_owned(), tier);
+        policy.policies.push(HostPolicy {
+            name: name.to_owned(),
+            tier: name.to_owned(),
+            order: None,
+            interfaces: Selector::All,
+            nodes: Selector::All,
+            mode: Mode::Enforce,
+            ingress: Some(Vec::new()),
+            egress: None,
+            place: place("10.toml"),
+            tier_place: place("10.toml"),
+        });
+        let settings = NodeSettings {
+            mode: Mode::Enforce,
+            labels: Default::default(),
+            failsafe: Vec::new(),
+            defaults: Default::default(),
+            drop_invalid: true,
+            log: LogSettings { group: 5, rate: 1, burst: 1 },
+        };
+        Documents { policy, settings, findings: Vec::new() }
+    }
+
+    fn bad(name: &str) -> Documents {
+        let finding = Finding::error(Code::UnknownKey, &place("20.toml"), "\"x\" is not a key");
+        Documents { findings: vec![finding], ..documents(name) }
+    }
+
+    fn facts(names: &[&str]) -> Facts {
+        let link = |(index, name): (usize, &&str)| {
+            (index as u32 + 1, Link::named(index as u32 + 1, InterfaceName::new(name).unwrap()))
+        };
+        Facts { links: names.iter().enumerate().map(link).collect(), ..Facts::default() }
+    }
+
+    /// The effects in one word each.
+    fn words(effects: &[Effect]) -> Vec<String> {
+        effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Apply(_) => "apply".to_owned(),
+                Effect::Retry(after) => format!("retry {after:?}"),
+                Effect::ForgetRetry => "forget".to_owned(),
+                Effect::Ready => "ready".to_owned(),
+                Effect::Report(Report::InForce { generation, lockdown, .. }) => {
+                    format!("{} {generation}", if *lockdown { "lockdown" } else { "in-force" })
+                }
+                Effect::Report(Report::Refused { instead, .. }) => format!("refused, {instead:?}"),
+                Effect::Report(Report::Warned { .. }) => "warned".to_owned(),
+                Effect::Report(Report::Failed { attempt, .. }) => format!("failed {attempt}"),
+                Effect::Report(Report::Interface { name, role, .. }) => format!("{name} is {role}"),
+                Effect::Report(Report::InterfaceGone { name }) => format!("{name} is gone"),
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn check(state: &mut State, event: Event, expected: &[&str], phase: Phase) {
+        let effects = step(state, event);
+        assert_eq!(words(&effects), expected);
+        assert_eq!(state.phase(), phase, "{:?}", state.reason());
+    }
+
+    fn done() -> Event {
+        Event::Applied(Ok(Done { changes: 7 }))
+    }
+
+    /// A state in which the policy "a" is in force on eth0.
+    fn in_force() -> State {
+        let mut state = State::default();
+        for event in [
+            Event::KernelSeen { table: false },
+            Event::FactsChanged(facts(&["eth0"])),
+            Event::DocumentsLoaded(documents("a")),
+            done(),
+        ] {
+            step(&mut state, event);
+        }
+        assert_eq!(state.phase(), Phase::InForce);
+        state
+    }
+
+    #[test]
+    fn nothing_is_touched_before_everything_is_known_in_whatever_order_it_comes() {
+        let events = [
+            Event::KernelSeen { table: true },
+            Event::FactsChanged(facts(&["eth0"])),
+            Event::DocumentsLoaded(documents("a")),
+        ];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut state = State::default();
+            check(&mut state, events[order[0]].clone(), &[], Phase::Waiting);
+            check(&mut state, events[order[1]].clone(), &[], Phase::Waiting);
+            check(&mut state, events[order[2]].clone(), &["apply"], Phase::Applying);
+            check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
+        }
+    }
+
+    #[test]
+    fn facts_that_are_the_same_are_no_work() {
+        let mut state = in_force();
+        check(&mut state, Event::FactsChanged(facts(&["eth0"])), &[], Phase::InForce);
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "cali1"])), &["cali1 is pod", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        check(&mut state, Event::FactsChanged(facts(&["eth0"])), &["cali1 is gone", "apply"], Phase::Applying);
+    }
+
+    #[test]
+    fn one_transaction_at_a_time_and_the_newest_afterwards() {
+        let mut state = in_force();
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &["a1 is unknown", "apply"], Phase::Applying);
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1", "a2"])), &["a2 is unknown"], Phase::Applying);
+        check(
+            &mut state,
+            Event::FactsChanged(facts(&["eth0", "a1", "a3"])),
+            &["a3 is unknown", "a2 is gone"],
+            Phase::Applying,
+        );
+        check(&mut state, done(), &["in-force 2", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+        assert_eq!(state.summary().unwrap().interfaces.len(), 3);
+    }
+
+    #[test]
+    fn a_reload_looks_at_the_kernel_even_when_nothing_changed() {
+        let mut state = in_force();
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
+        assert_eq!(state.generation(), 1);
+    }
+
+    #[test]
+    fn bad_documents_leave_the_last_good_ones_in_force_which_follow_the_links() {
+        let mut state = in_force();
+        check(&mut state, Event::DocumentsLoaded(bad("b")), &["refused, LastGood", "apply"], Phase::Degraded);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::Degraded);
+        assert_eq!(
+            state.reason().as_deref(),
+            Some("20.toml:3:1: \"x\" is not a key; the last good policy stays in force")
+        );
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &["a1 is unknown", "apply"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Degraded);
+        assert_eq!(state.summary().unwrap().policies[0].name, "a");
+        check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn bad_documents_at_the_first_start_lock_down_or_keep_what_is_there() {
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        check(&mut state, Event::DocumentsLoaded(bad("a")), &["refused, Lockdown", "apply"], Phase::Degraded);
+        check(&mut state, done(), &["lockdown 1", "forget", "ready"], Phase::Degraded);
+        assert!(state.summary().unwrap().policies.is_empty());
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: true });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        check(&mut state, Event::DocumentsLoaded(bad("a")), &["refused, Found", "ready"], Phase::Degraded);
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &[], Phase::Degraded);
+        assert!(state.reason().unwrap().ends_with("; the table found in the kernel stays in force"));
+    }
+
+    #[test]
+    fn a_failed_apply_is_tried_again_ever_more_slowly_and_what_is_in_force_stays() {
+        let mut state = in_force();
+        let refused = || Event::Applied(Err("the kernel refused chain input: EBUSY".to_owned()));
+        step(&mut state, Event::DocumentsLoaded(documents("b")));
+        for (attempt, pause) in
+            [(1, "100ms"), (2, "200ms"), (3, "400ms"), (4, "800ms"), (5, "1.6s"), (6, "3.2s"), (7, "5s"), (8, "5s")]
+        {
+            let (failed, retry) = (format!("failed {attempt}"), format!("retry {pause}"));
+            check(&mut state, refused(), &[&failed, &retry, "ready"], Phase::Degraded);
+            check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        }
+        assert_eq!(state.summary().unwrap().policies[0].name, "a");
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn a_first_apply_that_fails_locks_down_and_goes_on_trying() {
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        let refused = || Event::Applied(Err("no".to_owned()));
+        check(&mut state, refused(), &["failed 1", "retry 100ms", "apply"], Phase::Degraded);
+        check(&mut state, done(), &["lockdown 1", "ready"], Phase::Degraded);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, refused(), &["failed 2", "retry 200ms", "ready"], Phase::Degraded);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+    }
+}

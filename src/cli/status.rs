@@ -146,13 +146,10 @@ fn text(status: &Status, colored: bool) -> String {
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
-        line(
-            &mut out,
-            "findings",
-            &format!("{errors} errors, {warnings} warnings (`nodewall check` shows them in full)"),
-        );
-        for FindingRecord { severity, code, message, file, line: number, .. } in status.findings.iter().take(5) {
-            line(&mut out, "", &format!("{file}:{number}: {severity}[{code}]: {message}"));
+        let counts = format!("{}, {}", count(errors, "error"), count(warnings, "warning"));
+        line(&mut out, "findings", &format!("{counts} (`nodewall check` shows them in full)"));
+        for finding in status.findings.iter().take(FINDINGS_SHOWN) {
+            line(&mut out, "", &finding_line(finding));
         }
     }
     let rows = status
@@ -188,6 +185,22 @@ fn text(status: &Status, colored: bool) -> String {
 fn table_line(table: &TableRecord) -> String {
     let TableRecord { chains, rules, sets, elements, .. } = table;
     format!("{chains} chains, {rules} rules, {sets} sets with {elements} elements")
+}
+
+/// At most this many findings on the first screen.
+const FINDINGS_SHOWN: usize = 5;
+
+fn count(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+fn finding_line(finding: &FindingRecord) -> String {
+    let FindingRecord { severity, code, message, file, line, .. } = finding;
+    let place = if *line == 0 { file.clone() } else { format!("{file}:{line}") };
+    format!("{place}: {severity}[{code}]: {message}")
 }
 
 /// At most this many names in a column.

@@ -6,13 +6,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{self, Config};
-use crate::host;
+use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
 use crate::policy::model::Policy;
 use crate::source::{self, Texts, Trust};
-use crate::text::finding::{Code, Finding, Severity};
-use crate::text::place::Place;
+use crate::text::finding::{Finding, Severity};
+use crate::textfile::{self, Unread};
 
 /// Where to look.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,22 +54,24 @@ pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
         (directories.clone(), source::load_directories(directories, trust))
     };
     let mut texts = sourced.texts;
-    texts.insert(whereabouts.config.display().to_string().into(), Arc::from(text));
+    texts.insert(textfile::name(&whereabouts.config), Arc::from(text));
     findings.extend(sourced.findings);
-    let api_servers = match &config.kubeconfig {
-        None => BTreeSet::new(),
-        // Most hosts are no cluster nodes, and the shipped settings name the kubelet's usual file all the same.
-        Some(path) if !path.exists() => BTreeSet::new(),
-        Some(path) => host::api_servers(path).unwrap_or_else(|error| {
-            let place = Place::file(path.display().to_string());
-            findings.push(
-                Finding::warning(Code::Unreadable, &place, error.to_string())
-                    .help("until then the failsafe for the cluster API lets nothing through"),
-            );
-            BTreeSet::new()
-        }),
-    };
+    let api_servers = api_servers(&config, trust, &mut findings);
     Documents { policy: sourced.policy, findings, texts, looked_at, files: sourced.files, api_servers, config }
+}
+
+/// The addresses of the cluster API that the kubeconfig names. Most hosts have none, and the shipped settings name the kubelet's
+/// usual file all the same; one that cannot be read is no reason to refuse a policy.
+fn api_servers(config: &Config, trust: Trust, findings: &mut Vec<Finding>) -> BTreeSet<(IpAddr, u16)> {
+    let Some(path) = &config.kubeconfig else { return BTreeSet::new() };
+    match textfile::read(path, trust) {
+        Ok(text) => kubeconfig::api_servers(&text).into_iter().collect(),
+        Err(Unread::Missing) => BTreeSet::new(),
+        Err(Unread::Refused(finding)) => {
+            findings.push(Finding { severity: Severity::Warning, ..*finding });
+            BTreeSet::new()
+        }
+    }
 }
 
 impl Documents {

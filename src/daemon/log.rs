@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use nix::sys::stat::fstat;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt as lines, registry};
@@ -31,7 +32,13 @@ pub(super) fn start() {
         registry().with(filter).with(Journal).try_init()
     } else {
         let colored = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal();
-        let layer = lines::layer().with_writer(io::stderr).with_target(false).with_ansi(colored);
+        // The other fields are in the message already, or are for machines.
+        let shown = debug_fn(|writer, field, value| match field.name() {
+            "message" => write!(writer, "{value:?}"),
+            "generation" | "rules" | "changes" | "version" | "attempt" => write!(writer, " {}={value:?}", field.name()),
+            _ => Ok(()),
+        });
+        let layer = lines::layer().with_writer(io::stderr).with_target(false).with_ansi(colored).fmt_fields(shown);
         registry().with(filter).with(layer).try_init()
     };
     // Fails only when logging was started already, which is as good.

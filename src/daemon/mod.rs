@@ -39,6 +39,7 @@ use crate::text::render;
 use documents::{Documents, Whereabouts};
 use files::FileWatch;
 use kernel::{Applied, KernelThread};
+use notify::Systemd;
 use socket::Query;
 use status::Status;
 
@@ -96,6 +97,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
     let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
+    let systemd = Systemd::find().map_err(failed("start the thread that talks to systemd"))?;
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let (queries, mut queried) = mpsc::channel(QUERIES_WAITING);
     let mut watchdog = notify::watchdog_interval().map(|every| {
@@ -109,7 +111,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
         Err(error @ kernel::Error::Gone) => return Err(failed("read the kernel")(io::Error::other(error))),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
-    let mut daemon = Daemon::new(options, kernel, inbox);
+    let mut daemon = Daemon::new(options, kernel, systemd, inbox);
     daemon.happened(Event::KernelSeen { table });
     daemon.collect();
     daemon.load();
@@ -119,7 +121,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = tick(watchdog.as_mut()) => notify::alive(),
+            () = tick(watchdog.as_mut()) => daemon.systemd.alive(),
             _ = hangup.recv() => daemon.reload(),
             Some(input) = inputs.recv() => match daemon.received(input) {
                 Received::Nothing => {}
@@ -142,9 +144,9 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             }
         }
     }
-    notify::stopping();
     tracing::info!("stopping; the rules stay in force");
     daemon.stop_listening();
+    daemon.systemd.stopping();
     Ok(())
 }
 
@@ -215,6 +217,7 @@ enum Reload {
 struct Daemon {
     options: Options,
     kernel: KernelThread,
+    systemd: Systemd,
     inbox: mpsc::UnboundedSender<Input>,
     state: State,
     /// The facts as collected, and what the documents add to them.
@@ -237,10 +240,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(options: Options, kernel: KernelThread, inbox: mpsc::UnboundedSender<Input>) -> Self {
+    fn new(options: Options, kernel: KernelThread, systemd: Systemd, inbox: mpsc::UnboundedSender<Input>) -> Self {
         Self {
             options,
             kernel,
+            systemd,
             inbox,
             state: State::default(),
             facts: None,
@@ -287,21 +291,21 @@ impl Daemon {
             self.ready = true;
             self.reload = Reload::No;
             self.status_line = self.state.status_line();
-            notify::ready(&self.status_line);
+            self.systemd.ready(&self.status_line);
         }
     }
 
     fn tell_status(&mut self) {
         let line = self.state.status_line();
         if line != self.status_line {
-            notify::status(&line);
+            self.systemd.status(&line);
             self.status_line = line;
         }
     }
 
     fn reload(&mut self) {
         tracing::info!("reloading");
-        notify::reloading();
+        self.systemd.reloading();
         self.reload = Reload::Loading;
         self.load();
         self.collect();

@@ -178,3 +178,81 @@ fn v6_default_routes(root: &Path) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    /// A link on one line: what is known and not the default.
+    fn line(link: &Link) -> String {
+        let mut line = format!("{} {} {}", link.index, link.name, link.link_layer());
+        let mut add = |label: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                let _ = write!(line, " {label}={value}");
+            }
+        };
+        add("kind", link.kind.as_deref());
+        add("driver", link.driver.as_deref());
+        add("bus", link.bus.as_deref());
+        add("pci", link.pci.as_deref());
+        add("rdma", link.rdma.as_deref());
+        add("mac", link.mac.as_deref());
+        add("master", link.master.as_ref().map(InterfaceName::as_str));
+        add("parent", link.parent.as_ref().map(InterfaceName::as_str));
+        for address in &link.addresses {
+            let _ = write!(line, " {address}");
+        }
+        let flags = [(!link.up, " down"), (link.default_route, " default")];
+        flags.iter().filter(|(on, _)| *on).for_each(|(_, word)| line.push_str(word));
+        line
+    }
+
+    #[track_caller]
+    fn check(node: &str, expected: &str) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(node);
+        let facts = collect_fixture(&root);
+        assert_eq!(facts.node, node);
+        let lines: Vec<String> = facts.links.values().map(line).collect();
+        assert_eq!(lines.join("\n"), expected.trim());
+    }
+
+    #[test]
+    fn a_training_node() {
+        check(
+            "training-node",
+            "
+1 lo loopback mac=00:00:00:00:00:00 127.0.0.1/8 192.168.21.0/32 ::1/128
+2 eno1 ethernet driver=igb bus=pci pci=0000:02:00.0 mac=3c:ec:ef:00:00:01 10.0.1.21/16 fd00::1:21/64 default
+3 enp193s0f0np0 ethernet driver=mlx5_core bus=pci pci=0000:c1:00.0 rdma=mlx5_0 mac=b8:3f:d2:00:00:00 10.100.0.21/24
+4 enp293s0f0np0 ethernet driver=mlx5_core bus=pci pci=0000:c2:00.0 rdma=mlx5_1 mac=b8:3f:d2:00:00:01 10.101.0.21/24
+5 ens8f0 ethernet driver=mlx5_core bus=pci pci=0000:81:00.0 mac=b8:3f:d2:00:00:10 10.50.0.21/24
+6 enx0a1b2c3d4e5f ethernet driver=cdc_ether bus=usb pci=0000:00:14.0 mac=0a:1b:2c:3d:4e:5f 169.254.3.1/24
+7 docker0 ethernet kind=bridge mac=02:42:00:00:00:01 172.17.0.1/16 down
+8 cali1a2b3c4d5e6 ethernet kind=veth mac=ee:ee:ee:ee:ee:ee
+9 calif0e1d2c3b4a ethernet kind=veth mac=ee:ee:ee:ee:ee:ee
+10 vxlan.calico ethernet kind=vxlan mac=66:00:00:00:00:01
+",
+        );
+    }
+
+    #[test]
+    fn an_edge_node() {
+        check(
+            "edge-node",
+            "
+1 lo loopback mac=00:00:00:00:00:00 127.0.0.1/8 ::1/128
+2 eth0 ethernet driver=nvethernet bus=platform mac=48:b0:2d:00:00:01 192.168.7.40/24 default
+3 eth1 ethernet driver=virtio_net bus=virtio pci=0000:00:03.0 mac=48:b0:2d:00:00:02 10.20.0.4/24
+4 wg0 other kind=wireguard 10.99.0.4/24
+5 eth1.100 ethernet kind=vlan mac=48:b0:2d:00:00:02 parent=eth1 10.100.0.4/24
+",
+        );
+    }
+
+    #[test]
+    fn a_root_without_anything_is_a_node_without_anything() {
+        assert_eq!(collect_fixture(Path::new("/nonexistent")), Facts::default());
+    }
+}

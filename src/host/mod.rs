@@ -2,7 +2,6 @@
 //! fixture can be another machine.
 
 mod fixture;
-mod kubeconfig;
 mod netlink;
 mod sysfs;
 mod watch;
@@ -13,7 +12,6 @@ use crate::net::facts::{Facts, Link};
 use crate::net::interface::InterfaceName;
 
 pub use fixture::collect_fixture;
-pub use kubeconfig::{KubeconfigError, api_servers};
 pub use watch::Watch;
 
 /// What went wrong while looking at the machine.

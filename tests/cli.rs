@@ -1,0 +1,168 @@
+//! The command line as scripts use it: exit codes, what goes to stdout and what to stderr, JSON.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod lab;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lab::{isolated, sh};
+use serde_json::Value;
+
+const GOOD: &str = "[[policy]]\nname = \"kubelet\"\norder = 1\ninterfaces = \"all()\"\ningress = [\n  { action = \"deny\", protocol = \"tcp\", ports = [10250] },\n]\n";
+
+/// Exit code, stdout and stderr.
+fn nodewall(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_nodewall"))
+        .args(["--config", "nodewall.toml", "--policy-dir", "policy.d"])
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn folder(policy: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy.d")).unwrap();
+    std::fs::write(folder.path().join("policy.d/10-kubelet.toml"), policy).unwrap();
+    let settings = format!("socket = \"{}\"\n", folder.path().join("nodewall.sock").display());
+    std::fs::write(folder.path().join("nodewall.toml"), settings).unwrap();
+    folder
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn usage_and_help() {
+    let here = folder(GOOD);
+    let (code, stdout, _) = nodewall(here.path(), &["--version"]);
+    assert_eq!((code, stdout.as_str()), (0, concat!("nodewall ", env!("CARGO_PKG_VERSION"), "\n")));
+    let (code, stdout, _) = nodewall(here.path(), &["--help"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("Exit codes:") && stdout.contains("disarm"), "{stdout}");
+    let (code, stdout, stderr) = nodewall(here.path(), &["aply"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("similar subcommand"), "{stderr}");
+}
+
+#[test]
+fn check_prints_findings_to_stdout_and_says_by_its_exit_code_how_bad_they_are() {
+    let here = folder(GOOD);
+    let (code, stdout, stderr) = nodewall(here.path(), &["check", "--color", "never"]);
+    assert_eq!((code, stderr.as_str()), (0, ""), "a warning alone is no failure");
+    assert!(
+        stdout.contains("warning[open-failsafe]") && stdout.ends_with("1 policy in 1 file: 0 errors, 1 warning\n"),
+        "{stdout}"
+    );
+    assert_eq!(nodewall(here.path(), &["check", "--strict"]).0, 1);
+    assert!(nodewall(here.path(), &["check", "--color", "always"]).1.contains('\u{1b}'));
+
+    let bad = folder(&GOOD.replace("10250", "70000"));
+    let (code, stdout, _) = nodewall(bad.path(), &["check"]);
+    assert_eq!(code, 5);
+    assert!(stdout.contains("policy.d/10-kubelet.toml:6:") && !stdout.contains('\u{1b}'), "{stdout}");
+    let (code, stdout, _) = nodewall(bad.path(), &["check", "--json"]);
+    assert_eq!(code, 5);
+    let report = json(&stdout);
+    assert_eq!((&report["version"], &report["errors"]), (&1.into(), &1.into()));
+    let error = report["findings"].as_array().unwrap().iter().find(|finding| finding["severity"] == "error").unwrap();
+    assert_eq!((&error["file"], &error["line"]), (&"policy.d/10-kubelet.toml".into(), &6.into()));
+    // Paths replace the directories.
+    std::fs::write(bad.path().join("other.toml"), GOOD).unwrap();
+    assert_eq!(nodewall(bad.path(), &["check", "other.toml"]).0, 0);
+}
+
+#[test]
+fn render_prints_rules_to_stdout_and_nothing_but_findings_to_stderr() {
+    let here = folder(GOOD);
+    let (code, text, stderr) = nodewall(here.path(), &["render"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("kubelet#1 10-kubelet.toml:6"), "{text}");
+    assert!(stderr.contains("open-failsafe"), "{stderr}");
+    let (code, text, _) = nodewall(here.path(), &["render", "--format", "json"]);
+    assert_eq!(code, 0);
+    assert!(json(&text)["nftables"].is_array());
+    assert_eq!(nodewall(here.path(), &["render", "--json"]).1, text);
+    let bad = folder("x = 1\n");
+    let (code, stdout, _) = nodewall(bad.path(), &["render"]);
+    assert_eq!((code, stdout.as_str()), (5, ""));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure_and_no_panic() {
+    let here = folder(GOOD);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nodewall"))
+        .args(["--config", "nodewall.toml", "--policy-dir", "policy.d", "render"])
+        .current_dir(here.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+}
+
+#[test]
+fn apply_status_and_disarm_without_a_daemon() {
+    isolated("apply", || {
+        sh("nft add table inet other; nft add chain inet other c");
+        let other = sh("nft -a list table inet other");
+        let here = folder(GOOD);
+        let (code, stdout, stderr) = nodewall(here.path(), &["status"]);
+        assert_eq!((code, stdout.as_str()), (3, "nothing of nodewall's is in force\n"));
+        assert!(stderr.contains("not running"), "{stderr}");
+
+        let (code, stdout, _) = nodewall(here.path(), &["apply"]);
+        assert_eq!(code, 0);
+        assert!(stdout.starts_with("in force: "), "{stdout}");
+        assert!(sh("nft list table inet nodewall").contains("kubelet#1"));
+        let (code, stdout, _) = nodewall(here.path(), &["apply", "--json"]);
+        assert_eq!((code, &json(&stdout)["changes"]), (0, &0.into()), "nothing to do the second time");
+
+        let bad = folder("x = 1\n");
+        let before = sh("nft -a list table inet nodewall");
+        let (code, stdout, stderr) = nodewall(bad.path(), &["apply"]);
+        assert_eq!((code, stdout.as_str()), (5, ""));
+        assert!(stderr.contains("nothing was changed"), "{stderr}");
+        assert_eq!(sh("nft -a list table inet nodewall"), before);
+
+        let (code, stdout, _) = nodewall(here.path(), &["status", "--json"]);
+        let status = json(&stdout);
+        assert_eq!((code, &status["running"], &status["state"]), (3, &false.into(), &"not-running".into()));
+        assert_eq!(status["table"]["exists"], true);
+
+        let (code, stdout, _) = nodewall(here.path(), &["disarm"]);
+        assert_eq!((code, stdout.as_str()), (0, "table inet nodewall removed; nodewall protects nothing now\n"));
+        assert!(!sh("nft list tables").contains("nodewall"));
+        assert_eq!(sh("nft -a list table inet other"), other, "only ours");
+        let (code, stdout, _) = nodewall(here.path(), &["disarm", "--json"]);
+        assert_eq!((code, &json(&stdout)["removed"]), (0, &false.into()));
+    });
+}
+
+#[test]
+fn without_the_privilege_the_kernel_says_no_and_so_do_we() {
+    isolated("privilege", || {
+        let here = folder(GOOD);
+        let binary = env!("CARGO_BIN_EXE_nodewall");
+        let run = |subcommand: &str| {
+            let script = format!(
+                "cd {}; setpriv --inh-caps=-all --bounding-set=-all {binary} --config nodewall.toml --policy-dir policy.d {subcommand}",
+                here.path().display()
+            );
+            Command::new("sh").args(["-c", &script]).output().unwrap()
+        };
+        let output = run("apply");
+        assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(run("check").status.code(), Some(0));
+        assert_eq!(run("render").status.code(), Some(0));
+        assert_eq!(run("disarm").status.code(), Some(4));
+    });
+}
