@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nodewall::config::{self, Config};
-use nodewall::net::facts::{Facts, Link};
-use nodewall::net::interface::InterfaceName;
+use nodewall::host;
+use nodewall::net::facts::Facts;
 use nodewall::policy::effective::Effective;
 use nodewall::policy::model::{Mode, Policy, Transport};
 use nodewall::policy::resolve::resolve;
@@ -19,23 +19,17 @@ fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
 }
 
-/// A node with an uplink, two rails, a storage NIC and a pod link.
-fn node() -> Facts {
-    let names = ["eno1", "rail0", "rail1", "stor0", "cali0", "tmfifo_net0"];
-    let links = (1..).zip(names).map(|(index, name)| {
-        let mut link = Link::named(index, InterfaceName::new(name).unwrap());
-        link.default_route = name == "eno1";
-        (index, link)
-    });
-    Facts { links: links.collect(), ..Facts::default() }
+/// The machine of a fixture.
+fn node(fixture: &str) -> Facts {
+    host::collect_fixture(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture))
 }
 
 /// The settings and policy of some files, with what there is to say about them.
-fn checked(paths: &[&str]) -> (Policy, Effective, Vec<Finding>) {
+fn checked(fixture: &str, paths: &[&str]) -> (Policy, Effective, Vec<Finding>) {
     let (config, mut findings, _) = config::load(&shipped("nodewall.toml"), Trust::Anyone);
     let paths: Vec<PathBuf> = paths.iter().map(|path| shipped(path)).collect();
     let sourced = source::load_paths(&paths, Trust::Anyone);
-    let (effective, resolved) = resolve(&sourced.policy, &config.settings, &node());
+    let (effective, resolved) = resolve(&sourced.policy, &config.settings, &node(fixture));
     findings.extend(sourced.findings);
     findings.extend(resolved);
     (sourced.policy, effective, findings)
@@ -86,7 +80,7 @@ fn the_settings_that_are_commented_out_are_valid() {
 
 #[test]
 fn the_catalogue_is_clean_and_has_what_gpu_nodes_listen_on() {
-    let (policy, _, findings) = checked(&["policy.d"]);
+    let (policy, _, findings) = checked("training-node", &["policy.d"]);
     assert_eq!(lines(&findings), Vec::<String>::new());
     let wanted = [
         "ssh",
@@ -137,8 +131,8 @@ fn the_catalogue_is_clean_and_has_what_gpu_nodes_listen_on() {
 
 #[test]
 fn the_examples_are_clean_and_all_of_each_is_in_force() {
-    for (example, policies) in [("training-node", 7), ("edge-inference", 5)] {
-        let (policy, effective, findings) = checked(&["policy.d", &format!("examples/{example}")]);
+    for (fixture, example, policies) in [("training-node", "training-node", 7), ("edge-node", "edge-inference", 5)] {
+        let (policy, effective, findings) = checked(fixture, &["policy.d", &format!("examples/{example}")]);
         assert_eq!(lines(&findings), Vec::<String>::new(), "{example}");
         assert!(findings.iter().all(|finding| finding.severity == Severity::Warning));
         assert_eq!(policy.policies.len(), policies, "{example}");
@@ -150,7 +144,7 @@ fn the_examples_are_clean_and_all_of_each_is_in_force() {
 #[test]
 fn the_examples_are_safe_as_pasted() {
     for example in ["training-node", "edge-inference"] {
-        let (policy, _, _) = checked(&["policy.d", &format!("examples/{example}")]);
+        let (policy, _, _) = checked("training-node", &["policy.d", &format!("examples/{example}")]);
         for name in ["admin", "control-plane", "monitoring"] {
             let cidrs: Vec<String> = policy.sets[name].cidrs.iter().map(ToString::to_string).collect();
             assert_eq!(cidrs, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], "{example} {name}");
