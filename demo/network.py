@@ -130,18 +130,23 @@ def alive(process: int) -> bool:
 
 def remove_one(name: str) -> list[str]:
     """Ends what runs in a namespace and deletes its name; the problems."""
+    for round_signal in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes_in(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, round_signal)
+        deadline = time.monotonic() + 1.0
+        while processes_in(name) and time.monotonic() < deadline:
+            time.sleep(0.02)
     try:
-        for round_signal in (signal.SIGTERM, signal.SIGKILL):
-            processes = [int(process) for process in ip("netns", "pids", name).split()]
-            for process in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, round_signal)
-            deadline = time.monotonic() + 1.0
-            while processes and time.monotonic() < deadline and ip("netns", "pids", name).split():
-                time.sleep(0.02)
         ip("netns", "delete", name)
     except NetworkError as error:
         return [str(error)]
     return []
 
 
+def processes_in(name: str) -> list[int]:
+    """What runs in a namespace; nothing in one that was interrupted while it was made."""
+    try:
+        return [int(process) for process in ip("netns", "pids", name).split()]
+    except NetworkError:
+        return []

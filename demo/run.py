@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 
@@ -28,6 +29,17 @@ from daemon import Daemon, DaemonError, write
 from probes import Agents, Matrix, ProbeError, changed, mismatches
 
 EXIT_WRONG, EXIT_IMPOSSIBLE = 1, 2
+TEMPORARY = "/tmp"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Ended(Exception):
+    """A signal asks the demonstration to end."""
+
+
+def ended_by(number: int, _frame: object) -> None:
+    """The handler of the signals that end it."""
+    raise Ended(number)
 
 
 class Story:
@@ -89,7 +101,8 @@ class Story:
         self.daemon.start()
         self.daemon.in_force()
         self.compare(now, "after the restart", "back")
-        print("   The connection that the training peer opened at the start carried data through all of it.")
+        if not self.problems:
+            print("   The connection that the training peer opened at the start carried data all along.")
 
     def edit(self) -> None:
         """The live change, shown as a difference."""
@@ -124,7 +137,7 @@ class Story:
     def show(self, *arguments: str) -> None:
         """Runs a nodewall command for its output."""
         sys.stdout.flush()
-        done = network.subprocess.run(self.daemon.command(*arguments), check=False, timeout=30)
+        done = subprocess.run(self.daemon.command(*arguments), check=False, timeout=30)
         if done.returncode != 0:
             self.problems.append(f"`nodewall {arguments[0]}` ended with exit code {done.returncode}")
 
@@ -143,13 +156,14 @@ def main() -> int:
     if impossible:
         print(f"demo: {impossible}", file=sys.stderr)
         return EXIT_IMPOSSIBLE
-    for end_by in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end_by, lambda number, _: sys.exit(128 + number))
+    for number in ENDING_SIGNALS:
+        signal.signal(number, ended_by)
     os.umask(0o022)
 
     paint, began = table.Paint(), time.monotonic()
     problems, code = [], 0
-    directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{network.PREFIX}{os.getpid()}-"))
+    # Not in TMPDIR, which may be too long for the name of a socket.
+    directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{network.PREFIX}{os.getpid()}-", dir=TEMPORARY))
     agents, daemon = Agents(), None
     try:
         remove_leftovers()
@@ -163,13 +177,16 @@ def main() -> int:
             shell.explore(daemon, directory, paint, story.table_now)
     except (network.NetworkError, ProbeError, DaemonError) as error:
         problems.append(str(error))
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-        print()
+    except Ended as error:
+        code = 128 + error.args[0]
+    except BrokenPipeError:
+        # Nobody reads on, as with `| head`; what is said from here goes nowhere, the exit code does.
+        code = EXIT_WRONG
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         # A second Ctrl-C must not leave half of it behind.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ignored, signal.SIG_IGN)
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         problems += clean_up(agents, daemon, directory)
     if problems:
         print(paint.bad("\nNot as expected:"), file=sys.stderr)
@@ -198,7 +215,7 @@ def remove_leftovers() -> None:
     """What a demonstration left that was killed by SIGKILL."""
     for name in network.remove_leftovers():
         print(f"removed {name}, which an earlier run left")
-    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{network.PREFIX}*"):
+    for path in pathlib.Path(TEMPORARY).glob(f"{network.PREFIX}*"):
         process = path.name.removeprefix(network.PREFIX).partition("-")[0]
         if process.isdecimal() and int(process) != os.getpid() and not network.alive(int(process)):
             shutil.rmtree(path, ignore_errors=True)

@@ -11,10 +11,21 @@ from collections.abc import Callable
 
 from daemon import Daemon
 from network import namespace
+from probes import ProbeError
 from table import Paint
 from world import HOSTS
 
-REACH_CLIENT = """#!/usr/bin/env python3
+KNOCK = """#!/usr/bin/env python3
+import socket, sys
+if len(sys.argv) != 3:
+    sys.exit("usage: knock ADDRESS PORT")
+try:
+    with socket.create_connection(sys.argv[1:], timeout=1) as answer:
+        print("open:", answer.recv(100).decode(errors="replace").strip())
+except OSError as error:
+    sys.exit(f"shut: {error}")
+"""
+REACH = """#!/usr/bin/env python3
 import socket, sys
 with socket.socket(socket.AF_UNIX) as ask:
     ask.connect({path!r})
@@ -30,13 +41,14 @@ def explore(daemon: Daemon, directory: pathlib.Path, paint: Paint, table: Callab
     paths = ["--config", str(daemon.config), "--policy-dir", str(daemon.policies)]
     script(commands / "nodewall", f'#!/bin/sh\nexec {shlex.join([str(daemon.binary), *paths])} "$@"\n')
     reach_socket = directory / "reach.sock"
-    script(commands / "reach", REACH_CLIENT.format(path=str(reach_socket)))
+    script(commands / "reach", REACH.format(path=str(reach_socket)))
     prefix = namespace("")
     script(
-        commands / "as",
-        f'#!/bin/sh\n[ $# -ge 2 ] || {{ echo "usage: as HOST COMMAND..." >&2; exit 2; }}\nhost=$1; shift\n'
+        commands / "on",
+        f'#!/bin/sh\n[ $# -ge 2 ] || {{ echo "usage: on HOST COMMAND..." >&2; exit 2; }}\nhost=$1; shift\n'
         f'exec ip netns exec {shlex.quote(prefix)}"$host" "$@"\n',
     )
+    script(commands / "knock", KNOCK)
     rc = directory / "shellrc"
     rc.write_text(
         f"export PATH={shlex.quote(str(commands))}:\"$PATH\"\ncd {shlex.quote(str(directory))}\n"
@@ -51,7 +63,7 @@ def explore(daemon: Daemon, directory: pathlib.Path, paint: Paint, table: Callab
   $EDITOR policy.d/30-services.toml     change it; then
   reach                                 the table again, probed now
   nft flush table inet nodewall; reach  somebody breaks it: the daemon puts it back
-  as stranger nc -vz -w1 10.77.1.1 22   be somebody else: {' '.join(host.name for host in HOSTS)}
+  on stranger knock 10.77.1.1 45000     be somebody else: {' '.join(host.name for host in HOSTS)}
 """)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(reach_socket))
@@ -59,22 +71,15 @@ def explore(daemon: Daemon, directory: pathlib.Path, paint: Paint, table: Callab
         threading.Thread(target=answer, args=(server, table), daemon=True).start()
         bash = shutil.which("bash")
         shell = [bash, "--noprofile", "--rcfile", str(rc), "-i"] if bash else ["env", f"ENV={rc}", "sh", "-i"]
-        # Ctrl-C is the shell's while it runs.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C is the shell's while it runs. A handler, unlike SIG_IGN, is not inherited by it.
+        before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        child = subprocess.Popen(["ip", "netns", "exec", namespace("node"), *shell])
         try:
-            child = subprocess.Popen(["ip", "netns", "exec", namespace("node"), *shell], preexec_fn=default_interrupt)
-            try:
-                child.wait()
-            finally:
-                end(child)
+            child.wait()
         finally:
+            end(child)
             signal.signal(signal.SIGINT, before)
             server.shutdown(socket.SHUT_RDWR)
-
-
-def default_interrupt() -> None:
-    """A program inherits what is ignored; the shell must not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(child: subprocess.Popen) -> None:
@@ -98,6 +103,8 @@ def answer(server: socket.socket, table: Callable[[], str]) -> None:
         with connection:
             try:
                 connection.sendall(table().encode())
+            except ProbeError as error:
+                connection.sendall(f"{error}\n".encode())
             except BrokenPipeError:
                 continue
 

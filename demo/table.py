@@ -74,16 +74,15 @@ def render(paint: Paint, before: Matrix, after: Matrix, wrong: set[Cell]) -> str
         *(row(title, cells) for title, cells in rows),
         "  " + paint.faint(paint.line * (total - 2)),
     ]
-    outward = []
-    for host, _, service in OUTWARD:
+    for number, (host, _, service) in enumerate(OUTWARD):
         cell = ("node", f"{host}:{service.name}")
         text, _ = paint.cell(before[cell], after[cell], cell in wrong)
-        outward.append(f"{host} {service.name} :{service.port}  {text}")
-    lines.append(f"  {'the node reaches':<{WHO_WIDTH}}" + "     ".join(outward))
-    lines.append(
-        paint.faint(f"  {paint.yes} connects   {paint.no} does not   left of {paint.arrow} without nodewall, right of it now;")
-        + paint.faint("  IPv4 and IPv6 alike where nothing else is said")
-    )
+        who = "" if number else "the node reaches"
+        lines.append(f"  {who:<{WHO_WIDTH}}{f'{host} {service.name} :{service.port}':<25}{text}")
+    lines += [
+        paint.faint(f"  {paint.yes} connects   {paint.no} does not      left of {paint.arrow} without nodewall, right of it with it"),
+        paint.faint("  IPv4 and IPv6 alike, and by every address of the node, where nothing else is said"),
+    ]
     return "\n".join(lines)
 
 
