@@ -12,7 +12,7 @@ from network import namespace
 
 HERE = pathlib.Path(__file__).parent
 READY_SECONDS = 10.0
-RELOAD_SECONDS = 5.0
+IN_FORCE_SECONDS = 5.0
 
 
 class DaemonError(Exception):
@@ -85,22 +85,19 @@ class Daemon:
         except json.JSONDecodeError as error:
             raise DaemonError(f"`nodewall status --json` failed: {done.stderr.strip()}") from error
 
-    def in_force(self) -> int:
-        """The number of the generation in force; anything but a policy in force and in sync is an error."""
-        status = self.status()
-        if status["state"] != "in-force" or not status["in_sync"]:
-            reason = status.get("reason") or "; ".join(status.get("drift", []))
-            raise DaemonError(f"nodewall is {status['state']}: {reason}\n{self.tail()}")
-        return status["generation"]
-
-    def wait_for_reload(self, generation: int) -> float:
-        """Waits until a newer generation than this is in force; how many seconds that took."""
+    def in_force(self, newer_than: int = 0) -> tuple[int, float]:
+        """Waits until a generation newer than this is in force and the kernel has it; its number, and how many seconds that
+        took. While a change is under way, state and kernel may be seen from its two sides."""
         began = time.monotonic()
-        while self.in_force() <= generation:
-            if time.monotonic() - began > RELOAD_SECONDS:
-                raise DaemonError(f"no new generation {RELOAD_SECONDS:.0f} s after the policy changed:\n{self.tail()}")
-            time.sleep(0.05)
-        return time.monotonic() - began
+        while True:
+            status = self.status()
+            settled = status["state"] == "in-force" and status["in_sync"]
+            if settled and status["generation"] > newer_than:
+                return status["generation"], time.monotonic() - began
+            if status["state"] == "degraded" or time.monotonic() - began > IN_FORCE_SECONDS:
+                reason = status["reason"] or "; ".join(status["drift"]) or "no new generation"
+                raise DaemonError(f"nodewall is {status['state']}: {reason}\n{self.tail()}")
+            time.sleep(0.02)
 
     def tail(self) -> str:
         """The end of what the daemon said."""

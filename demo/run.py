@@ -77,14 +77,14 @@ class Story:
 
         self.step("2  nodewall starts, with the policy of demo/policy.d")
         took = self.daemon.start()
-        generation = self.daemon.in_force()
+        generation, _ = self.daemon.in_force()
         after, wrong = self.look(world.OPEN_AFTER, "with nodewall")
         print(f"   In force {took * 1000:.0f} ms after its start.\n")
         print(table.render(self.paint, self.before, after, wrong | wrong_before))
 
         self.step(f"3  An operator edits policy.d/{world.CHANGED_FILE}")
         self.edit()
-        took = self.daemon.wait_for_reload(generation)
+        _, took = self.daemon.in_force(newer_than=generation)
         now, wrong = self.look(world.OPEN_AFTER_CHANGE, "after the change")
         print(f"   In force {took * 1000:.0f} ms later:")
         for cell in changed(after, now):
@@ -188,6 +188,7 @@ def main() -> int:
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         problems += clean_up(agents, daemon, directory)
+    sys.stdout.flush()
     if problems:
         print(paint.bad("\nNot as expected:"), file=sys.stderr)
         for problem in problems:

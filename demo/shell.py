@@ -62,7 +62,7 @@ def explore(daemon: Daemon, directory: pathlib.Path, paint: Paint, table: Callab
   nft list table inet nodewall          the same, as the kernel has it
   $EDITOR policy.d/30-services.toml     change it; then
   reach                                 the table again, probed now
-  nft flush table inet nodewall; reach  somebody breaks it: the daemon puts it back
+  echo oops >> policy.d/50-pods.toml    a bad file; `nodewall status` says so, and `reach` that nothing opened
   on stranger knock 10.77.1.1 45000     be somebody else: {' '.join(host.name for host in HOSTS)}
 """)
     with socket.socket(socket.AF_UNIX) as server:
