@@ -60,22 +60,24 @@ class Reach:
     words: dict[tuple[int, str], str]
 
     @property
+    def opened(self) -> frozenset[tuple[int, str]]:
+        """Where it is open."""
+        return frozenset(way for way, word in self.words.items() if word == "open")
+
+    @property
     def open(self) -> bool | None:
         """Whether all of it is open, none of it, or (None) some of it."""
-        opened = {word == "open" for word in self.words.values()}
-        return opened.pop() if len(opened) == 1 else None
+        if self.opened and self.opened != self.words.keys():
+            return None
+        return bool(self.opened)
 
     def short(self, yes: str, no: str) -> str:
         """The cell's text: one mark, or what is open where it differs."""
         if self.open is not None:
             return yes if self.open else no
-        by_family = {
-            family: {word == "open" for (tried, _), word in self.words.items() if tried == family} for family in (4, 6)
-        }
-        if by_family == {4: {True}, 6: {False}}:
-            return "v4 only"
-        if by_family == {4: {False}, 6: {True}}:
-            return "v6 only"
+        for family in (4, 6):
+            if self.opened == {way for way in self.words if way[0] == family}:
+                return f"v{family} only"
         return "partly"
 
     def long(self) -> str:
@@ -173,4 +175,4 @@ def mismatches(matrix: Matrix, expected_open: frozenset[Cell]) -> list[tuple[Cel
 
 def changed(before: Matrix, after: Matrix) -> list[Cell]:
     """The cells that differ."""
-    return [cell for cell in after if after[cell].open is not before[cell].open]
+    return [cell for cell in after if after[cell].opened != before[cell].opened]

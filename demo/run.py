@@ -38,7 +38,9 @@ class Ended(Exception):
 
 
 def ended_by(number: int, _frame: object) -> None:
-    """The handler of the signals that end it."""
+    """The handler of the signals that end it. Once is enough: a second one must not disturb the cleaning up."""
+    for signal_number in ENDING_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
     raise Ended(number)
 
 
@@ -48,6 +50,7 @@ class Story:
     def __init__(self, paint: table.Paint, agents: Agents, daemon: Daemon) -> None:
         self.paint, self.agents, self.daemon = paint, agents, daemon
         self.problems: list[str] = []
+        self.said: set[str] = set()
         self.before: Matrix = {}
 
     def step(self, text: str) -> None:
@@ -60,7 +63,11 @@ class Story:
         wrong = mismatches(matrix, expected)
         for cell, reach in wrong:
             should = "open" if cell in expected else "shut"
-            self.problems.append(f"{when}: {table.name_of(cell)} should be {should}; {reach.long()}")
+            problem = f"{table.name_of(cell)} should be {should}; {reach.long()}"
+            # What stays wrong is said once.
+            if problem not in self.said:
+                self.said.add(problem)
+                self.problems.append(f"{when}: {problem}")
         if when != "before nodewall" and self.agents.ask("peer", {"held": True}) is not True:
             self.problems.append(f"{when}: the training peer's connection, opened before nodewall came, carries nothing")
         return matrix, {cell for cell, _ in wrong}
@@ -175,7 +182,10 @@ def main() -> int:
         story.tell()
         if sys.stdin.isatty() and sys.stdout.isatty():
             shell.explore(daemon, directory, paint, story.table_now)
-    except (network.NetworkError, ProbeError, DaemonError) as error:
+    except network.NetworkError as error:
+        problems.append(f"{error} (in a container, making namespaces takes --privileged)")
+        code = EXIT_IMPOSSIBLE
+    except (ProbeError, DaemonError) as error:
         problems.append(str(error))
     except Ended as error:
         code = 128 + error.args[0]
@@ -184,7 +194,7 @@ def main() -> int:
         code = EXIT_WRONG
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
-        # A second Ctrl-C must not leave half of it behind.
+        # From here on nothing may stop the cleaning up.
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         problems += clean_up(agents, daemon, directory)

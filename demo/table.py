@@ -80,7 +80,7 @@ def render(paint: Paint, before: Matrix, after: Matrix, wrong: set[Cell]) -> str
         who = "" if number else "the node reaches"
         lines.append(f"  {who:<{WHO_WIDTH}}{f'{host} {service.name} :{service.port}':<25}{text}")
     lines += [
-        paint.faint(f"  {paint.yes} connects   {paint.no} does not      left of {paint.arrow} without nodewall, right of it with it"),
+        paint.faint(f"  {paint.yes} connects   {paint.no} does not      {paint.arrow} from without nodewall to now"),
         paint.faint("  IPv4 and IPv6 alike, and by every address of the node, where nothing else is said"),
     ]
     return "\n".join(lines)
