@@ -96,7 +96,7 @@ fn ours(kernel: &mut Netlink, count: usize) {
 /// Our ruleset without policies, with `count` rules of the same kind written by hand before the one that accepts.
 fn linear(kernel: &mut Netlink, count: usize) {
     ours(kernel, 0);
-    let mut text = String::from("table inet nodewall { chain hand { } }\n");
+    let mut text = String::from("add chain inet nodewall hand\n");
     for index in 0..count {
         let (third, fourth, port) = (index / 250, index % 250, 10_000 + index);
         writeln!(text, "add rule inet nodewall hand ip saddr 10.9.{third}.{fourth} udp dport {port} counter accept")

@@ -1,130 +1,152 @@
-"""The demo's throw-away network: namespaces, links, addresses, and the processes in them."""
+"""Throw-away network namespaces: builds the simulated network with `ip`, and takes it away again.
 
+Only namespaces named nodewall-demo-PID-* are touched, and links are made from inside them, so the machine's own namespace
+never sees any. The names carry the process that made them: what a killed demonstration left is recognised by that.
+"""
+
+import contextlib
 import os
 import re
 import signal
 import subprocess
-import sys
+import time
+
+from world import HOSTS, NODE_HOST, NODE_INTERFACES, ROUTER_HOST, address, prefix
 
 PREFIX = "nodewall-demo-"
-AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent.py")
+# The namespace with the switches.
+WIRE = "wire"
+# Segments with more than two ends have a switch; the others are one cable.
+SWITCHED = ("mgmt", "rail0", "rail1")
 
 
-def call(*command):
-    """Runs a command; its standard output. Raises with what it said when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+class NetworkError(Exception):
+    """A namespace or a link could not be made."""
+
+
+def namespace(name: str) -> str:
+    """The namespace of a host of this run."""
+    return f"{PREFIX}{os.getpid()}-{name}"
+
+
+def ip(*arguments: str, commands: str = "") -> str:
+    """Runs `ip`; with `commands`, as a batch."""
+    done = subprocess.run(["ip", *arguments], input=commands, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise NetworkError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
     return done.stdout
 
 
-class Network:
-    """Namespaces named after this process. `close` removes them and ends what was started in them."""
-
-    def __init__(self):
-        self.prefix = f"{PREFIX}{os.getpid()}-"
-        self.names = []
-        self.processes = []
-
-    def namespace(self, name):
-        """The full name of one of ours."""
-        return self.prefix + name
-
-    def add(self, name):
-        """A new namespace with loopback up."""
-        self.names.append(name)
-        call("ip", "netns", "add", self.namespace(name))
-        # Addresses are usable at once; the demo has no duplicates to detect.
-        self.batch(name, ["link set lo up"], accept_dad=0)
-
-    def batch(self, name, lines, accept_dad=None):
-        """Runs lines of ip(8) inside a namespace."""
-        if accept_dad is not None:
-            for where in ("all", "default"):
-                self.run(name, "sh", "-c", f"echo {accept_dad} > /proc/sys/net/ipv6/conf/{where}/accept_dad")
-        done = subprocess.run(
-            ["ip", "-n", self.namespace(name), "-batch", "-"],
-            input="\n".join(lines) + "\n", capture_output=True, text=True, check=False,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"ip in {name}: {done.stderr.strip()}")
-
-    def run(self, name, *command):
-        """Runs a command inside a namespace to its end."""
-        return call("ip", "netns", "exec", self.namespace(name), *command)
-
-    def link(self, left, left_name, right, right_name):
-        """A cable between two namespaces, up on both ends."""
-        self.batch(left, [
-            f"link add {left_name} type veth peer name {right_name} netns {self.namespace(right)}",
-            f"link set {left_name} up",
-        ])
-        self.batch(right, [f"link set {right_name} up"])
-
-    def switch(self, name, bridges):
-        """A namespace that is nothing but bridges."""
-        self.add(name)
-        lines = []
-        for bridge in bridges:
-            lines += [f"link add {bridge} type bridge", f"link set {bridge} up"]
-        self.batch(name, lines)
-
-    def plug(self, name, interface, switch, bridge, addresses, port):
-        """An interface of a namespace on a bridge of the switch, at the port of that number, with addresses."""
-        port = f"port{port}"
-        self.link(name, interface, switch, port)
-        self.batch(switch, [f"link set {port} master {bridge}"])
-        self.batch(name, [f"addr add {address} dev {interface}" for address in addresses])
-
-    def start(self, name, *command, **options):
-        """Starts a process inside a namespace; `close` ends it. It is in a session of its own, so that Ctrl-C is ours."""
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace(name), *command], start_new_session=True, **options
-        )
-        self.processes.append(process)
-        return process
-
-    def agent(self, name, *arguments):
-        """Starts demo/agent.py inside a namespace."""
-        return self.start(
-            name, sys.executable, AGENT, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def close(self):
-        """Ends every process that was started here, then removes every namespace. Goes on whatever fails."""
-        for process in reversed(self.processes):
-            if process.stdin:
-                try:
-                    process.stdin.close()
-                except OSError:
-                    pass
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for name in self.names:
-            remove(self.namespace(name))
+def existing() -> list[str]:
+    """All namespaces of demonstrations, ours and others'."""
+    lines = ip("netns", "list").splitlines()
+    return [line.split()[0] for line in lines if line.startswith(PREFIX)]
 
 
-def remove(namespace):
-    """Removes a namespace, if it is there."""
-    subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+def addresses(segment: str, host: int) -> list[str]:
+    """Both addresses with their prefix lengths, as `ip address add` wants them."""
+    return [f"{address(segment, host, 4)}/24", f"{address(segment, host, 6)}/64 nodad"]
 
 
-def sweep():
-    """Removes what a demo left behind that was killed with SIGKILL: namespaces whose process is gone."""
-    for line in call("ip", "netns", "list").splitlines():
-        found = re.match(re.escape(PREFIX) + r"(\d+)-", line)
-        if not found or os.path.exists(f"/proc/{found[1]}"):
-            continue
-        namespace = line.split()[0]
-        for pid in call("ip", "netns", "pids", namespace).split():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        remove(namespace)
+def build() -> None:
+    """Makes all namespaces, links, addresses and routes of this run."""
+    for name in (WIRE, "node", *(host.name for host in HOSTS)):
+        ip("netns", "add", namespace(name))
+    wire, inside = [], {name: ["link set lo up"] for name in ("node", *(host.name for host in HOSTS))}
+    for segment in SWITCHED:
+        wire.append(f"link add br-{segment} type bridge stp_state 0 mcast_snooping 0")
+        wire.append(f"link set br-{segment} up")
+    for entry in addresses("mgmt", ROUTER_HOST):
+        wire.append(f"address add {entry} dev br-mgmt")
+
+    ends = [("node", interface, segment, NODE_HOST) for interface, segment in NODE_INTERFACES.items()]
+    for host in HOSTS:
+        ends += [(host.name, segment, segment, number) for segment, number in host.links.items()]
+    for count, (name, interface, segment, number) in enumerate(ends):
+        if segment in SWITCHED:
+            port = f"port{count}"
+            wire.append(f"link add {port} type veth peer name {interface} netns {namespace(name)}")
+            wire.append(f"link set {port} master br-{segment}")
+            wire.append(f"link set {port} up")
+        elif name == "node":
+            far = next(host for host in HOSTS if segment in host.links)
+            wire.append(
+                f"link add {interface} netns {namespace('node')} type veth peer name {segment} netns {namespace(far.name)}"
+            )
+        for entry in addresses(segment, number):
+            inside[name].append(f"address add {entry} dev {interface}")
+        inside[name].append(f"link set {interface} up")
+    for name, lines in routes().items():
+        inside[name] += lines
+
+    ip("-n", namespace(WIRE), "-batch", "-", commands="\n".join(wire))
+    for name, lines in inside.items():
+        ip("-n", namespace(name), "-batch", "-", commands="\n".join(lines))
+
+
+def routes() -> dict[str, list[str]]:
+    """The node's default route; and for hosts beside the management network ways to the node's other addresses, because
+    Linux answers for every address of its own on every interface, and intruders know that."""
+    lines = {
+        "node": [f"route add default via {address('mgmt', ROUTER_HOST, family)}" for family in (4, 6)],
+    }
+    for host in HOSTS:
+        near = next(iter(host.links))
+        for segment in host.doors:
+            if segment not in host.links:
+                lines.setdefault(host.name, []).extend(
+                    f"route add {prefix(segment, family)} via {address(near, NODE_HOST, family)}" for family in (4, 6)
+                )
+    return lines
+
+
+def remove() -> list[str]:
+    """Removes every namespace of this run, what still runs in them included; what could not be removed."""
+    mine = f"{PREFIX}{os.getpid()}-"
+    return [problem for name in existing() if name.startswith(mine) for problem in remove_one(name)]
+
+
+def remove_leftovers() -> list[str]:
+    """Removes namespaces of demonstrations that were killed; their names."""
+    gone = []
+    for name in existing():
+        made_by = re.fullmatch(rf"{PREFIX}(\d+)-\w+", name)
+        if made_by and int(made_by[1]) != os.getpid() and not alive(int(made_by[1])):
+            remove_one(name)
+            gone.append(name)
+    return gone
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this id exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def remove_one(name: str) -> list[str]:
+    """Ends what runs in a namespace and deletes its name; the problems."""
+    for round_signal in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes_in(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, round_signal)
+        deadline = time.monotonic() + 1.0
+        while processes_in(name) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    try:
+        ip("netns", "delete", name)
+    except NetworkError as error:
+        return [str(error)]
+    return []
+
+
+def processes_in(name: str) -> list[int]:
+    """What runs in a namespace; nothing in one that was interrupted while it was made."""
+    try:
+        return [int(process) for process in ip("netns", "pids", name).split()]
+    except NetworkError:
+        return []

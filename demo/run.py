@@ -1,255 +1,251 @@
 #!/usr/bin/env python3
-"""nodewall on a simulated GPU node, in throw-away network namespaces. Usage: demo/run.py --binary PATH
+"""`make run`: nodewall's main job, shown on a simulated GPU node in throw-away network namespaces.
 
-Shows who reaches what before and after, changes a policy file live, and with a terminal leaves a shell in the node. Every
-cell is compared with what the policy says: exit status 0 if all are as they should be, 1 if not. Needs root."""
+Builds the network, shows who reaches what without nodewall and with it, changes a policy file live, kills the daemon, starts
+it again, and on a terminal stays for a look around. It is a test as well: the exit code is 1 if any cell of any table is not
+as `world.py` says, 2 if it cannot run here at all. Nothing is left behind.
+"""
+
+import sys
+
+# No __pycache__ in the source tree.
+sys.dont_write_bytecode = True
 
 import argparse
-import contextlib
-import json
+import difflib
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
-import scenario
+import network
+import shell
 import table
-from network import Network, sweep
+import world
+from daemon import Daemon, DaemonError, write
+from probes import Agents, Matrix, ProbeError, changed, mismatches
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-EXAMPLE = os.path.join(ROOT, "config/examples/training-node")
-CATALOGUE = os.path.join(ROOT, "config/policy.d")
-# Long for a packet in this machine, short for a person. A dropped packet costs the whole time.
-PROBE_SECONDS = 0.6
-# A busy machine may answer late: a cell that is not as expected is asked again.
-ATTEMPTS = 4
-READY_SECONDS = 30
+EXIT_WRONG, EXIT_IMPOSSIBLE = 1, 2
+TEMPORARY = "/tmp"
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main():
-    """The demo from start to end; the exit status."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--binary", default=os.path.join(ROOT, "target/release/nodewall"), help="the nodewall to show")
-    program = os.path.abspath(options.parse_args().binary)
-    if not os.access(program, os.X_OK):
-        print(f"demo: {program} is not built; `make run` builds it", file=sys.stderr)
-        return 2
-    if os.geteuid() != 0:
-        print("demo: network namespaces need root; try `sudo make run`", file=sys.stderr)
-        return 2
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda number, _frame: sys.exit(128 + number))
-    sweep()
-    network = Network()
-    directory = tempfile.mkdtemp(prefix="nodewall-demo-")
+class Ended(Exception):
+    """A signal asks the demonstration to end."""
+
+
+def ended_by(number: int, _frame: object) -> None:
+    """The handler of the signals that end it. Once is enough: a second one must not disturb the cleaning up."""
+    for signal_number in ENDING_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    raise Ended(number)
+
+
+class Story:
+    """The steps, what they saw, and what was not as expected."""
+
+    def __init__(self, paint: table.Paint, agents: Agents, daemon: Daemon) -> None:
+        self.paint, self.agents, self.daemon = paint, agents, daemon
+        self.problems: list[str] = []
+        self.said: set[str] = set()
+        self.before: Matrix = {}
+
+    def step(self, text: str) -> None:
+        """Says what comes next."""
+        print(self.paint.heading(f"\n{text}"), flush=True)
+
+    def look(self, expected: frozenset[world.Cell], when: str) -> tuple[Matrix, set[world.Cell]]:
+        """Probes everything and notes what is not as expected."""
+        matrix = self.agents.matrix(expected)
+        wrong = mismatches(matrix, expected)
+        for cell, reach in wrong:
+            should = "open" if cell in expected else "shut"
+            problem = f"{table.name_of(cell)} should be {should}; {reach.long()}"
+            # What stays wrong is said once.
+            if problem not in self.said:
+                self.said.add(problem)
+                self.problems.append(f"{when}: {problem}")
+        if when != "before nodewall" and self.agents.ask("peer", {"held": True}) is not True:
+            self.problems.append(f"{when}: the training peer's connection, opened before nodewall came, carries nothing")
+        return matrix, {cell for cell, _ in wrong}
+
+    def tell(self) -> None:
+        """All steps but the last."""
+        self.step("1  A GPU node, seven services listening on every address, eight hosts around it; no firewall yet")
+        self.before, wrong_before = self.look(world.OPEN_BEFORE, "before nodewall")
+        rail = world.address("rail0", world.NODE_HOST, 4)
+        if self.agents.ask("peer", {"hold": [rail, 45000, "nccl"]}) != "open":
+            self.problems.append("before nodewall: the training peer cannot open its connection")
+        opened = sum(1 for reach in self.before.values() if reach.open)
+        print(f"   {opened} of {len(self.before)} ways are open. The training peer opens a connection that is to last.")
+
+        self.step("2  nodewall starts, with the policy of demo/policy.d")
+        took = self.daemon.start()
+        generation, _ = self.daemon.in_force()
+        after, wrong = self.look(world.OPEN_AFTER, "with nodewall")
+        print(f"   In force {took * 1000:.0f} ms after its start.\n")
+        print(table.render(self.paint, self.before, after, wrong | wrong_before))
+
+        self.step(f"3  An operator edits policy.d/{world.CHANGED_FILE}")
+        self.edit()
+        _, took = self.daemon.in_force(newer_than=generation)
+        now, wrong = self.look(world.OPEN_AFTER_CHANGE, "after the change")
+        print(f"   In force {took * 1000:.0f} ms later:")
+        for cell in changed(after, now):
+            text, _ = self.paint.cell(after[cell], now[cell], cell in wrong)
+            print(f"     {table.name_of(cell):<32} {text}")
+        self.unchanged(len(now) - len(changed(after, now)))
+
+        self.step("4  $ nodewall status")
+        self.show("status", "--color", "always" if self.paint.colours else "never")
+
+        self.step("5  kill -9 of the daemon, then a new one")
+        self.daemon.end(signal.SIGKILL)
+        self.compare(now, "after kill -9", "dead")
+        self.daemon.start()
+        self.daemon.in_force()
+        self.compare(now, "after the restart", "back")
+        if not self.problems:
+            print("   The connection that the training peer opened at the start carried data all along.")
+
+    def edit(self) -> None:
+        """The live change, shown as a difference."""
+        path = self.daemon.policies / world.CHANGED_FILE
+        old = path.read_text(encoding="utf-8")
+        new = old
+        for was, becomes in world.CHANGES:
+            if new.count(was) != 1:
+                raise DaemonError(f"{world.CHANGED_FILE} does not have this exactly once: {was.strip()}")
+            new = new.replace(was, becomes)
+        colours = {"-": "31", "+": "32"}
+        for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
+            if line[:1] in colours and line[:3] not in ("---", "+++"):
+                print("     " + self.paint(colours[line[0]], line))
+        write(path, new)
+
+    def compare(self, earlier: Matrix, when: str, state: str) -> None:
+        """Probes again; nothing may differ from before."""
+        now, wrong = self.look(world.OPEN_AFTER_CHANGE, when)
+        differing = changed(earlier, now)
+        print(f"   The daemon is {state}: ", end="")
+        if not differing:
+            print(self.paint.good(f"all {len(now)} verdicts are as they were."))
+        for cell in differing:
+            text, _ = self.paint.cell(earlier[cell], now[cell], cell in wrong)
+            print(f"\n     {table.name_of(cell):<32} {text}")
+
+    def unchanged(self, count: int) -> None:
+        """The rest of a change."""
+        print(self.paint.faint(f"     the other {count} are as they were"))
+
+    def show(self, *arguments: str) -> None:
+        """Runs a nodewall command for its output."""
+        sys.stdout.flush()
+        done = subprocess.run(self.daemon.command(*arguments), check=False, timeout=30)
+        if done.returncode != 0:
+            self.problems.append(f"`nodewall {arguments[0]}` ended with exit code {done.returncode}")
+
+    def table_now(self) -> str:
+        """The table for the shell; whatever its user made of the policy is right."""
+        now = self.agents.matrix(frozenset())
+        return table.render(self.paint, self.before, now, set()) + "\n"
+
+
+def main() -> int:
+    """Checks, runs the story, cleans up; the exit code."""
+    arguments = argparse.ArgumentParser(prog="run.py", description=__doc__.splitlines()[0])
+    arguments.add_argument("--binary", type=pathlib.Path, required=True, help="the nodewall program")
+    binary = arguments.parse_args().binary.resolve()
+    impossible = why_not(binary)
+    if impossible:
+        print(f"demo: {impossible}", file=sys.stderr)
+        return EXIT_IMPOSSIBLE
+    for number in ENDING_SIGNALS:
+        signal.signal(number, ended_by)
+    os.umask(0o022)
+
+    paint, began = table.Paint(), time.monotonic()
+    problems, code = [], 0
+    # Not in TMPDIR, which may be too long for the name of a socket.
+    directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{network.PREFIX}{os.getpid()}-", dir=TEMPORARY))
+    agents, daemon = Agents(), None
     try:
-        return Demo(network, directory, program).run()
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, signal.SIG_IGN)
-        network.close()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-class Demo:
-    """One run: the network, the daemon's files, and the program."""
-
-    def __init__(self, network, directory, program):
-        self.network = network
-        self.directory = directory
-        self.program = program
-        self.policy = os.path.join(directory, "policy.d")
-        self.settings = os.path.join(directory, "nodewall.toml")
-        self.options = ["--config", self.settings]
-        for name in ("catalogue", "policy.d"):
-            self.options += ["--policy-dir", os.path.join(directory, name)]
-        self.probers = {}
-        self.wrong = 0
-
-    def run(self):
-        say("a GPU node with a management NIC, two rails, a storage NIC and a pod link ...")
-        self.build()
-        before = self.probe([set(service.name for service in scenario.SERVICES)] * len(scenario.CALLERS))
-        self.write_policy()
-        daemon = self.start_daemon()
-        after = self.probe(scenario.AFTER)
-        table.show("nodewall run, with config/examples/training-node", before, after)
-
-        with open(os.path.join(self.policy, scenario.CHANGE_NAME), "w", encoding="utf-8") as file:
-            file.write(scenario.CHANGE)
-        say(f"policy.d/{scenario.CHANGE_NAME} written: a suspect neighbour is shut out, Ray's dashboard opened to the administrator")
-        changed = self.probe(scenario.CHANGED)
-        table.show("changed live", after, changed)
-
-        say("nodewall status")
-        status = self.nodewall("status")
-        print(indent(status.stdout + status.stderr), flush=True)
-        if status.returncode != 0:
-            self.complain(f"nodewall status ended with {status.returncode}")
-        if daemon.poll() is not None:
-            self.complain(f"the daemon ended by itself with {daemon.returncode}")
-        if self.wrong:
-            self.show_log()
-            say(table.paint(f"{self.wrong} things are not as the policy says", "red"))
-            return 1
-        cells = 3 * len(scenario.CALLERS) * len(scenario.SERVICES)
-        say(table.paint(f"all {cells} cells are as they should be, by IPv4 and by IPv6", "green"))
+        remove_leftovers()
+        daemon = Daemon(binary, directory)
+        network.build()
+        agents.start()
+        story = Story(paint, agents, daemon)
+        problems = story.problems
+        story.tell()
         if sys.stdin.isatty() and sys.stdout.isatty():
-            self.explore()
-        return 0
-
-    def build(self):
-        """Namespaces, links and listeners."""
-        network = self.network
-        network.switch("switch", ["mgmt", "rail0", "rail1", "stor"])
-        for name in ["node", *dict.fromkeys(caller.namespace for caller in scenario.CALLERS)]:
-            network.add(name)
-        for index, (name, interface, bridge, addresses) in enumerate(scenario.PLUGS):
-            network.plug(name, interface, "switch", bridge, addresses, index)
-        network.link("node", "cali0", "pod", "eth0")
-        network.batch("node", [
-            "addr add 10.244.7.1/24 dev cali0",
-            "addr add fd00:244::1/64 dev cali0",
-            # The uplink is known by its default route.
-            "route add default via 10.10.0.10 dev eno1",
-            "route add default via fd00:10::10 dev eno1",
-        ])
-        network.batch("pod", ["addr add 10.244.7.2/24 dev eth0", "addr add fd00:244::2/64 dev eth0"])
-        listeners = network.agent("node", "listen", *[str(s.port) for s in scenario.SERVICES if s.port])
-        if listeners.stdout.readline() != "ready\n":
-            raise RuntimeError("the node's listeners did not start")
-        for name in dict.fromkeys(caller.namespace for caller in scenario.CALLERS):
-            self.probers[name] = network.agent(name, "probe")
-
-    def write_policy(self):
-        """A copy of the shipped catalogue and example, with this network's addresses."""
-        shutil.copytree(CATALOGUE, os.path.join(self.directory, "catalogue"))
-        shutil.copytree(EXAMPLE, self.policy)
-        with open(os.path.join(self.policy, "10-addresses.toml"), "w", encoding="utf-8") as file:
-            file.write(scenario.ADDRESSES)
-        with open(self.settings, "w", encoding="utf-8") as file:
-            file.write(scenario.SETTINGS.format(directory=self.directory))
-        for parent, directories, files in os.walk(self.directory):
-            # The daemon takes only what root owns and nobody else may write, whatever the checkout looks like.
-            for name in directories:
-                own(os.path.join(parent, name), 0o755)
-            for name in files:
-                own(os.path.join(parent, name), 0o644)
-
-    def start_daemon(self):
-        """`nodewall run` in the node; returns when its policy is in force."""
-        with open(os.path.join(self.directory, "daemon.log"), "w", encoding="utf-8") as log:
-            daemon = self.network.start(
-                "node", self.program, *self.options, "run", stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        end = time.monotonic() + READY_SECONDS
-        while time.monotonic() < end and daemon.poll() is None:
-            status = self.nodewall("--json", "status")
-            with contextlib.suppress(ValueError):
-                if json.loads(status.stdout).get("state") == "in-force":
-                    return daemon
-            time.sleep(0.05)
-        self.show_log()
-        raise RuntimeError("the daemon did not put the policy in force")
-
-    def nodewall(self, *arguments):
-        """Runs the program in the node, with the daemon's options."""
-        command = ["ip", "netns", "exec", self.network.namespace("node"), self.program, *self.options, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-
-    def probe(self, expected):
-        """Who reaches what, as rows of {service: open}. Cells that stay other than expected count as wrong."""
-        for attempt in range(ATTEMPTS):
-            rows = self.round()
-            differing = [
-                (caller, service, row[service.name])
-                for caller, row, wanted in zip(scenario.CALLERS, rows, expected)
-                for service in scenario.SERVICES
-                if row[service.name] != (service.name in wanted)
-            ]
-            if not differing:
-                return rows
-        for caller, service, found in differing:
-            word = {True: "reaches", False: "does not reach", None: "reaches by one IP version only"}[found]
-            self.complain(f"{caller.name} {word} {service.name} by {caller.way}")
-        return rows
-
-    def round(self):
-        """One round of probes, all callers at once."""
-        questions = {}
-        for index, caller in enumerate(scenario.CALLERS):
-            for service in scenario.SERVICES:
-                for address in caller.targets:
-                    questions.setdefault(caller.namespace, []).append((index, service.name, address, service.port))
-        for name, asked in questions.items():
-            request = {"targets": [question[2:] for question in asked], "seconds": PROBE_SECONDS}
-            self.probers[name].stdin.write(json.dumps(request) + "\n")
-            self.probers[name].stdin.flush()
-        found = [{service.name: set() for service in scenario.SERVICES} for _ in scenario.CALLERS]
-        for name, asked in questions.items():
-            answers = json.loads(self.probers[name].stdout.readline())
-            for (index, service, _, _), answer in zip(asked, answers):
-                found[index][service].add(answer)
-        return [{name: got.pop() if len(got) == 1 else None for name, got in row.items()} for row in found]
-
-    def complain(self, text):
-        self.wrong += 1
-        print(f"demo: {text}", file=sys.stderr, flush=True)
-
-    def show_log(self):
-        with open(os.path.join(self.directory, "daemon.log"), encoding="utf-8", errors="replace") as log:
-            print("demo: the daemon's log:\n" + indent(log.read()), file=sys.stderr, flush=True)
-
-    def explore(self):
-        """A shell in the node, with this `nodewall` first in PATH."""
-        programs = os.path.join(self.directory, "bin")
-        os.mkdir(programs)
-        wrapper = os.path.join(programs, "nodewall")
-        with open(wrapper, "w", encoding="utf-8") as file:
-            words = " ".join(f"'{word}'" for word in [self.program, *self.options])
-            file.write(f'#!/bin/sh\nexec {words} "$@"\n')
-        os.chmod(wrapper, 0o755)
-        say("a shell in the node; `exit` removes everything. To try:")
-        print(
-            "  nodewall status           what is in force, with counters\n"
-            "  nodewall render | less    the rules\n"
-            f"  $EDITOR {self.policy}/40-rails.toml\n"
-            "                            in force as soon as it is saved; mistakes are refused\n"
-            f"  ip netns exec {self.network.namespace('stranger')} bash\n"
-            "                            be the stranger on the rail; the node is 10.20.0.7\n"
-        )
-        environment = {**os.environ, "PATH": f"{programs}:{os.environ.get('PATH', '')}", "PS1": "node# "}
-        # Ctrl-C is for what runs in the shell.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        subprocess.run(
-            ["ip", "netns", "exec", self.network.namespace("node"), "bash", "--norc", "--noprofile", "-i"],
-            env=environment, cwd=self.policy, check=False,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+            shell.explore(daemon, directory, paint, story.table_now)
+    except network.NetworkError as error:
+        problems.append(f"{error} (in a container, making namespaces takes --privileged)")
+        code = EXIT_IMPOSSIBLE
+    except (ProbeError, DaemonError) as error:
+        problems.append(str(error))
+    except Ended as error:
+        code = 128 + error.args[0]
+    except BrokenPipeError:
+        # Nobody reads on, as with `| head`; what is said from here goes nowhere, the exit code does.
+        code = EXIT_WRONG
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        # From here on nothing may stop the cleaning up.
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        problems += clean_up(agents, daemon, directory)
+    sys.stdout.flush()
+    if problems:
+        print(paint.bad("\nNot as expected:"), file=sys.stderr)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+        return code or EXIT_WRONG
+    if code == 0:
+        print(paint.good("\nEverything was as expected") + f", in {time.monotonic() - began:.1f} s; nothing is left behind.")
+    return code
 
 
-def own(path, mode):
-    """Root's, and writable by nobody else."""
-    os.chown(path, 0, 0)
-    os.chmod(path, mode)
+def why_not(binary: pathlib.Path) -> str | None:
+    """What keeps the demonstration from running here."""
+    if os.geteuid() != 0:
+        return "it makes network namespaces and needs root: run it with sudo"
+    if not shutil.which("ip"):
+        return "the program ip is missing: install iproute2"
+    if not os.access(binary, os.X_OK):
+        return f"there is no program {binary}: build it with `cargo build --release`"
+    if not pathlib.Path("/proc/sys/net/ipv6").exists():
+        return "this kernel has no IPv6, and half of what is shown needs it"
+    return None
 
 
-def say(text):
-    print(table.paint("==>", "bold"), text, flush=True)
+def remove_leftovers() -> None:
+    """What a demonstration left that was killed by SIGKILL."""
+    for name in network.remove_leftovers():
+        print(f"removed {name}, which an earlier run left")
+    for path in pathlib.Path(TEMPORARY).glob(f"{network.PREFIX}*"):
+        process = path.name.removeprefix(network.PREFIX).partition("-")[0]
+        if process.isdecimal() and int(process) != os.getpid() and not network.alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def indent(text):
-    return "".join(f"  {line}\n" for line in text.splitlines())
+def clean_up(agents: Agents, daemon: Daemon | None, directory: pathlib.Path) -> list[str]:
+    """Ends and removes everything; what would not go."""
+    if daemon:
+        daemon.end(signal.SIGTERM)
+    agents.stop()
+    try:
+        problems = network.remove()
+    except network.NetworkError as error:
+        problems = [str(error)]
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        problems.append(f"{directory} could not be removed")
+    return problems
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except RuntimeError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(main())

@@ -1,49 +1,96 @@
-"""The demo's one table: who reaches what, before and after."""
+"""Prints who reaches what, before and after, as one table."""
 
 import os
 import sys
 
-from scenario import CALLERS, SERVICES
+from probes import Matrix, Reach
+from world import HOSTS, OUTWARD, SERVICES, Cell
 
-COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
-
-
-def paint(text, colour):
-    """The text in a colour, when a terminal looks on and NO_COLOR is not set."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+WHO_WIDTH = 19
 
 
-def symbols():
-    """Open, shut, arrow: what the terminal's encoding can show."""
-    try:
-        "●○→".encode(sys.stdout.encoding or "ascii")
-        return "●", "○", "→"
-    except (UnicodeEncodeError, LookupError):
-        return "o", "-", ">"
+class Paint:
+    """Colours for a terminal, and marks that its encoding has."""
+
+    def __init__(self) -> None:
+        self.colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        fancy = "utf" in (sys.stdout.encoding or "").lower()
+        self.yes, self.no, self.arrow, self.line = ("●", "·", "→", "─") if fancy else ("O", ".", ">", "-")
+
+    def __call__(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colours else text
+
+    def heading(self, text: str) -> str:
+        """A step of the story."""
+        return self("1;36", text)
+
+    def faint(self, text: str) -> str:
+        """What may be skipped."""
+        return self("2", text)
+
+    def good(self, text: str) -> str:
+        """As it should be."""
+        return self("1;32", text)
+
+    def bad(self, text: str) -> str:
+        """As it should not be."""
+        return self("1;37;41", text)
+
+    def mark(self, reach: Reach) -> str:
+        """One side of a cell."""
+        text = reach.short(self.yes, self.no)
+        return {True: self("1;32", text), False: self("2;31", text), None: self("1;33", text)}[reach.open]
+
+    def cell(self, before: Reach, after: Reach, wrong: bool) -> tuple[str, int]:
+        """A cell and how wide it looks."""
+        plain = f"{before.short(self.yes, self.no)} {self.arrow} {after.short(self.yes, self.no)}"
+        if wrong:
+            return self.bad(f"{plain} !"), len(plain) + 2
+        return f"{self.mark(before)} {self.faint(self.arrow)} {self.mark(after)}", len(plain)
 
 
-def cell(before, after, width):
-    """`● → ○` where something changed, one sign where not. `None` is a difference between IPv4 and IPv6."""
-    open_, shut, arrow = symbols()
-    sign = {True: open_, False: shut, None: "?"}
-    colour = {True: "green", False: "red", None: "yellow"}
-    if before == after:
-        return paint(sign[after], "dim" if after is False else colour[after]) + " " * (width - 1)
-    return f"{sign[before]} {arrow} {paint(sign[after], colour[after])}" + " " * (width - 5)
+def render(paint: Paint, before: Matrix, after: Matrix, wrong: set[Cell]) -> str:
+    """The table; cells in `wrong` are not as they should be and stand out."""
+    rows = []
+    for host in HOSTS:
+        cells = [(host.name, service.name) for service in SERVICES]
+        rows.append((host.title, [paint.cell(before[cell], after[cell], cell in wrong) for cell in cells]))
+    widths = [
+        max(len(service.name), *(cells[column][1] for _, cells in rows)) for column, service in enumerate(SERVICES)
+    ]
+    total = WHO_WIDTH + sum(width + 2 for width in widths)
+
+    def row(who: str, cells: list[tuple[str, int]]) -> str:
+        padded = (text + " " * (width - shown) for (text, shown), width in zip(cells, widths))
+        return f"  {who:<{WHO_WIDTH}}{'  '.join(padded)}".rstrip()
+
+    def words(texts: list[str]) -> list[tuple[str, int]]:
+        return [(text, len(text)) for text in texts]
+
+    lines = [
+        row("who reaches the", words([service.name for service in SERVICES])),
+        paint.faint(row("node's ...", words([f":{service.port}" for service in SERVICES]))),
+        "  " + paint.faint(paint.line * (total - 2)),
+        *(row(title, cells) for title, cells in rows),
+        "  " + paint.faint(paint.line * (total - 2)),
+    ]
+    for number, (host, _, service) in enumerate(OUTWARD):
+        cell = ("node", f"{host}:{service.name}")
+        text, _ = paint.cell(before[cell], after[cell], cell in wrong)
+        who = "" if number else "the node reaches"
+        lines.append(f"  {who:<{WHO_WIDTH}}{f'{host} {service.name} :{service.port}':<25}{text}")
+    lines += [
+        paint.faint(f"  {paint.yes} connects   {paint.no} does not      {paint.arrow} from without nodewall to now"),
+        paint.faint("  IPv4 and IPv6 alike, and by every address of the node, where nothing else is said"),
+    ]
+    return "\n".join(lines)
 
 
-def show(title, before, after):
-    """Prints the table of two rounds of probes, each a list of rows of {service: open}."""
-    open_, shut, arrow = symbols()
-    width = max(len(service.name) for service in SERVICES) + 2
-    first = max(len(caller.name) for caller in CALLERS) + 2
-    second = max(len(caller.way) for caller in CALLERS) + 2
-    print(f"\n{paint(title, 'bold')}   {open_} reachable   {shut} not   before {arrow} after   (IPv4 and IPv6)\n")
-    head = "WHO".ljust(first) + "BY".ljust(second) + "".join(service.name.ljust(width) for service in SERVICES)
-    print("  " + paint(head.rstrip(), "bold"))
-    for index, caller in enumerate(CALLERS):
-        cells = "".join(cell(before[index][s.name], after[index][s.name], width) for s in SERVICES)
-        print("  " + caller.name.ljust(first) + caller.way.ljust(second) + cells.rstrip())
-    print(flush=True)
+def name_of(cell: Cell) -> str:
+    """A cell in words."""
+    who, what = cell
+    if who == "node":
+        host, service = what.split(":")
+        return f"node to {host}'s {service}"
+    title = next(host.title for host in HOSTS if host.name == who)
+    return f"{title} to {what}"
