@@ -552,6 +552,11 @@ impl State {
         self.in_force.as_ref().map(|target| &target.ruleset)
     }
 
+    /// What the kernel has when it has dealt with all that was asked of it: what is on its way, else what is in force.
+    pub fn last_sent(&self) -> Option<&Arc<Ruleset>> {
+        self.flying.as_ref().or(self.in_force.as_ref()).map(|target| &target.ruleset)
+    }
+
     /// What is shown about what is in force, or about what should be.
     pub fn summary(&self) -> Option<&Summary> {
         self.in_force.as_ref().or(self.target.as_ref()).map(|target| &target.summary)

@@ -443,7 +443,8 @@ impl Daemon {
         let mut status = Status::of(&self.state);
         status.hash.clone_from(&self.hash);
         status.since = self.since.map(clock::rfc3339);
-        let (kernel, wanted) = (self.kernel.clone(), self.state.in_force().cloned());
+        // The kernel's thread takes requests in order: it looks after whatever is on its way.
+        let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
         tokio::spawn(async move {
             match kernel.look(wanted.clone()).await {
                 Ok(look) => {
