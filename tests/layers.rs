@@ -23,6 +23,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("source", 50),
     ("host", 50),
     ("driver", 50),
+    ("store", 50),
     ("flow", 50),
     ("daemon", 60),
     ("cli", 70),
