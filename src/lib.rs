@@ -10,7 +10,7 @@
 //! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
 //! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
-//! | 6 | [`daemon`] | the one loop, the control socket, systemd |
+//! | 6 | [`daemon`], [`boot`] | the one loop, the control socket, systemd; the rules before all that |
 //! | 7 | [`cli`] | one file per subcommand |
 
 pub mod net;
@@ -25,6 +25,7 @@ pub mod simulate;
 
 pub mod reconcile;
 
+pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod daemon;

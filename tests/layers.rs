@@ -25,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("driver", 50),
     ("store", 50),
     ("flow", 50),
+    ("boot", 60),
     ("daemon", 60),
     ("cli", 70),
     // The program is the top of its floor: it calls `cli`.
