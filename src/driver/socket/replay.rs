@@ -23,9 +23,7 @@ impl Netlink {
                 Err(Error::Refused { subject: format!("table {TABLE} (its reasons were lost)"), errno: Errno::ENOBUFS })
             }
             (Some(answer), _) if answer.errno == ERESTART => Err(Error::Contended),
-            (Some(answer), _) => {
-                Err(refused(batch.subject_of(answer.sequence).unwrap_or(TABLE).to_owned(), &answer))
-            }
+            (Some(answer), _) => Err(refused(batch.subject_of(answer.sequence).unwrap_or(TABLE).to_owned(), &answer)),
         }
     }
 }

@@ -36,9 +36,8 @@ impl Replay {
 
 /// Expressions that our rules are made of (nft(8) has names for all of them). None sends a packet elsewhere, changes one, or names
 /// an object of another table.
-const EXPRESSIONS: &[&str] = &[
-    "bitwise", "cmp", "counter", "ct", "immediate", "limit", "log", "lookup", "meta", "payload", "range", "reject",
-];
+const EXPRESSIONS: &[&str] =
+    &["bitwise", "cmp", "counter", "ct", "immediate", "limit", "log", "lookup", "meta", "payload", "range", "reject"];
 
 /// Checks a stored batch and numbers its messages from `first` on. Nothing of the stored headers is believed: the frame, the numbers
 /// and the flags are written anew, and only the last change asks for an acknowledgement.
