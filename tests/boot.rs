@@ -359,6 +359,62 @@ fn an_interface_of_later_is_under_its_rules_from_its_first_packet() {
     }
 }
 
+/// What was let in and kept out before is let in and kept out all the while.
+#[test]
+fn the_daemon_takes_over_without_a_gap() {
+    if !root("the_daemon_takes_over_without_a_gap") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("policy.d")).unwrap();
+    std::fs::write(path("policy.d/policy.toml"), POLICY).unwrap();
+    std::fs::write(path("nodewall.toml"), format!("socket = \"{}\"\n", path("socket").display())).unwrap();
+    for batches in [Vec::new(), vec![boot_batch(&ruleset(""))]] {
+        let state = state(&batches);
+        let (node, front) = (Host::new(), Host::new());
+        assert_eq!(boot(&node, state.path(), &[]).0, 0);
+        wire((&node, "mgmt0", &["10.0.0.5/24"]), (&front, "eth0", &["10.0.0.1/24"]));
+        node.sh("ip route add default via 10.0.0.1");
+        let _servers = node.serve(&[22], &[]);
+        let denied = node.enter(|| UdpSocket::bind("0.0.0.0:7000").unwrap());
+        assert_eq!(answers(&front, "10.0.0.1", "10.0.0.5", &[22]), [Allowed]);
+        let (done, mut connected) = (AtomicBool::new(false), 0);
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                front.enter(|| {
+                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                    let mut sent = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        sent += usize::from(socket.send_to(b"between", "10.0.0.5:7000").is_ok());
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
+                    sent
+                })
+            });
+            let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
+            command.arg("--config").arg(path("nodewall.toml")).arg("--policy-dir").arg(path("policy.d")).arg("run");
+            let log = std::fs::File::create(path("log")).unwrap();
+            let mut daemon = node.enter(|| command.stderr(log).spawn().unwrap());
+            let start = Instant::now();
+            let mut taken_over = false;
+            while !taken_over && start.elapsed() < Duration::from_secs(20) {
+                taken_over = node.sh("nft list table inet nodewall").contains("front#1 policy.toml");
+                assert_eq!(answers(&front, "10.0.0.1", "10.0.0.5", &[22]), [Allowed]);
+                connected += 1;
+            }
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+            done.store(true, Ordering::Relaxed);
+            assert!(taken_over, "{}", std::fs::read_to_string(path("log")).unwrap());
+            assert!(sending.join().unwrap() > 20);
+        });
+        assert!(connected > 1, "{connected}");
+        denied.set_nonblocking(true).unwrap();
+        assert!(denied.recv(&mut [0; 16]).is_err(), "a packet came through between the two");
+    }
+}
+
 /// Calls that hang for longer than any boot: strace holds them up.
 #[test]
 fn what_hangs_ends_in_the_fail_mode_in_time() {

@@ -291,6 +291,26 @@ mod tests {
         }
     }
 
+    /// Whatever a byte turns into, what passes still speaks of our table alone.
+    #[test]
+    fn no_flipped_byte_leads_elsewhere() {
+        let good = bytes(changes());
+        let mut passed = 0;
+        for (at, change) in (0..good.len()).flat_map(|at| [1u8, 2, 4, 0x80, 0xff].map(|change| (at, change))) {
+            let mut changed = good.clone();
+            changed[at] ^= change;
+            let Ok(replayed) = replay(&changed, 1) else { continue };
+            passed += 1;
+            let all = messages(&replayed.bytes).unwrap();
+            for message in &all[1..all.len() - 1] {
+                assert_eq!(message.payload[0], NFPROTO_INET, "byte {at} ^ {change}");
+                let attributes = Attributes::parse(&message.payload[NFNETLINK_HEADER_LENGTH..]).unwrap();
+                assert_eq!(attributes.text(NFTA_TABLE_NAME), TABLE_NAME, "byte {at} ^ {change}");
+            }
+        }
+        assert!(passed > 100, "{passed}: most bytes are contents, which are the kernel's to judge");
+    }
+
     #[test]
     fn whatever_else_is_in_it_is_refused() {
         let good = bytes(changes());
