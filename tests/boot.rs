@@ -256,19 +256,24 @@ fn a_batch_that_the_kernel_refuses_changes_nothing() {
     assert!(has(&node, &wanted));
 }
 
+use Answer::{Allowed, Denied};
+
 fn address(text: &str) -> IpAddr {
     text.split('/').next().unwrap().parse().unwrap()
 }
 
-/// What becomes of connections to TCP ports of the node from behind an interface.
+/// What becomes of connections to TCP ports of the node from behind an interface. The first has to be an allowed one: a link that has
+/// just come up may lose a packet before its carrier and the neighbours are known, so it is tried until it is answered.
 fn answers(behind: &Host, there: &str, here: &str, ports: &[u16]) -> Vec<Answer> {
     let (source, destination) = (address(there), address(here));
     let probes: Vec<Probe> =
         ports.iter().map(|port| Probe { from: behind.clone(), source, destination, what: What::Tcp(*port) }).collect();
+    let start = Instant::now();
+    while probe(&probes[..1]) != [Allowed] {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?} is not answered", probes[0]);
+    }
     probe(&probes)
 }
-
-use Answer::{Allowed, Denied};
 
 #[test]
 fn without_a_generation_the_lockdown_lets_ssh_in_and_everything_out_on_any_interface() {
@@ -350,11 +355,11 @@ fn an_interface_of_later_is_under_its_rules_from_its_first_packet() {
         socket.set_nonblocking(true).unwrap();
         assert_eq!(socket.recv(&mut [0; 16]).is_ok(), wanted);
     }
-    for (interface, expected) in [("rail3", [Denied, Denied, Allowed, Denied]), ("cali3", [Allowed; 4])] {
+    for (interface, expected) in [("rail3", [Allowed, Denied, Denied, Denied]), ("cali3", [Allowed; 4])] {
         let behind = Host::new();
         wire((&node, interface, &["10.9.0.5/24"]), (&behind, "eth0", &["10.9.0.1/24"]));
         let _servers = node.serve(&[22, 80, 4420, 10250], &[]);
-        assert_eq!(answers(&behind, "10.9.0.1", "10.9.0.5", &[22, 80, 4420, 10250]), expected, "{interface}");
+        assert_eq!(answers(&behind, "10.9.0.1", "10.9.0.5", &[4420, 22, 80, 10250]), expected, "{interface}");
         node.sh(&format!("ip link del {interface}"));
     }
 }
@@ -379,6 +384,8 @@ fn the_daemon_takes_over_without_a_gap() {
         let _servers = node.serve(&[22], &[]);
         let denied = node.enter(|| UdpSocket::bind("0.0.0.0:7000").unwrap());
         assert_eq!(answers(&front, "10.0.0.1", "10.0.0.5", &[22]), [Allowed]);
+        let (source, destination) = (address("10.0.0.1"), address("10.0.0.5"));
+        let ssh = Probe { from: front.clone(), source, destination, what: What::Tcp(22) };
         let (done, mut connected) = (AtomicBool::new(false), 0);
         std::thread::scope(|scope| {
             let sending = scope.spawn(|| {
@@ -400,7 +407,7 @@ fn the_daemon_takes_over_without_a_gap() {
             let mut taken_over = false;
             while !taken_over && start.elapsed() < Duration::from_secs(20) {
                 taken_over = node.sh("nft list table inet nodewall").contains("front#1 policy.toml");
-                assert_eq!(answers(&front, "10.0.0.1", "10.0.0.5", &[22]), [Allowed]);
+                assert_eq!(probe(std::slice::from_ref(&ssh)), [Allowed]);
                 connected += 1;
             }
             daemon.kill().unwrap();
