@@ -1,6 +1,8 @@
 //! The state machine, without I/O: events in, effects out. Whatever happens, what it asks for is one of: the newest valid
 //! policy on the newest facts, the last good one on the newest facts, the lockdown, or to leave the kernel as it is.
 
+pub mod drift;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ pub enum Event {
     Applied(Result<Done, String>),
     /// The time of an [`Effect::Retry`] is over.
     RetryDue,
+    /// Somebody else may have changed our table.
+    Drifted,
 }
 
 /// What an apply came to.
@@ -56,6 +60,8 @@ pub struct Done {
 pub enum Effect {
     /// Make the kernel have this. There is never a second one before the first is answered.
     Apply(Arc<Ruleset>),
+    /// Look whether the kernel still has this, and mend it where not; answered as [`Effect::Apply`] is, and one of both at a time.
+    Repair(Arc<Ruleset>),
     /// Send [`Event::RetryDue`] after this time, instead of any earlier one.
     Retry(Duration),
     /// No retry is wanted any more.
@@ -240,6 +246,10 @@ pub struct State {
     flying: Option<Target>,
     /// Whether the target changed meanwhile, or a reload asked for another look.
     again: bool,
+    /// Whether somebody else may have changed our table since the kernel was last given or asked something.
+    drifted: bool,
+    /// Whether what is on its way is a repair.
+    repairing: bool,
     generation: u64,
     attempts: u32,
 }
@@ -263,10 +273,17 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         }
         Event::Applied(answer) => {
             answered(state, answer, &mut effects);
+            repair(state, &mut effects);
             return effects;
         }
         Event::RetryDue => {
             launch(state, &mut effects);
+            return effects;
+        }
+        Event::Drifted => {
+            // What was found in the kernel is not ours by doing, and nobody knows what it should be.
+            state.drifted = state.in_force.is_some() || state.flying.is_some();
+            repair(state, &mut effects);
             return effects;
         }
     }
@@ -381,9 +398,24 @@ fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     state.again = false;
 }
 
+/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, what is in
+/// force is something else, and that comes back.
+fn repair(state: &mut State, effects: &mut Vec<Effect>) {
+    if !state.drifted || state.flying.is_some() {
+        return;
+    }
+    state.drifted = false;
+    let wanted = if state.failed.is_some() { state.in_force.as_ref() } else { state.target.as_ref() };
+    let Some(target) = wanted.filter(|_| state.in_force.is_some()).cloned() else { return };
+    effects.push(Effect::Repair(Arc::clone(&target.ruleset)));
+    state.flying = Some(target);
+    state.repairing = true;
+}
+
 /// The kernel answered.
 fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<Effect>) {
     let Some(landed) = state.flying.take() else { return };
+    let repaired = std::mem::take(&mut state.repairing);
     let is_target = state.target.as_ref().is_some_and(|target| Arc::ptr_eq(&target.ruleset, &landed.ruleset));
     match answer {
         Ok(done) => {
@@ -391,7 +423,8 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             if !known {
                 state.generation += 1;
             }
-            if !known || done.changes > 0 {
+            // What a repair mended is told as drift.
+            if !known || (done.changes > 0 && !repaired) {
                 effects.push(Effect::Report(Report::InForce {
                     generation: state.generation,
                     rules: rules(&landed.ruleset),
