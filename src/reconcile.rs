@@ -549,7 +549,7 @@ impl State {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
         if self.refused.is_some() || self.unresolved.is_some() || self.failed.is_some() || lockdown {
             Phase::Degraded
-        } else if self.flying.is_some() {
+        } else if self.flying.is_some() && !self.repairing {
             Phase::Applying
         } else if self.in_force.is_some() {
             Phase::InForce
@@ -680,6 +680,7 @@ mod tests {
             .iter()
             .map(|effect| match effect {
                 Effect::Apply(_) => "apply".to_owned(),
+                Effect::Repair(_) => "repair".to_owned(),
                 Effect::Retry(after) => format!("retry {after:?}"),
                 Effect::ForgetRetry => "forget".to_owned(),
                 Effect::Ready => "ready".to_owned(),
@@ -819,6 +820,60 @@ mod tests {
         }
         assert_eq!(state.summary().unwrap().policies[0].name, "a");
         check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn what_others_changed_is_repaired_without_a_new_generation() {
+        let mut state = in_force();
+        check(&mut state, Event::Drifted, &["repair"], Phase::InForce);
+        check(&mut state, Event::Drifted, &[], Phase::InForce);
+        check(&mut state, done(), &["forget", "ready", "repair"], Phase::InForce);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
+        assert_eq!(state.generation(), 1);
+        // While something is on its way, it goes first.
+        check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
+        check(&mut state, Event::Drifted, &[], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready", "repair"], Phase::InForce);
+        check(&mut state, Event::DocumentsLoaded(documents("c")), &[], Phase::InForce);
+        check(&mut state, done(), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn what_is_not_ours_by_doing_is_not_repaired() {
+        let mut state = State::default();
+        check(&mut state, Event::Drifted, &[], Phase::Waiting);
+        step(&mut state, Event::KernelSeen { table: true });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        step(&mut state, Event::DocumentsLoaded(bad("a")));
+        check(&mut state, Event::Drifted, &[], Phase::Degraded);
+        // The first apply is on its way, and fails: there is nothing to come back to.
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, Event::Drifted, &[], Phase::Applying);
+        let refused = Event::Applied(Err("no".to_owned()));
+        check(&mut state, refused, &["failed 1", "retry 100ms", "ready"], Phase::Degraded);
+    }
+
+    #[test]
+    fn while_the_kernel_refuses_the_newest_what_is_in_force_is_repaired() {
+        let mut state = in_force();
+        let old = Arc::clone(state.in_force().unwrap());
+        step(&mut state, Event::DocumentsLoaded(documents("b")));
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])));
+        step(&mut state, Event::Applied(Err("no".to_owned())));
+        step(&mut state, Event::Applied(Err("no".to_owned())));
+        assert_eq!(step(&mut state, Event::Drifted), [Effect::Repair(Arc::clone(&old))]);
+        check(&mut state, done(), &["ready"], Phase::Degraded);
+        assert_eq!(state.in_force(), Some(&old));
+        assert_eq!(state.generation(), 1);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        // A repair that fails is tried again.
+        check(&mut state, Event::Drifted, &["repair"], Phase::InForce);
+        let refused = Event::Applied(Err("no".to_owned()));
+        check(&mut state, refused, &["failed 1", "retry 100ms", "ready"], Phase::Degraded);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
     }
 
     #[test]

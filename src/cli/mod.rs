@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod disarm;
 mod exit;
+mod host;
 mod output;
 mod render;
 mod run;
