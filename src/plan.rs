@@ -314,3 +314,40 @@ fn only_left_keys(left: &Keys, right: &Keys) -> Keys {
     let missing = left.iter().filter(|(key, verdict)| right.get(*key) != Some(*verdict));
     missing.map(|(key, verdict)| (key.clone(), verdict.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::ir::Hook;
+
+    /// The kernel's order of things within one batch is told in [`new_chain`].
+    #[test]
+    fn a_new_base_chain_drops_only_from_the_commit_on() {
+        let base = |policy, priority| Some(BaseChain { hook: Hook::Input, priority, policy });
+        let chain = |base| Chain { base, rules: Vec::new() };
+        let ruleset = |base| Ruleset {
+            chains: [("input".to_owned(), chain(base)), ("jumped_to".to_owned(), chain(None))].into(),
+            ..Ruleset::default()
+        };
+        let desired = ruleset(base(ChainPolicy::Drop, 0));
+        let nothing = Loaded::default();
+        let foreign = Loaded { exists: true, foreign: vec!["object x".to_owned()], ..Loaded::default() };
+        let elsewhere = Loaded { exists: true, ruleset: ruleset(base(ChainPolicy::Drop, 5)), ..Loaded::default() };
+        for current in [nothing, foreign, elsewhere] {
+            let batch = plan(&current, &desired).unwrap_or_default();
+            let policies: Vec<ChainPolicy> = batch
+                .changes
+                .iter()
+                .filter_map(|change| match change {
+                    Change::AddChain { base: Some(base), .. } => Some(base.policy),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(policies, [ChainPolicy::Accept, ChainPolicy::Drop], "{:?}", batch.changes);
+        }
+        // One that is in place is only told its policy.
+        let open = Loaded { exists: true, ruleset: ruleset(base(ChainPolicy::Accept, 0)), ..Loaded::default() };
+        let add = Change::AddChain { name: "input".to_owned(), base: base(ChainPolicy::Drop, 0) };
+        assert_eq!(plan(&open, &desired).map(|batch| batch.changes), Some(vec![add]));
+    }
+}

@@ -5,7 +5,7 @@
 mod lab;
 
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,9 @@ use serde_json::Value;
 
 /// What waits longer than this has failed; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many denied probes are in the air.
+const DENIED_AT_ONCE: u32 = 16;
 
 const POLICY: &str = r#"
 [[set]]
@@ -60,7 +63,7 @@ impl Daemon {
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = command(&folder.path().to_owned(), &["run"]);
+        let mut command = command(folder.path(), &["run"]);
         let child = command.env("NOTIFY_SOCKET", &notify).stderr(Stdio::from(log)).spawn().unwrap();
         let daemon = Self { folder, child };
         let mut message = [0; 4096];
@@ -77,7 +80,7 @@ impl Daemon {
     }
 
     fn nodewall(&self, arguments: &[&str]) -> String {
-        let output = command(&self.folder.path().to_owned(), arguments).output().unwrap();
+        let output = command(self.folder.path(), arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -99,7 +102,7 @@ impl Daemon {
     }
 }
 
-fn command(folder: &PathBuf, arguments: &[&str]) -> Command {
+fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
     command.arg("--config").arg(folder.join("nodewall.toml")).arg("--policy-dir").arg(folder.join("policy.d"));
     command.args(arguments);
@@ -299,17 +302,24 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
             }
             tries
         });
-        let denied = scope.spawn(|| {
-            // When a probe that should be denied began and had its answer.
-            let mut wrong = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                let start = Instant::now();
-                if probe(&probes(10250)).contains(&Answer::Allowed) {
-                    wrong.push((start, Instant::now()));
-                }
-            }
-            wrong
-        });
+        // A denied probe waits long for its answer: several, one after the other, so that one is always about to be sent.
+        let denied: Vec<_> = (0..DENIED_AT_ONCE)
+            .map(|number| {
+                let (done, probes) = (&done, &probes);
+                scope.spawn(move || {
+                    std::thread::sleep(lab::net::PATIENCE * number / DENIED_AT_ONCE);
+                    // When a probe that should be denied began and had its answer.
+                    let mut wrong = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        if probe(&probes(10250)).contains(&Answer::Allowed) {
+                            wrong.push((start, Instant::now()));
+                        }
+                    }
+                    wrong
+                })
+            })
+            .collect();
         let windows = node.enter(|| {
             let (wanted, _) = loaded();
             (0..20)
@@ -324,7 +334,8 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
                 .collect::<Vec<_>>()
         });
         done.store(true, Ordering::Relaxed);
-        (windows, denied.join().unwrap(), allowed.join().unwrap())
+        let denied: Vec<_> = denied.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        (windows, denied, allowed.join().unwrap())
     });
     for (start, end) in &wrong_allowed {
         let inside = windows.iter().any(|(flush, repaired)| flush <= end && start <= repaired);
@@ -338,4 +349,61 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
         wrong_allowed.len()
     );
     assert!(lengths[lengths.len() / 2] < Duration::from_secs(1), "{lengths:?}");
+}
+
+#[test]
+fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
+    isolated("coexistence", || {
+        management_link();
+        sh("tc qdisc add dev mgmt0 clsact; echo 1 > /proc/sys/net/ipv4/conf/mgmt0/route_localnet");
+        let mut rules = String::from(
+            "table ip filter {\n chain ufw-before-input { }\n chain KUBE-FIREWALL { }\n \
+             chain INPUT { type filter hook input priority 0; policy drop; }\n}\n\
+             table inet firewalld {\n chain filter_INPUT { type filter hook input priority 10; policy accept;\n",
+        );
+        for rule in 0..5000 {
+            rules.push_str(&format!("  tcp dport {} accept\n", rule + 1));
+        }
+        rules.push_str(" }\n}\ntable ip raw { chain PREROUTING { type filter hook prerouting priority -300; }; }\n");
+        let daemon = Daemon::start(POLICY);
+        std::fs::write(daemon.folder.path().join("others.nft"), rules).unwrap();
+        sh(&format!("nft -f {}", daemon.folder.path().join("others.nft").display()));
+        let start = Instant::now();
+        let report: Value = serde_json::from_str(&daemon.nodewall(&["check", "--host", "--json"])).unwrap();
+        println!("`check --host` beside 5,000 rules: {:?}", start.elapsed());
+        let chains: Vec<String> = report["base_chains"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|chain| {
+                let owners: Vec<&str> =
+                    chain["owners"].as_array().unwrap().iter().map(|owner| owner.as_str().unwrap()).collect();
+                format!(
+                    "{} {} {} {} {} {} {}",
+                    chain["hook"].as_str().unwrap(),
+                    chain["priority"],
+                    chain["table"].as_str().unwrap(),
+                    chain["policy"].as_str().unwrap(),
+                    chain["rules"],
+                    owners.join("+"),
+                    chain["after_ours"]
+                )
+            })
+            .collect();
+        assert_eq!(
+            chains,
+            [
+                "prerouting -300 raw accept 0 iptables-nft false",
+                "input 0 filter drop 0 kube-proxy+ufw true",
+                "input 10 firewalld accept 5000 firewalld true",
+            ]
+        );
+        let codes: Vec<&str> =
+            report["remarks"].as_array().unwrap().iter().map(|remark| remark["code"].as_str().unwrap()).collect();
+        assert!(codes.contains(&"tc") && codes.contains(&"route-localnet"), "{report:#}");
+        let text = daemon.nodewall(&["status"]);
+        assert!(text.contains("Other base chains that may drop what ours accepted"), "{text}");
+        assert!(text.contains("inet firewalld filter_INPUT") && !text.contains("ip raw PREROUTING"), "{text}");
+        assert_eq!(daemon.status()["drift_events"], 0);
+    });
 }
