@@ -25,6 +25,7 @@ bench: setup
 	$(CARGO) bench --bench apply
 	$(CARGO) bench --bench packet
 	$(CARGO) bench --bench daemon
+	$(CARGO) bench --bench drift
 
 clean:
 	$(CARGO) clean

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::range::RangeSet;
 use crate::nft::change::{Batch, Change, Loaded};
-use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict};
+use crate::nft::ir::{
+    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
+};
 use crate::nft::netlink::{canonical, encode};
 
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
@@ -45,13 +47,27 @@ pub fn boot_batch(desired: &Ruleset) -> Vec<u8> {
 /// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.
 fn create(desired: &Ruleset) -> Vec<Change> {
     let mut changes = vec![Change::AddTable];
-    changes
-        .extend(desired.chains.iter().map(|(name, chain)| Change::AddChain { name: name.clone(), base: chain.base }));
+    changes.extend(desired.chains.iter().map(|(name, chain)| new_chain(name, chain)));
     changes.extend(desired.sets.iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
     for (name, chain) in &desired.chains {
         changes.extend(append(name, &chain.rules));
     }
+    changes.extend(desired.chains.iter().filter_map(|(name, chain)| closing(name, chain)));
     changes
+}
+
+/// A chain that is new comes with the policy accept, and [`closing`] makes that drop. The kernel hooks a base chain in while it reads
+/// the batch, before any rule of the batch holds (nf_tables_addchain; nf_tables_commit takes in rules and changed policies): until the
+/// commit only the first policy decides, and drop would cut the host off for that long.
+fn new_chain(name: &str, chain: &Chain) -> Change {
+    let base = chain.base.map(|base| BaseChain { policy: ChainPolicy::Accept, ..base });
+    Change::AddChain { name: name.to_owned(), base }
+}
+
+/// What makes the policy of a new chain drop at the commit.
+fn closing(name: &str, chain: &Chain) -> Option<Change> {
+    let base = chain.base.filter(|base| base.policy == ChainPolicy::Drop)?;
+    Some(Change::AddChain { name: name.to_owned(), base: Some(base) })
 }
 
 fn append<'a>(chain: &'a str, rules: &'a [Rule]) -> impl Iterator<Item = Change> + 'a {
@@ -69,12 +85,14 @@ struct Difference {
     chains_new: Vec<Change>,
     sets_new: Vec<Change>,
     rules_new: Vec<Change>,
+    /// The policies of new chains that are to drop.
+    closing: Vec<Change>,
 }
 
 impl Difference {
     fn changes(self) -> Vec<Change> {
-        let Self { rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new } = self;
-        [rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new].concat()
+        let Self { rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new, closing } = self;
+        [rules_gone, elements_gone, sets_gone, chains_gone, chains_new, sets_new, rules_new, closing].concat()
     }
 
     fn new(current: &Loaded, desired: &Ruleset) -> Self {
@@ -102,7 +120,8 @@ impl Difference {
         }
         for (name, chain) in &desired.chains {
             if current.ruleset.chains.get(name).is_none_or(|there| !same_place(there, chain)) {
-                difference.chains_new.push(Change::AddChain { name: name.clone(), base: chain.base });
+                difference.chains_new.push(new_chain(name, chain));
+                difference.closing.extend(closing(name, chain));
                 difference.rules_new.extend(append(name, &chain.rules));
             }
         }
@@ -304,4 +323,41 @@ type Keys = BTreeMap<ElementKey, Option<Verdict>>;
 fn only_left_keys(left: &Keys, right: &Keys) -> Keys {
     let missing = left.iter().filter(|(key, verdict)| right.get(*key) != Some(*verdict));
     missing.map(|(key, verdict)| (key.clone(), verdict.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::ir::Hook;
+
+    /// The kernel's order of things within one batch is told in [`new_chain`].
+    #[test]
+    fn a_new_base_chain_drops_only_from_the_commit_on() {
+        let base = |policy, priority| Some(BaseChain { hook: Hook::Input, priority, policy });
+        let chain = |base| Chain { base, rules: Vec::new() };
+        let ruleset = |base| Ruleset {
+            chains: [("input".to_owned(), chain(base)), ("jumped_to".to_owned(), chain(None))].into(),
+            ..Ruleset::default()
+        };
+        let desired = ruleset(base(ChainPolicy::Drop, 0));
+        let nothing = Loaded::default();
+        let foreign = Loaded { exists: true, foreign: vec!["object x".to_owned()], ..Loaded::default() };
+        let elsewhere = Loaded { exists: true, ruleset: ruleset(base(ChainPolicy::Drop, 5)), ..Loaded::default() };
+        for current in [nothing, foreign, elsewhere] {
+            let batch = plan(&current, &desired).unwrap_or_default();
+            let policies: Vec<ChainPolicy> = batch
+                .changes
+                .iter()
+                .filter_map(|change| match change {
+                    Change::AddChain { base: Some(base), .. } => Some(base.policy),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(policies, [ChainPolicy::Accept, ChainPolicy::Drop], "{:?}", batch.changes);
+        }
+        // One that is in place is only told its policy.
+        let open = Loaded { exists: true, ruleset: ruleset(base(ChainPolicy::Accept, 0)), ..Loaded::default() };
+        let add = Change::AddChain { name: "input".to_owned(), base: base(ChainPolicy::Drop, 0) };
+        assert_eq!(plan(&open, &desired).map(|batch| batch.changes), Some(vec![add]));
+    }
 }

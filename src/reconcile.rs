@@ -1,6 +1,8 @@
 //! The state machine, without I/O: events in, effects out. Whatever happens, what it asks for is one of: the newest valid
 //! policy on the newest facts, the last good one on the newest facts, the lockdown, or to leave the kernel as it is.
 
+pub mod drift;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ pub enum Event {
     Applied(Result<Done, String>),
     /// The time of an [`Effect::Retry`] is over.
     RetryDue,
+    /// Somebody else may have changed our table.
+    Drifted,
 }
 
 /// What an apply came to.
@@ -56,6 +60,8 @@ pub struct Done {
 pub enum Effect {
     /// Make the kernel have this. There is never a second one before the first is answered.
     Apply(Arc<Ruleset>),
+    /// Look whether the kernel still has this, and mend it where not; answered as [`Effect::Apply`] is, and one of both at a time.
+    Repair(Arc<Ruleset>),
     /// Send [`Event::RetryDue`] after this time, instead of any earlier one.
     Retry(Duration),
     /// No retry is wanted any more.
@@ -240,6 +246,10 @@ pub struct State {
     flying: Option<Target>,
     /// Whether the target changed meanwhile, or a reload asked for another look.
     again: bool,
+    /// Whether somebody else may have changed our table since the kernel was last given or asked something.
+    drifted: bool,
+    /// Whether what is on its way is a repair.
+    repairing: bool,
     generation: u64,
     attempts: u32,
 }
@@ -263,10 +273,17 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         }
         Event::Applied(answer) => {
             answered(state, answer, &mut effects);
+            repair(state, &mut effects);
             return effects;
         }
         Event::RetryDue => {
             launch(state, &mut effects);
+            return effects;
+        }
+        Event::Drifted => {
+            // What was found in the kernel is not ours by doing, and nobody knows what it should be.
+            state.drifted = state.in_force.is_some() || state.flying.is_some();
+            repair(state, &mut effects);
             return effects;
         }
     }
@@ -381,9 +398,24 @@ fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     state.again = false;
 }
 
+/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, what is in
+/// force is something else, and that comes back.
+fn repair(state: &mut State, effects: &mut Vec<Effect>) {
+    if !state.drifted || state.flying.is_some() {
+        return;
+    }
+    state.drifted = false;
+    let wanted = if state.failed.is_some() { state.in_force.as_ref() } else { state.target.as_ref() };
+    let Some(target) = wanted.filter(|_| state.in_force.is_some()).cloned() else { return };
+    effects.push(Effect::Repair(Arc::clone(&target.ruleset)));
+    state.flying = Some(target);
+    state.repairing = true;
+}
+
 /// The kernel answered.
 fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<Effect>) {
     let Some(landed) = state.flying.take() else { return };
+    let repaired = std::mem::take(&mut state.repairing);
     let is_target = state.target.as_ref().is_some_and(|target| Arc::ptr_eq(&target.ruleset, &landed.ruleset));
     match answer {
         Ok(done) => {
@@ -391,7 +423,8 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             if !known {
                 state.generation += 1;
             }
-            if !known || done.changes > 0 {
+            // What a repair mended is told as drift.
+            if !known || (done.changes > 0 && !repaired) {
                 effects.push(Effect::Report(Report::InForce {
                     generation: state.generation,
                     rules: rules(&landed.ruleset),
@@ -516,7 +549,7 @@ impl State {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
         if self.refused.is_some() || self.unresolved.is_some() || self.failed.is_some() || lockdown {
             Phase::Degraded
-        } else if self.flying.is_some() {
+        } else if self.flying.is_some() && !self.repairing {
             Phase::Applying
         } else if self.in_force.is_some() {
             Phase::InForce
@@ -647,6 +680,7 @@ mod tests {
             .iter()
             .map(|effect| match effect {
                 Effect::Apply(_) => "apply".to_owned(),
+                Effect::Repair(_) => "repair".to_owned(),
                 Effect::Retry(after) => format!("retry {after:?}"),
                 Effect::ForgetRetry => "forget".to_owned(),
                 Effect::Ready => "ready".to_owned(),
@@ -786,6 +820,60 @@ mod tests {
         }
         assert_eq!(state.summary().unwrap().policies[0].name, "a");
         check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn what_others_changed_is_repaired_without_a_new_generation() {
+        let mut state = in_force();
+        check(&mut state, Event::Drifted, &["repair"], Phase::InForce);
+        check(&mut state, Event::Drifted, &[], Phase::InForce);
+        check(&mut state, done(), &["forget", "ready", "repair"], Phase::InForce);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
+        assert_eq!(state.generation(), 1);
+        // While something is on its way, it goes first.
+        check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
+        check(&mut state, Event::Drifted, &[], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready", "repair"], Phase::InForce);
+        check(&mut state, Event::DocumentsLoaded(documents("c")), &[], Phase::InForce);
+        check(&mut state, done(), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+    }
+
+    #[test]
+    fn what_is_not_ours_by_doing_is_not_repaired() {
+        let mut state = State::default();
+        check(&mut state, Event::Drifted, &[], Phase::Waiting);
+        step(&mut state, Event::KernelSeen { table: true });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        step(&mut state, Event::DocumentsLoaded(bad("a")));
+        check(&mut state, Event::Drifted, &[], Phase::Degraded);
+        // The first apply is on its way, and fails: there is nothing to come back to.
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, Event::Drifted, &[], Phase::Applying);
+        let refused = Event::Applied(Err("no".to_owned()));
+        check(&mut state, refused, &["failed 1", "retry 100ms", "ready"], Phase::Degraded);
+    }
+
+    #[test]
+    fn while_the_kernel_refuses_the_newest_what_is_in_force_is_repaired() {
+        let mut state = in_force();
+        let old = Arc::clone(state.in_force().unwrap());
+        step(&mut state, Event::DocumentsLoaded(documents("b")));
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])));
+        step(&mut state, Event::Applied(Err("no".to_owned())));
+        step(&mut state, Event::Applied(Err("no".to_owned())));
+        assert_eq!(step(&mut state, Event::Drifted), [Effect::Repair(Arc::clone(&old))]);
+        check(&mut state, done(), &["ready"], Phase::Degraded);
+        assert_eq!(state.in_force(), Some(&old));
+        assert_eq!(state.generation(), 1);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        // A repair that fails is tried again.
+        check(&mut state, Event::Drifted, &["repair"], Phase::InForce);
+        let refused = Event::Applied(Err("no".to_owned()));
+        check(&mut state, refused, &["failed 1", "retry 100ms", "ready"], Phase::Degraded);
+        check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
+        check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Exit with 1 when there are warnings
     #[arg(long)]
     strict: bool,
+    /// Instead of the policy, look at what else on this machine decides about packets
+    #[arg(long, conflicts_with = "paths")]
+    host: bool,
 }
 
 /// What `check --json` prints.
@@ -39,6 +42,9 @@ struct Report {
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
+    if arguments.host {
+        return super::host::run(options.root.as_deref(), arguments.strict, output);
+    }
     let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Anyone);
     let facts = documents.complete(facts(options.root.as_deref(), output));
     let (_, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);

@@ -32,8 +32,7 @@ pub(super) fn run(options: &Options, output: &Output) -> Exit {
     };
     if daemon_running {
         output.message(
-            "nodewall is running: it puts the table back at the next change of policy or interfaces; \
-             `systemctl stop nodewall` first keeps it away",
+            "nodewall is running: it puts the table back at once; `systemctl stop nodewall` first keeps it away",
         );
     }
     if output.json {

@@ -5,6 +5,7 @@ mod boot;
 mod check;
 mod disarm;
 mod exit;
+mod host;
 mod output;
 mod render;
 mod run;

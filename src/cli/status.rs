@@ -11,7 +11,7 @@ use super::exit::{self, Exit};
 use super::output::Output;
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
-use crate::daemon::status::{FindingRecord, Status, TableRecord, VERSION};
+use crate::daemon::status::{BaseChainRecord, DriftRecord, FindingRecord, Status, TableRecord, VERSION};
 use crate::driver::{self, Kernel, Netlink};
 use crate::source::Trust;
 
@@ -143,6 +143,12 @@ fn text(status: &Status, colored: bool) -> String {
     for difference in &status.drift {
         line(&mut out, "", difference);
     }
+    if let Some(last) = &status.drift_last {
+        line(&mut out, "repairs", &drift_line(status.drift_events, last));
+        if status.drift_storm {
+            line(&mut out, "", &paint("another process keeps changing the table: repairs wait up to a second", "31"));
+        }
+    }
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
@@ -179,7 +185,43 @@ fn text(status: &Status, colored: bool) -> String {
         [entry.name.clone(), entry.direction.clone(), number(entry.packets), interfaces(&entry.interfaces)]
     });
     table(&mut out, ["FAILSAFE", "DIRECTION", "PACKETS", "INTERFACES"], &[false, false, true, false], rows.collect());
+    let later: Vec<&BaseChainRecord> = status.other_chains.iter().flatten().filter(|chain| chain.after_ours).collect();
+    if !later.is_empty() {
+        out.push_str("\nOther base chains that may drop what ours accepted (`nodewall check --host` shows all):\n");
+        chain_rows(&mut out, &later);
+    }
     out
+}
+
+fn drift_line(events: u64, last: &DriftRecord) -> String {
+    let who = match (&last.process, last.pid) {
+        (Some(name), Some(pid)) => format!(" by {name} (process {pid})"),
+        _ => String::new(),
+    };
+    let what = last.difference.first().map(String::as_str).unwrap_or_default();
+    format!("{}, last at {}{who}: {what}", count(usize::try_from(events).unwrap_or(usize::MAX), "change"), last.time)
+}
+
+/// Base chains of others as a table.
+pub(super) fn chain_rows(out: &mut String, chains: &[&BaseChainRecord]) {
+    let rows = chains.iter().map(|chain| {
+        [
+            chain.hook.clone(),
+            chain.priority.to_string(),
+            chain.kind.clone(),
+            format!("{} {} {}", chain.family, chain.table, chain.chain),
+            chain.policy.clone(),
+            chain.rules.to_string(),
+            if chain.owners.is_empty() { "unknown".to_owned() } else { chain.owners.join(", ") },
+            if chain.after_ours { "yes" } else { "no" }.to_owned(),
+        ]
+    });
+    table(
+        out,
+        ["HOOK", "PRIORITY", "TYPE", "CHAIN", "POLICY", "RULES", "OWNER", "AFTER OURS"],
+        &[false, true, false, false, false, true, false, false],
+        rows.collect(),
+    );
 }
 
 fn table_line(table: &TableRecord) -> String {
@@ -319,6 +361,45 @@ kernel     DRIFT: it has something else than the policy in force
            chain input is missing or was changed
 ";
         assert_eq!(text(&degraded, false), expected);
+        let drifted = Status {
+            drift_events: 3,
+            drift_last: Some(DriftRecord {
+                time: "2026-11-23T21:09:54Z".into(),
+                process: Some("nft".into()),
+                pid: Some(7),
+                difference: vec!["table inet nodewall is gone".into()],
+                repair_ms: Some(3.2),
+            }),
+            other_chains: Some(vec![
+                BaseChainRecord { hook: "input".into(), chain: "early".into(), ..Default::default() },
+                BaseChainRecord {
+                    hook: "input".into(),
+                    priority: 10,
+                    kind: "filter".into(),
+                    family: "inet".into(),
+                    table: "firewalld".into(),
+                    chain: "filter_INPUT".into(),
+                    policy: "accept".into(),
+                    rules: 4,
+                    owners: vec!["firewalld".into()],
+                    after_ours: true,
+                },
+            ]),
+            table: Some(TableRecord::default()),
+            state: "in-force".into(),
+            ..Status::default()
+        };
+        let expected = "\
+state      in force
+kernel     0 chains, 0 rules, 0 sets with 0 elements
+repairs    3 changes, last at 2026-11-23T21:09:54Z by nft (process 7): table inet nodewall is gone
+
+Other base chains that may drop what ours accepted (`nodewall check --host` shows all):
+
+HOOK   PRIORITY  TYPE    CHAIN                        POLICY  RULES  OWNER      AFTER OURS
+input        10  filter  inet firewalld filter_INPUT  accept      4  firewalld  yes
+";
+        assert_eq!(text(&drifted, false), expected);
         assert!(text(&degraded, true).contains("\x1b[31mdegraded\x1b[0m"));
     }
 }

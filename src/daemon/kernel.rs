@@ -5,15 +5,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::status::{TableRecord, counters};
+use super::status::{BaseChainRecord, TableRecord, counters};
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
 use crate::nft::change::{Change, Loaded};
 use crate::nft::ir::Ruleset;
+use crate::nft::netlink::canonical_set;
 use crate::plan::plan;
 
 /// The way to the kernel's thread. Requests are answered one after the other.
@@ -29,6 +31,8 @@ pub(super) struct Look {
     pub(super) counters: BTreeMap<String, (u64, u64)>,
     /// What the kernel has otherwise than wanted; empty when in sync.
     pub(super) drift: Vec<String>,
+    /// The base chains of others.
+    pub(super) others: Vec<BaseChainRecord>,
 }
 
 /// A ruleset that is in force.
@@ -37,12 +41,26 @@ pub(super) struct Applied {
     pub(super) changes: usize,
     /// SHA-256 of its nft(8) text.
     pub(super) hash: String,
+    /// What the kernel had otherwise, where it was a repair.
+    pub(super) difference: Vec<String>,
+    /// How long the kernel and we were busy with it.
+    pub(super) spent: Duration,
 }
 
 enum Request {
     Exists(oneshot::Sender<Result<bool, driver::Error>>),
     Apply(Arc<Ruleset>, oneshot::Sender<Result<Applied, driver::Error>>),
+    Repair(Arc<Ruleset>, Depth, oneshot::Sender<Result<Applied, driver::Error>>),
     Look(Option<Arc<Ruleset>>, oneshot::Sender<Result<Look, driver::Error>>),
+}
+
+/// How much of the kernel's table is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Depth {
+    /// All of it.
+    Everything,
+    /// Nothing, if no transaction of anybody's came after ours; else all but the elements of large sets, which take the kernel long.
+    Cheap,
 }
 
 /// Why there is no answer.
@@ -74,6 +92,11 @@ impl KernelThread {
         self.ask(|reply| Request::Apply(ruleset, reply)).await
     }
 
+    /// Looks whether the kernel has a ruleset, and mends it where not.
+    pub(super) async fn repair(&self, ruleset: Arc<Ruleset>, depth: Depth) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Repair(ruleset, depth, reply)).await
+    }
+
     /// Reads the whole table with its counters, and compares it with what should be there.
     pub(super) async fn look(&self, wanted: Option<Arc<Ruleset>>) -> Result<Look, Error> {
         self.ask(|reply| Request::Look(wanted, reply)).await
@@ -99,12 +122,14 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
                 let _ = reply.send(kernel.load(&Read::Only(Vec::new())).map(|loaded| loaded.exists));
             }
             Request::Apply(ruleset, reply) => {
+                let start = Instant::now();
                 let answer = driver::apply(kernel.as_mut(), &ruleset, known.as_ref());
                 let mut deferred = Vec::new();
                 let answer = answer.map(|applied| {
                     known = Some(applied.loaded);
                     deferred = applied.deferred;
-                    Applied { changes: applied.changes, hash: hash(&ruleset) }
+                    let (hash, spent) = (hash(&ruleset), start.elapsed());
+                    Applied { changes: applied.changes, hash, difference: Vec::new(), spent }
                 });
                 if answer.is_err() {
                     known = None;
@@ -117,6 +142,16 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
                     tracing::error!(sets = deferred.join(" "), "cannot confirm what was loaded: {error}");
                 }
             }
+            Request::Repair(ruleset, depth, reply) => {
+                let start = Instant::now();
+                let answer = repair(kernel.as_mut(), &ruleset, depth, &mut known);
+                let _ = reply.send(answer.map(|(changes, difference)| Applied {
+                    changes,
+                    hash: hash(&ruleset),
+                    difference,
+                    spent: start.elapsed(),
+                }));
+            }
             Request::Look(wanted, reply) => {
                 let _ = reply.send(look(kernel.as_mut(), wanted.as_deref()));
             }
@@ -124,11 +159,68 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
     }
 }
 
+/// Sets with more elements are left out of a cheap look: the kernel takes ever longer to list them (`nf_tables.md` section 3).
+const LARGEST_SET_OF_A_CHEAP_LOOK: usize = 16_384;
+
+/// How many changes it took to have the ruleset in the kernel again, and what was otherwise before.
+fn repair(
+    kernel: &mut dyn Kernel,
+    ruleset: &Ruleset,
+    depth: Depth,
+    known: &mut Option<Loaded>,
+) -> Result<(usize, Vec<String>), driver::Error> {
+    if depth == Depth::Cheap {
+        if let Some(known) = known
+            && known.generation == kernel.generation()?
+        {
+            return Ok((0, Vec::new()));
+        }
+        if !differs_cheaply(kernel, ruleset)? {
+            return Ok((0, Vec::new()));
+        }
+    }
+    *known = None;
+    let loaded = kernel.load(&Read::Everything)?;
+    let mut answer = driver::apply(kernel, ruleset, Some(&loaded));
+    for _ in 1..REPAIR_ATTEMPTS {
+        match answer {
+            // Whoever changed the table did it again before it was read back.
+            Err(driver::Error::Differs(_)) => answer = driver::apply(kernel, ruleset, None),
+            _ => break,
+        }
+    }
+    let applied = answer?;
+    driver::verify(kernel, ruleset, &applied.deferred)?;
+    // The words come after the deed. Nothing was sent when others put back what they had changed.
+    let difference = if applied.changes == 0 { Vec::new() } else { drift(&loaded, ruleset) };
+    *known = Some(applied.loaded);
+    Ok((applied.changes, difference))
+}
+
+/// How often a repair is done again when the table is changed right after it; then that is told, and tried again later.
+const REPAIR_ATTEMPTS: usize = 4;
+
+/// Whether the kernel has something else, the elements of large sets aside.
+fn differs_cheaply(kernel: &mut dyn Kernel, ruleset: &Ruleset) -> Result<bool, driver::Error> {
+    let small =
+        |set: &&String| ruleset.sets.get(*set).is_some_and(|set| set.elements.len() <= LARGEST_SET_OF_A_CHEAP_LOOK);
+    let mut loaded = kernel.load(&Read::Only(ruleset.sets.keys().filter(small).cloned().collect()))?;
+    for name in std::mem::take(&mut loaded.unread) {
+        match (loaded.ruleset.sets.get_mut(&name), ruleset.sets.get(&name)) {
+            (Some(set), Some(wanted)) => set.elements = canonical_set(wanted).elements,
+            // A set of somebody else's.
+            _ => return Ok(true),
+        }
+    }
+    Ok(plan(&loaded, ruleset).is_some())
+}
+
 /// Reads the whole table and compares it with what should be there.
 pub(super) fn look(kernel: &mut dyn Kernel, wanted: Option<&Ruleset>) -> Result<Look, driver::Error> {
     let loaded = kernel.load(&Read::Everything)?;
     let drift = wanted.map(|wanted| drift(&loaded, wanted)).unwrap_or_default();
-    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift })
+    let others = driver::others(&kernel.chains()?).iter().map(BaseChainRecord::of).collect();
+    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift, others })
 }
 
 /// How many differences are named one by one.

@@ -21,6 +21,8 @@ pub(super) mod message_id {
     pub(crate) const IN_FORCE: &str = "6a1f0c5d3b7e4f0e9d2b8c47a1e65f30";
     /// Documents were refused.
     pub(crate) const REFUSED: &str = "0d94b1e27c5a4d6f8e13fa6b90c2d751";
+    /// Somebody else changed our table.
+    pub(crate) const DRIFT: &str = "4e7b91c8d20f4b6ea1c35f08b7d96e12";
     /// The kernel did not take a ruleset.
     pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
 }

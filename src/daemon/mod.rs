@@ -4,6 +4,7 @@
 //!  signals ───────────┐                       ┌─> Apply ──> kernel thread ──┐
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
 //!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
+//!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
 //!  control socket ────┘                    │  ├─> Ready, status ──> systemd │
 //!                                          │  └─> Report ──> journal        │
 //!                                          └────────────────────────────────┘
@@ -11,6 +12,7 @@
 
 mod clock;
 pub mod documents;
+mod drift;
 mod files;
 mod kernel;
 mod log;
@@ -29,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::driver::{self, Kernel};
+use crate::driver::{self, Kernel, Touch};
 use crate::host;
 use crate::net::facts::Facts;
 use crate::reconcile::{self, Done, Effect, Event, Report, State, step};
@@ -37,8 +39,9 @@ use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
 use crate::text::render;
 use documents::{Documents, Whereabouts};
+use drift::Drift;
 use files::FileWatch;
-use kernel::{Applied, KernelThread};
+use kernel::{Applied, Depth, KernelThread};
 use notify::Systemd;
 use socket::Query;
 use status::Status;
@@ -96,6 +99,8 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
     let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
+    let mut foreign =
+        driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
     let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
     let systemd = Systemd::find().map_err(failed("start the thread that talks to systemd"))?;
     let (inbox, mut inputs) = mpsc::unbounded_channel();
@@ -135,6 +140,11 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
                 changed.map_err(failed("watch links by rtnetlink"))?;
                 daemon.collect_at.get_or_insert(Instant::now() + LINKS_SETTLE);
             }
+            touched = foreign.touched() => {
+                daemon.touched(touched.map_err(failed("watch changes by others by nf_tables notifications"))?);
+            }
+            () = until(daemon.drift.repair_at) => daemon.repair(),
+            () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
             () = files.changed() => daemon.files_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
             () = until(daemon.load_at) => daemon.load(),
@@ -171,6 +181,7 @@ enum Input {
     Loaded(Box<Documents>),
     Collected(Result<Facts, host::Error>),
     Applied(Result<Applied, kernel::Error>),
+    Repaired(Result<Applied, kernel::Error>),
 }
 
 /// What the loop has to do after an input.
@@ -238,6 +249,7 @@ struct Daemon {
     since: Option<SystemTime>,
     socket: Option<PathBuf>,
     listening: bool,
+    drift: Drift,
 }
 
 impl Daemon {
@@ -265,6 +277,7 @@ impl Daemon {
             since: None,
             socket: None,
             listening: false,
+            drift: Drift::new(seed()),
         }
     }
 
@@ -277,6 +290,13 @@ impl Daemon {
                     tokio::spawn(async move {
                         // The loop is gone only when the process ends.
                         let _ = inbox.send(Input::Applied(kernel.apply(ruleset).await));
+                    });
+                }
+                Effect::Repair(ruleset) => {
+                    let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    let depth = if self.drift.begin() { Depth::Everything } else { Depth::Cheap };
+                    tokio::spawn(async move {
+                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth).await));
                     });
                 }
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
@@ -366,6 +386,10 @@ impl Daemon {
                 }
             }
             Input::Applied(answer) => self.applied(answer),
+            Input::Repaired(answer) => {
+                self.drift.repaired(&answer);
+                self.applied(answer);
+            }
         }
         Received::Nothing
     }
@@ -416,6 +440,27 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Somebody else may have changed our table.
+    fn touched(&mut self, touch: Touch) {
+        if self.drift.touched(touch) {
+            self.repair();
+        }
+    }
+
+    fn repair(&mut self) {
+        self.drift.repair_at = None;
+        self.happened(Event::Drifted);
+        if self.state.last_sent().is_none() {
+            self.drift.forget();
+        }
+    }
+
+    /// The second line behind the notifications.
+    fn look_unasked(&mut self) {
+        self.drift.looking();
+        self.happened(Event::Drifted);
+    }
+
     /// Starts the control socket, once the settings say where. The daemon does its work without one, too.
     fn listen(&mut self, queries: &mpsc::Sender<Query>) -> Result<(), Error> {
         let Some(path) = self.socket.clone().filter(|_| !self.listening) else { return Ok(()) };
@@ -448,6 +493,7 @@ impl Daemon {
         };
         let mut status = Status::of(&self.state);
         status.hash.clone_from(&self.hash);
+        self.drift.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
@@ -458,6 +504,7 @@ impl Daemon {
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
                     status.table = Some(look.table);
+                    status.other_chains = Some(look.others);
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
@@ -465,6 +512,12 @@ impl Daemon {
             let _ = reply.send(status);
         });
     }
+}
+
+/// Something that is another number on every node and at every start.
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    u64::try_from(now & u128::from(u64::MAX)).unwrap_or(0) ^ u64::from(std::process::id()).rotate_left(32)
 }
 
 fn source_of(error: &dyn std::error::Error) -> String {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::compile::rule_of;
+use crate::driver::OtherChain;
 use crate::nft::change::Loaded;
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
@@ -42,6 +43,14 @@ pub struct Status {
     pub in_sync: Option<bool>,
     /// What the kernel has otherwise, or why it could not be looked at.
     pub drift: Vec<String>,
+    /// How often others changed our table since the daemon's start, and it was repaired.
+    pub drift_events: u64,
+    /// The last time.
+    pub drift_last: Option<DriftRecord>,
+    /// Whether another process keeps changing our table, so that repairs wait up to a second.
+    pub drift_storm: bool,
+    /// The base chains of others, in the order in which packets meet them; `None` when they could not be looked at.
+    pub other_chains: Option<Vec<BaseChainRecord>>,
     /// Our table in the kernel.
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
@@ -52,6 +61,66 @@ pub struct Status {
     pub failsafe: Vec<FailsafeRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// A change of our table by somebody else.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriftRecord {
+    /// When it was repaired: RFC 3339, UTC.
+    pub time: String,
+    /// The name of the process, where the kernel told; any process may choose its name.
+    pub process: Option<String>,
+    /// Its number.
+    pub pid: Option<u32>,
+    /// What was otherwise.
+    pub difference: Vec<String>,
+    /// From the notification to the repaired table, read back, in milliseconds; `None` when it was found by looking unasked.
+    pub repair_ms: Option<f64>,
+}
+
+/// A base chain of somebody else's.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BaseChainRecord {
+    /// The hook, as nft(8) names it.
+    pub hook: String,
+    /// The priority; lower goes first.
+    pub priority: i32,
+    /// "filter", "nat" or "route".
+    pub kind: String,
+    /// The family of the table.
+    pub family: String,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// "accept" or "drop".
+    pub policy: String,
+    /// How many rules it has itself.
+    pub rules: u32,
+    /// Who made it, as far as names tell.
+    pub owners: Vec<String>,
+    /// Whether it can drop what a chain of ours accepted.
+    pub after_ours: bool,
+}
+
+impl BaseChainRecord {
+    /// The record of a chain.
+    pub fn of(chain: &OtherChain) -> Self {
+        Self {
+            hook: chain.base.hook.to_owned(),
+            priority: chain.base.priority,
+            kind: chain.base.kind.clone(),
+            family: chain.family.name().to_owned(),
+            table: chain.table.clone(),
+            chain: chain.name.clone(),
+            policy: if chain.base.drops { "drop" } else { "accept" }.to_owned(),
+            rules: chain.base.rules,
+            owners: chain.owners.iter().map(|owner| (*owner).to_owned()).collect(),
+            after_ours: chain.after_ours,
+        }
+    }
 }
 
 /// Our table in the kernel.

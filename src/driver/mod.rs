@@ -2,15 +2,20 @@
 //! which a ruleset gets from one generation to the next.
 
 mod apply;
+mod foreign;
 mod memory;
 mod socket;
+mod watch;
 
 pub use apply::{apply, verify};
+pub use foreign::{OtherChain, others};
 pub use memory::Memory;
 pub use socket::Netlink;
+pub use watch::{Touch, Watch};
 
 use crate::nft::change::{Batch, Loaded};
 use crate::nft::ir::Set;
+use crate::nft::netlink::AnyChain;
 
 /// Which sets' elements a read-back includes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +68,14 @@ pub trait Kernel: Send {
     fn load(&mut self, read: &Read) -> Result<Loaded, Error>;
     /// Commits one transaction; [`Error::Contended`] when `batch.generation` is stale.
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+    /// The port by which notifications name our transactions; `None` for a kernel that notifies nobody.
+    fn port(&self) -> Option<u32> {
+        None
+    }
+    /// All chains of all tables, without their rules. There are none besides ours in a kernel that holds only our table.
+    fn chains(&mut self) -> Result<Vec<AnyChain>, Error> {
+        Ok(Vec::new())
+    }
     /// Whether the named set has the one element of `element`: cheaper than reading a large set. Of a range the kernel is
     /// asked for its start and its end, so that two ranges with a gap between them may answer for one without it.
     fn has_element(&mut self, name: &str, element: &Set) -> Result<bool, Error> {

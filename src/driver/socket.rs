@@ -6,8 +6,8 @@ mod replay;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -22,8 +22,8 @@ use crate::nft::netlink::constant::{
     NLM_F_DUMP_INTR, NLMSG_DONE,
 };
 use crate::nft::netlink::{
-    Acknowledgement, Encoded, Malformed, Message, Snapshot, acknowledgement, elements_of, encode, generation,
-    get_elements, messages, request,
+    Acknowledgement, AnyChain, Encoded, Malformed, Message, Snapshot, acknowledgement, any_chain, elements_of, encode,
+    generation, get_elements, messages, request, request_of_all_families,
 };
 use crate::nft::{TABLE, TABLE_NAME};
 
@@ -332,6 +332,30 @@ impl Kernel for Netlink {
         self.take_sequence(encoded.len());
         self.send(&encoded.bytes)?;
         self.verdict(batch, &encoded)
+    }
+
+    fn port(&self) -> Option<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address).ok()?;
+        Some(address.port_number()).filter(|port| *port != 0)
+    }
+
+    fn chains(&mut self) -> Result<Vec<AnyChain>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.take_sequence(1);
+            self.send(&request_of_all_families(NFT_MSG_GETCHAIN, sequence))?;
+            let mut chains = Vec::new();
+            let answer = self.answer(sequence, &mut |message| {
+                chains.extend(any_chain(message)?);
+                Ok(())
+            })?;
+            match answer {
+                Answer::Complete => return Ok(chains),
+                Answer::Interrupted => {}
+                Answer::Error(answer) => return Err(refused("to show all chains".to_owned(), &answer)),
+            }
+        }
+        Err(Error::Contended)
     }
 
     fn has_element(&mut self, name: &str, element: &Set) -> Result<bool, Error> {

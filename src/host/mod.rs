@@ -1,6 +1,7 @@
 //! What this machine is: links, addresses and routes by rtnetlink, devices by sysfs, all below a root directory so that a
 //! fixture can be another machine.
 
+pub mod coexistence;
 mod fixture;
 mod netlink;
 mod sysfs;

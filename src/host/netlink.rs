@@ -71,7 +71,7 @@ pub(super) async fn add_default_routes(links: &mut BTreeMap<u32, Link>) -> Resul
 const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// Everything one dump request answers, over a connection of its own that ends with it.
-async fn dump<M, S>(attempt: &'static str, request: impl FnOnce(Handle) -> S) -> Result<Vec<M>, Error>
+pub(super) async fn dump<M, S>(attempt: &'static str, request: impl FnOnce(Handle) -> S) -> Result<Vec<M>, Error>
 where
     S: Stream<Item = Result<M, rtnetlink::Error>>,
 {
@@ -90,7 +90,7 @@ where
     })
 }
 
-fn name(message: &LinkMessage) -> Option<InterfaceName> {
+pub(super) fn name(message: &LinkMessage) -> Option<InterfaceName> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => InterfaceName::new(name),
         _ => None,

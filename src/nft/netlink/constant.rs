@@ -25,8 +25,12 @@ pub const NFNL_BATCH_GENID: u16 = 1;
 pub const NFNETLINK_HEADER_LENGTH: usize = 4;
 
 // include/uapi/linux/netfilter.h
+pub const NFPROTO_UNSPEC: u8 = 0;
 pub const NFPROTO_INET: u8 = 1;
 pub const NFPROTO_IPV4: u8 = 2;
+pub const NFPROTO_ARP: u8 = 3;
+pub const NFPROTO_NETDEV: u8 = 5;
+pub const NFPROTO_BRIDGE: u8 = 7;
 pub const NFPROTO_IPV6: u8 = 10;
 pub const NF_DROP: i32 = 0;
 pub const NF_ACCEPT: i32 = 1;
@@ -70,6 +74,7 @@ pub const NFTA_CHAIN_TABLE: u16 = 1;
 pub const NFTA_CHAIN_NAME: u16 = 3;
 pub const NFTA_CHAIN_HOOK: u16 = 4;
 pub const NFTA_CHAIN_POLICY: u16 = 5;
+pub const NFTA_CHAIN_USE: u16 = 6;
 pub const NFTA_CHAIN_TYPE: u16 = 7;
 
 pub const NFTA_RULE_TABLE: u16 = 1;
@@ -212,6 +217,8 @@ pub const NFTA_REJECT_TYPE: u16 = 1;
 pub const NFTA_REJECT_ICMP_CODE: u16 = 2;
 
 pub const NFTA_GEN_ID: u16 = 1;
+pub const NFTA_GEN_PROC_PID: u16 = 2;
+pub const NFTA_GEN_PROC_NAME: u16 = 3;
 
 pub const NFTA_OBJ_TABLE: u16 = 1;
 pub const NFTA_OBJ_NAME: u16 = 2;

@@ -19,6 +19,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// The sequence number of the request that it answers.
     pub sequence: u32,
+    /// The port of the socket whose request it answers or, in a notification, whose transaction it is about.
+    pub port: u32,
     /// What comes after the netlink header.
     pub payload: &'a [u8],
 }
@@ -29,7 +31,7 @@ impl<'a> Message<'a> {
         (self.kind >> 8 == NFNL_SUBSYS_NFTABLES).then_some(self.kind & 0xff)
     }
 
-    fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
+    pub(super) fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
         let Some(attributes) = self.payload.get(NFNETLINK_HEADER_LENGTH..) else {
             return Err(Malformed::new("a message is shorter than its header"));
         };
@@ -52,6 +54,7 @@ pub fn messages(mut bytes: &[u8]) -> Result<Vec<Message<'_>>, Malformed> {
             kind: u16::from_ne_bytes([header[4], header[5]]),
             flags: u16::from_ne_bytes([header[6], header[7]]),
             sequence: u32::from_ne_bytes([header[8], header[9], header[10], header[11]]),
+            port: u32::from_ne_bytes([header[12], header[13], header[14], header[15]]),
             payload,
         });
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

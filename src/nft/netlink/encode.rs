@@ -56,6 +56,15 @@ pub fn request(kind: u16, flags: u16, sequence: u32, texts: &[(u16, &str)]) -> V
     writer.bytes
 }
 
+/// A dump request about the tables of every family.
+pub fn request_of_all_families(kind: u16, sequence: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let start =
+        header(&mut writer, NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP | NLM_F_REQUEST, sequence, NFPROTO_UNSPEC, 0);
+    finish(&mut writer, start);
+    writer.bytes
+}
+
 /// A request that looks up the elements of a small set by their keys (`NFT_MSG_GETSETELEM` without a dump).
 pub fn get_elements(name: &str, set: &Set, sequence: u32) -> Vec<u8> {
     let mut writer = Writer::default();

@@ -4,16 +4,20 @@
 //! spells them, so that `nft list table inet nodewall` prints them the natural way.
 
 mod attribute;
+mod base_chain;
 pub mod constant;
 mod decode;
 mod encode;
+mod event;
 mod expression;
 mod replay;
 mod set;
 
 pub use attribute::Malformed;
+pub use base_chain::{AnyChain, BaseHook, Family, any_chain};
 pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, elements_of, generation, messages};
-pub use encode::{Encoded, encode, get_elements, request};
+pub use encode::{Encoded, encode, get_elements, request, request_of_all_families};
+pub use event::{Commit, Process, Touches};
 pub use expression::canonical_rule;
 pub use replay::{Replay, replay};
 

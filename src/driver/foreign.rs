@@ -1,0 +1,195 @@
+//! Other agents' base chains, and whose they are as far as names tell. No rule of theirs is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::nft::TABLE_NAME;
+use crate::nft::netlink::{AnyChain, BaseHook, Family};
+
+/// A base chain of a table that is not ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OtherChain {
+    /// The family of its table.
+    pub family: Family,
+    /// The name of its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Where it hooks in.
+    pub base: BaseHook,
+    /// Who made it, by the names of the table and of its chains; empty when nothing tells. Several agents share the tables that
+    /// iptables makes.
+    pub owners: Vec<&'static str>,
+    /// Whether it sees packets that a chain of ours accepted at the same hook, and may drop them. A chain of the same priority counts
+    /// as later: the kernel does not tell which was there first.
+    pub after_ours: bool,
+}
+
+/// The tables of one agent alone, by the beginning of their names.
+const TABLES: &[(&str, &str)] = &[
+    ("kube-proxy", "kube-proxy"),
+    ("calico", "Calico"),
+    ("cilium", "Cilium"),
+    ("docker", "Docker"),
+    ("firewalld", "firewalld"),
+    ("tailscale", "Tailscale"),
+    ("ts-", "Tailscale"),
+    ("libvirt", "libvirt"),
+    ("incus", "Incus"),
+    ("lxd", "LXD"),
+    ("f2b-", "fail2ban"),
+    ("kube-router", "kube-router"),
+    ("kubernetes", "Kubernetes"),
+    ("cni", "CNI plugins"),
+    ("netavark", "Podman"),
+];
+
+/// Chains by which an agent is known in tables that several share, by the beginning of their names.
+const CHAINS: &[(&str, &str)] = &[
+    ("KUBE-ROUTER-", "kube-router"),
+    ("KUBE-", "kube-proxy"),
+    ("cali-", "Calico"),
+    ("cali:", "Calico"),
+    ("CILIUM_", "Cilium"),
+    ("OLD_CILIUM_", "Cilium"),
+    ("DOCKER", "Docker"),
+    ("ufw-", "ufw"),
+    ("ufw6-", "ufw"),
+    ("ts-", "Tailscale"),
+    ("LIBVIRT_", "libvirt"),
+    ("CNI-", "CNI plugins"),
+    ("FLANNEL-", "flannel"),
+    ("f2b-", "fail2ban"),
+    ("NETAVARK", "Podman"),
+];
+
+/// The tables that the iptables program of the nf_tables kind makes, and the beginning of their base chains' hooks.
+const IPTABLES_TABLES: &[&str] = &["filter", "nat", "mangle", "raw", "security"];
+const IPTABLES_CHAINS: &[&str] = &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+/// The base chains that are not ours among all chains, in the order in which packets meet them.
+pub fn others(chains: &[AnyChain]) -> Vec<OtherChain> {
+    let mut ours: BTreeMap<&str, i32> = BTreeMap::new();
+    let mut names: BTreeMap<(Family, &str), BTreeSet<&str>> = BTreeMap::new();
+    for chain in chains {
+        if !is_ours(chain) {
+            names.entry((chain.family, &chain.table)).or_default().insert(&chain.name);
+        } else if let Some(base) = &chain.base {
+            let first = ours.entry(base.hook).or_insert(base.priority);
+            *first = base.priority.min(*first);
+        }
+    }
+    let mut found: Vec<OtherChain> = chains
+        .iter()
+        .filter(|chain| !is_ours(chain))
+        .filter_map(|chain| {
+            let base = chain.base.clone()?;
+            let sees_ip = matches!(chain.family, Family::Inet | Family::Ip | Family::Ip6);
+            let later = ours.get(base.hook).is_some_and(|priority| base.priority >= *priority);
+            Some(OtherChain {
+                family: chain.family,
+                table: chain.table.clone(),
+                name: chain.name.clone(),
+                owners: owners(&chain.table, names.get(&(chain.family, chain.table.as_str()))),
+                // Chains of type nat rewrite; the kernel refuses none of their packets by policy, and few rules drop there.
+                after_ours: sees_ip && later && base.kind != "nat" && (base.drops || base.rules > 0),
+                base,
+            })
+        })
+        .collect();
+    let order = |hook: &str| HOOKS.iter().position(|known| *known == hook).unwrap_or(HOOKS.len());
+    found.sort_by(|one, other| {
+        let key = |chain: &OtherChain| (order(chain.base.hook), chain.base.priority);
+        key(one)
+            .cmp(&key(other))
+            .then_with(|| (one.family, &one.table, &one.name).cmp(&(other.family, &other.table, &other.name)))
+    });
+    found
+}
+
+/// The hooks in the order in which a packet to this host, through it and from it meets them.
+const HOOKS: &[&str] = &["ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"];
+
+fn is_ours(chain: &AnyChain) -> bool {
+    (chain.family, chain.table.as_str()) == (Family::Inet, TABLE_NAME)
+}
+
+fn owners(table: &str, chains: Option<&BTreeSet<&str>>) -> Vec<&'static str> {
+    let known = |list: &[(&str, &'static str)], name: &str| {
+        list.iter().find(|(start, _)| name.starts_with(start)).map(|(_, owner)| *owner)
+    };
+    if let Some(owner) = known(TABLES, table) {
+        return vec![owner];
+    }
+    let chains = || chains.into_iter().flatten();
+    let mut owners: BTreeSet<&'static str> = chains().filter_map(|name| known(CHAINS, name)).collect();
+    let iptables = IPTABLES_TABLES.contains(&table) && chains().any(|name| IPTABLES_CHAINS.contains(name));
+    if owners.is_empty() && iptables {
+        owners.insert("iptables-nft");
+    }
+    owners.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(family: Family, table: &str, name: &str, base: Option<(&'static str, i32, &str, bool, u32)>) -> AnyChain {
+        AnyChain {
+            family,
+            table: table.to_owned(),
+            name: name.to_owned(),
+            base: base.map(|(hook, priority, kind, drops, rules)| BaseHook {
+                hook,
+                priority,
+                kind: kind.to_owned(),
+                drops,
+                rules,
+            }),
+        }
+    }
+
+    #[test]
+    fn owners_are_told_by_names_and_order_by_priority() {
+        use Family::{Inet, Ip, Netdev};
+        let chains = [
+            chain(Inet, "nodewall", "input", Some(("input", 0, "filter", false, 5))),
+            chain(Inet, "nodewall", "in_mgmt", None),
+            chain(Inet, "firewalld", "filter_INPUT", Some(("input", 10, "filter", false, 4))),
+            chain(Ip, "filter", "INPUT", Some(("input", 0, "filter", true, 0))),
+            chain(Ip, "filter", "ufw-before-input", None),
+            chain(Ip, "filter", "KUBE-FIREWALL", None),
+            chain(Ip, "mangle", "OUTPUT", Some(("output", -150, "route", false, 0))),
+            chain(Ip, "kube-proxy", "filter-input", Some(("input", -110, "filter", false, 1))),
+            chain(Ip, "kube-proxy", "nat-prerouting", Some(("prerouting", -100, "nat", false, 1))),
+            chain(Inet, "mine", "late", Some(("input", 300, "filter", false, 0))),
+            chain(Netdev, "mine", "first", Some(("ingress", 0, "filter", true, 1))),
+        ];
+        let found = others(&chains);
+        let lines: Vec<String> = found
+            .iter()
+            .map(|chain| {
+                let after = if chain.after_ours { " after ours" } else { "" };
+                format!(
+                    "{} {} {}: {}{after}",
+                    chain.base.hook,
+                    chain.base.priority,
+                    chain.table,
+                    chain.owners.join("+")
+                )
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "ingress 0 mine: ",
+                "prerouting -100 kube-proxy: kube-proxy",
+                "input -110 kube-proxy: kube-proxy",
+                "input 0 filter: kube-proxy+ufw after ours",
+                "input 10 firewalld: firewalld after ours",
+                "input 300 mine: ",
+                "output -150 mangle: iptables-nft",
+            ]
+        );
+        assert_eq!(others(&[]), Vec::new());
+    }
+}

@@ -1,0 +1,192 @@
+//! What else on this machine decides about packets: old iptables tables, files that flush everything, XDP and tc in front of us,
+//! and sysctls that undo an assumption.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::tc::{TcAttribute, TcMessage};
+
+use super::{Error, netlink, sysfs};
+
+/// Something that an operator should know about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Remark {
+    /// Its kind, for scripts.
+    pub code: &'static str,
+    /// What there is.
+    pub message: String,
+    /// What it means, or what to do.
+    pub help: &'static str,
+}
+
+/// Files that a service feeds to nft(8) at the start: Debian's and Ubuntu's, and that of the Red Hat family.
+const NFTABLES_FILES: &[&str] = &["etc/nftables.conf", "etc/sysconfig/nftables.conf"];
+
+/// What files below `root` tell, sorted. A file that is not there tells nothing.
+pub fn from_files(root: &Path) -> Vec<Remark> {
+    let mut remarks = Vec::new();
+    for (file, what) in [("proc/net/ip_tables_names", "IPv4"), ("proc/net/ip6_tables_names", "IPv6")] {
+        let path = root.join(file);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let mut tables: Vec<&str> = text.split_whitespace().collect();
+                tables.sort_unstable();
+                if !tables.is_empty() {
+                    remarks.push(Remark {
+                        code: "legacy-iptables",
+                        message: format!("legacy iptables tables are loaded for {what}: {}", tables.join(", ")),
+                        help: "their rules hold beside ours and show in no listing of nft; `iptables-legacy-save` shows them",
+                    });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remarks.push(unreadable(&path)),
+            Err(_) => {}
+        }
+    }
+    for file in NFTABLES_FILES {
+        let path = root.join(file);
+        match fs::read_to_string(&path) {
+            Ok(text) if flushes(&text) => remarks.push(Remark {
+                code: "flush-ruleset",
+                message: format!("{} has `flush ruleset`", path.display()),
+                help: "loading it removes every table, ours too; the daemon puts ours back, others may not. Flush only the \
+                       file's own table",
+            }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remarks.push(unreadable(&path)),
+            _ => {}
+        }
+    }
+    let directory = root.join("proc/sys/net/ipv4/conf");
+    let set: Vec<String> = sysfs::names(&directory)
+        .into_iter()
+        .filter(|name| sysfs::number(&directory.join(name).join("route_localnet")).is_some_and(|value| value != 0))
+        .collect();
+    if !set.is_empty() {
+        remarks.push(Remark {
+            code: "route-localnet",
+            message: format!("route_localnet is set for {}", set.join(", ")),
+            help: "the kernel then takes packets to 127.0.0.0/8 from outside; nodewall drops them, and without it services \
+                   that listen on loopback are reachable (CVE-2020-8558)",
+        });
+    }
+    remarks.sort();
+    remarks
+}
+
+fn unreadable(path: &Path) -> Remark {
+    Remark { code: "not-readable", message: format!("{} cannot be read", path.display()), help: "run this as root" }
+}
+
+/// Whether a file for nft(8) flushes everything, comments aside.
+fn flushes(text: &str) -> bool {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines.flat_map(|line| line.split(';')).any(|command| command.split_whitespace().eq(["flush", "ruleset"]))
+}
+
+/// What rtnetlink tells of this network namespace, sorted: XDP programs, and tc's hooks before and behind the network stack.
+///
+/// # Errors
+/// When rtnetlink does not answer.
+pub async fn from_links() -> Result<Vec<Remark>, Error> {
+    let links: Vec<LinkMessage> = netlink::dump("list links", |handle| handle.link().get().execute()).await?;
+    let queues: Vec<TcMessage> = netlink::dump("list queues", |handle| handle.qdisc().get().execute()).await?;
+    let mut remarks: Vec<Remark> = links
+        .iter()
+        .filter(|link| has_xdp(link))
+        .filter_map(|link| {
+            Some(Remark {
+                code: "xdp",
+                message: format!("interface {} has an XDP program", netlink::name(link)?),
+                help: "it sees packets before us: what it drops or redirects never reaches a rule of ours",
+            })
+        })
+        .collect();
+    for queue in &queues {
+        let hooks = queue.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) if kind == "clsact" || kind == "ingress" => Some(kind),
+            _ => None,
+        });
+        let link = links.iter().find(|link| i32::try_from(link.header.index) == Ok(queue.header.index));
+        if let (Some(kind), Some(name)) = (hooks, link.and_then(netlink::name)) {
+            remarks.push(Remark {
+                code: "tc",
+                message: format!("interface {name} has tc's {kind} hook, which may hold programs or filters"),
+                help: "they see packets before us on the way in, and behind us on the way out; \
+                       `tc filter show dev NAME ingress` and `bpftool net` show them",
+            });
+        }
+    }
+    remarks.sort();
+    remarks.dedup();
+    Ok(remarks)
+}
+
+fn has_xdp(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::Xdp(parts) => {
+            parts.iter().any(|part| matches!(part, LinkXdp::Attached(attached) if *attached != XdpAttached::None))
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_tell_what_else_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(from_files(root.path()), []);
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/net/ip_tables_names", "nat\nfilter\n");
+        write("proc/net/ip6_tables_names", "");
+        write("etc/nftables.conf", "#!/usr/sbin/nft -f\n\n  flush  ruleset\n\ntable inet filter {\n}\n");
+        for (name, value) in [("all", "0\n"), ("eth0", "1\n"), ("docker0", "1\n")] {
+            write(&format!("proc/sys/net/ipv4/conf/{name}/route_localnet"), value);
+        }
+        let lines: Vec<String> =
+            from_files(root.path()).iter().map(|remark| format!("{}: {}", remark.code, remark.message)).collect();
+        assert_eq!(
+            lines,
+            [
+                format!("flush-ruleset: {} has `flush ruleset`", root.path().join("etc/nftables.conf").display()),
+                "legacy-iptables: legacy iptables tables are loaded for IPv4: filter, nat".to_owned(),
+                "route-localnet: route_localnet is set for docker0, eth0".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn only_a_command_flushes() {
+        assert!(flushes("table inet a {}; flush ruleset # all of it"));
+        assert!(!flushes("# flush ruleset\nflush table inet a\n# no: flush ruleset"));
+        assert!(!flushes("flush ruleset inet"));
+    }
+
+    #[test]
+    fn tc_hooks_are_seen_on_their_links() {
+        let seen = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let run = |line: &str| {
+                let mut words = line.split(' ');
+                std::process::Command::new(words.next().unwrap()).args(words).status().unwrap().success()
+            };
+            assert!(run("ip link add a0 type veth peer name a1"));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            assert_eq!(runtime.block_on(from_links()).unwrap(), []);
+            assert!(run("tc qdisc add dev a1 clsact"));
+            runtime.block_on(from_links()).unwrap()
+        });
+        let seen = seen.join().unwrap();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        assert_eq!(seen[0].message, "interface a1 has tc's clsact hook, which may hold programs or filters");
+    }
+}

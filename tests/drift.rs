@@ -1,0 +1,409 @@
+//! The real daemon against others who change its table: every kind of change is found and repaired, and what is not ours is left alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod lab;
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::net::{Answer, Host, Probe, What, probe, wire};
+use lab::{isolated, may_run, sh};
+use nodewall::driver::{Kernel, Netlink, Read};
+use nodewall::nft::ir::{ChainPolicy, Ruleset};
+use serde_json::Value;
+
+/// What waits longer than this has failed; the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many denied probes are in the air.
+const DENIED_AT_ONCE: u32 = 16;
+
+const POLICY: &str = r#"
+[[set]]
+name = "control-plane"
+cidrs = ["10.0.0.10", "10.0.1.0/24", "fd00::10"]
+
+[[policy]]
+name = "kubelet"
+order = 100
+interfaces = "role in {'mgmt', 'pod'}"
+ingress = [
+  { action = "allow", from = { sets = ["control-plane"] }, protocol = "tcp", ports = [10250] },
+  { action = "allow", protocol = "tcp", ports = [8080] },
+  { action = "deny", protocol = "tcp", ports = [10250] },
+]
+"#;
+
+/// The daemon with its files in a temporary directory.
+struct Daemon {
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    /// Starts it in this thread's namespace and waits until it is ready.
+    fn start(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("policy.d")).unwrap();
+        std::fs::write(folder.path().join("policy.d/20-kubelet.toml"), policy).unwrap();
+        let socket = folder.path().join("nodewall.sock");
+        std::fs::write(folder.path().join("nodewall.toml"), format!("socket = \"{}\"\n", socket.display())).unwrap();
+        let notify = folder.path().join("notify");
+        let ready = UnixDatagram::bind(&notify).unwrap();
+        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = command(folder.path(), &["run"]);
+        let child = command.env("NOTIFY_SOCKET", &notify).stderr(Stdio::from(log)).spawn().unwrap();
+        let daemon = Self { folder, child };
+        let mut message = [0; 4096];
+        loop {
+            let Ok(length) = ready.recv(&mut message) else { panic!("never ready:\n{}", daemon.log()) };
+            if String::from_utf8_lossy(&message[..length]).contains("READY=1") {
+                return daemon;
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn nodewall(&self, arguments: &[&str]) -> String {
+        let output = command(self.folder.path(), arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.nodewall(&["status", "--json"])).unwrap()
+    }
+
+    /// Waits until the status says so.
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what} did not come: {status:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
+    command.arg("--config").arg(folder.join("nodewall.toml")).arg("--policy-dir").arg(folder.join("policy.d"));
+    command.args(arguments);
+    command
+}
+
+fn management_link() {
+    sh("ip link add mgmt0 type veth peer name mgmt0p; ip link set mgmt0 up; ip link set mgmt0p up");
+    sh("ip addr add 10.77.0.2/24 dev mgmt0; ip route add default via 10.77.0.1");
+}
+
+/// What the kernel has, and what in our table is not ours.
+fn loaded() -> (Ruleset, Vec<String>) {
+    let loaded = Netlink::open().unwrap().load(&Read::Everything).unwrap();
+    (loaded.ruleset, loaded.foreign)
+}
+
+/// Waits until the kernel has this again, and says how long it took.
+fn until_repaired(daemon: &Daemon, what: &str, wanted: &Ruleset) -> Duration {
+    let start = Instant::now();
+    loop {
+        let (ruleset, foreign) = loaded();
+        if ruleset == *wanted && foreign.is_empty() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < PATIENCE, "{what} was not repaired\n{}\n{}", sh("nft list ruleset"), daemon.log());
+    }
+}
+
+#[test]
+fn every_kind_of_tampering_is_repaired_and_told() {
+    isolated("tampering", || {
+        management_link();
+        sh("nft 'add table ip theirs; add set ip theirs s { type ipv4_addr; }; \
+            add chain ip theirs c { type filter hook input priority 5; }; add rule ip theirs c counter'");
+        let theirs = || sh("nft list table ip theirs | sed 's/packets .*//'");
+        let before = theirs();
+        let daemon = Daemon::start(POLICY);
+        let (wanted, foreign) = loaded();
+        assert_eq!(foreign, Vec::<String>::new());
+        let set = wanted
+            .sets
+            .keys()
+            .find(|name| name.starts_with("control-plane") && name.ends_with("4"))
+            .unwrap_or_else(|| panic!("no set of addresses in {:?}", wanted.sets.keys()));
+        let whole = Netlink::open().unwrap().load(&Read::Everything).unwrap();
+        let (chain, handle, comment) = whole
+            .ruleset
+            .chains
+            .iter()
+            .find_map(|(name, chain)| {
+                let comment = |index: usize| chain.rules[index].comment.clone().unwrap_or_default();
+                let index = (0..chain.rules.len()).find(|index| comment(*index).starts_with("kubelet#3 "))?;
+                Some((name.clone(), whole.rules[name][index].handle, comment(index)))
+            })
+            .unwrap();
+        let other_policy = match wanted.chains["input"].base.unwrap().policy {
+            ChainPolicy::Accept => "drop",
+            ChainPolicy::Drop => "accept",
+        };
+        let tamperings = [
+            (
+                "a rule with its comment kept",
+                format!(
+                    "replace rule inet nodewall {chain} handle {handle} tcp dport 10250 counter accept comment \"{comment}\""
+                ),
+            ),
+            ("an element more", format!("add element inet nodewall {set} {{ 10.9.9.9 }}")),
+            ("an element less", format!("delete element inet nodewall {set} {{ 10.0.0.10 }}")),
+            (
+                "another policy",
+                format!(
+                    "add chain inet nodewall input {{ type filter hook input priority 0; policy {other_policy}; }}"
+                ),
+            ),
+            ("a flushed chain", "flush chain inet nodewall input".to_owned()),
+            ("a rule in front", "insert rule inet nodewall input accept".to_owned()),
+            ("a chain of theirs", "add chain inet nodewall mine; add rule inet nodewall mine drop".to_owned()),
+            (
+                "a base chain of theirs",
+                "add chain inet nodewall mine { type filter hook input priority -5; policy drop; }".to_owned(),
+            ),
+            (
+                "a set of theirs",
+                "add set inet nodewall mine { type ipv4_addr; }; add element inet nodewall mine { 10.1.1.1 }"
+                    .to_owned(),
+            ),
+            ("an object of theirs", "add counter inet nodewall mine".to_owned()),
+            ("a dormant table", "add table inet nodewall { flags dormant; }".to_owned()),
+            ("a deleted table", "delete table inet nodewall".to_owned()),
+            ("a removed chain", "flush chain inet nodewall input; delete chain inet nodewall input".to_owned()),
+        ];
+        let mut times = Vec::new();
+        let mut events = 0;
+        for (what, tampering) in tamperings {
+            sh(&format!("nft '{tampering}'"));
+            times.push(until_repaired(&daemon, what, &wanted));
+            events += 1;
+            let status = daemon
+                .until(what, |status| status["in_sync"] == true && status["drift_events"].as_u64() == Some(events));
+            assert_eq!(status["drift_last"]["process"], "nft", "{what}: {status:#}");
+            assert!(!status["drift_last"]["difference"].as_array().unwrap().is_empty(), "{what}");
+            assert!(status["drift_last"]["repair_ms"].as_f64().unwrap() < 1000.0 * PATIENCE.as_secs_f64());
+            assert_eq!(status["generation"], 1, "{what}: a repair is no new generation");
+        }
+        assert_eq!(theirs(), before, "another table is never touched");
+        times.sort();
+        println!("from the end of nft(8) until seen repaired: {times:?}");
+        let log = daemon.log();
+        assert!(log.contains("nft (process ") && log.contains("changed table inet nodewall, repaired in"), "{log}");
+        // Ours, and other tables, are nobody's drift.
+        sh("nft add element ip theirs s '{ 10.2.2.2 }'; ip link add pod0 type veth peer name pod0p");
+        let status = daemon.until("the link", |status| status["interfaces"].to_string().contains("\"pod0\""));
+        assert_eq!(status["drift_events"].as_u64().unwrap(), events);
+        let with_the_link = loaded().0;
+        let chains_with_the_link: Vec<&String> = with_the_link.chains.keys().collect();
+        // `nft flush ruleset` takes what is theirs, and only they put it back.
+        sh("nft flush ruleset");
+        daemon.until("after the flush", |status| {
+            status["in_sync"] == true && status["drift_events"].as_u64().unwrap() == events + 1
+        });
+        assert_eq!(loaded().0.chains.keys().collect::<Vec<_>>(), chains_with_the_link);
+        assert!(!sh("nft list tables").contains("theirs"));
+    });
+}
+
+#[test]
+fn an_agent_that_keeps_flushing_is_answered_within_a_second_and_named() {
+    isolated("storm", || {
+        management_link();
+        let daemon = Daemon::start(POLICY);
+        let (wanted, _) = loaded();
+        let mut longest = Duration::ZERO;
+        for round in 0..45 {
+            sh("nft delete table inet nodewall");
+            longest = longest.max(until_repaired(&daemon, &format!("flush {round}"), &wanted));
+        }
+        println!("longest until seen repaired in a storm: {longest:?}");
+        // A change during a repair is mended with it.
+        let status = daemon.until("the end", |status| status["in_sync"] == true && status["drift_storm"] == false);
+        assert!(status["drift_events"].as_u64().unwrap() > 25, "{status:#}");
+        let log = daemon.log();
+        assert!(log.contains("keeps changing table inet nodewall"), "{log}");
+        assert!(log.lines().filter(|line| line.contains("repaired in")).count() < 45, "not a line each:\n{log}");
+    });
+}
+
+#[test]
+fn what_was_found_and_is_not_ours_by_doing_is_left_as_it_is() {
+    isolated("found", || {
+        management_link();
+        sh("nft 'add table inet nodewall; add chain inet nodewall input { type filter hook input priority 0; }'");
+        let daemon = Daemon::start("this is not toml");
+        sh("nft add rule inet nodewall input tcp dport 1 drop");
+        let status = daemon.until("degraded", |status| status["state"] == "degraded");
+        assert_eq!(status["drift_events"], 0);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(sh("nft list table inet nodewall").contains("dport 1 drop"));
+        // As soon as something of ours is in force, it is kept.
+        std::fs::write(daemon.folder.path().join("policy.d/20-kubelet.toml"), POLICY).unwrap();
+        daemon.until("in force", |status| status["state"] == "in-force");
+        let (wanted, _) = loaded();
+        sh("nft flush ruleset");
+        until_repaired(&daemon, "a flush", &wanted);
+    });
+}
+
+#[test]
+fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_only_until_the_repair() {
+    if !may_run("probes through flushes") {
+        return;
+    }
+    let (node, peer) = (Host::new(), Host::new());
+    wire((&node, "mgmt0", &["10.77.0.2/24", "fd77::2/64"]), (&peer, "eth0", &["10.77.0.1/24", "fd77::1/64"]));
+    node.sh("ip route add default via 10.77.0.1");
+    let _servers = node.serve(&[8080, 10250], &[]);
+    let daemon = node.enter(|| Daemon::start(POLICY));
+    let probes = |port: u16| -> Vec<Probe> {
+        [("10.77.0.1", "10.77.0.2"), ("fd77::1", "fd77::2")]
+            .map(|(source, destination)| Probe {
+                from: peer.clone(),
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                what: What::Tcp(port),
+            })
+            .into()
+    };
+    assert_eq!(probe(&probes(8080)), [Answer::Allowed, Answer::Allowed]);
+    assert_eq!(probe(&probes(10250)), [Answer::Denied, Answer::Denied]);
+    let done = AtomicBool::new(false);
+    let (windows, wrong_allowed, tries) = std::thread::scope(|scope| {
+        let allowed = scope.spawn(|| {
+            let mut tries = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(probe(&probes(8080)), [Answer::Allowed, Answer::Allowed], "wrongly denied");
+                tries += 1;
+            }
+            tries
+        });
+        // A denied probe waits long for its answer: several, one after the other, so that one is always about to be sent.
+        let denied: Vec<_> = (0..DENIED_AT_ONCE)
+            .map(|number| {
+                let (done, probes) = (&done, &probes);
+                scope.spawn(move || {
+                    std::thread::sleep(lab::net::PATIENCE * number / DENIED_AT_ONCE);
+                    // When a probe that should be denied began and had its answer.
+                    let mut wrong = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        if probe(&probes(10250)).contains(&Answer::Allowed) {
+                            wrong.push((start, Instant::now()));
+                        }
+                    }
+                    wrong
+                })
+            })
+            .collect();
+        let windows = node.enter(|| {
+            let (wanted, _) = loaded();
+            (0..20)
+                .map(|round| {
+                    let start = Instant::now();
+                    sh("nft flush ruleset");
+                    until_repaired(&daemon, &format!("flush {round}"), &wanted);
+                    let end = Instant::now();
+                    std::thread::sleep(Duration::from_millis(100));
+                    (start, end)
+                })
+                .collect::<Vec<_>>()
+        });
+        done.store(true, Ordering::Relaxed);
+        let denied: Vec<_> = denied.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        (windows, denied, allowed.join().unwrap())
+    });
+    for (start, end) in &wrong_allowed {
+        let inside = windows.iter().any(|(flush, repaired)| flush <= end && start <= repaired);
+        assert!(inside, "wrongly allowed with the table in place");
+    }
+    assert_eq!(probe(&probes(10250)), [Answer::Denied, Answer::Denied]);
+    let mut lengths: Vec<Duration> = windows.iter().map(|(start, end)| *end - *start).collect();
+    lengths.sort();
+    println!(
+        "{tries} rounds of allowed probes, {} of denied ones let through; from the start of nft(8) until seen repaired: {lengths:?}",
+        wrong_allowed.len()
+    );
+    assert!(lengths[lengths.len() / 2] < Duration::from_secs(1), "{lengths:?}");
+}
+
+#[test]
+fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
+    isolated("coexistence", || {
+        management_link();
+        sh("tc qdisc add dev mgmt0 clsact; echo 1 > /proc/sys/net/ipv4/conf/mgmt0/route_localnet");
+        let mut rules = String::from(
+            "table ip filter {\n chain ufw-before-input { }\n chain KUBE-FIREWALL { }\n \
+             chain INPUT { type filter hook input priority 0; policy drop; }\n}\n\
+             table inet firewalld {\n chain filter_INPUT { type filter hook input priority 10; policy accept;\n",
+        );
+        for rule in 0..5000 {
+            rules.push_str(&format!("  tcp dport {} accept\n", rule + 1));
+        }
+        rules.push_str(" }\n}\ntable ip raw { chain PREROUTING { type filter hook prerouting priority -300; }; }\n");
+        let daemon = Daemon::start(POLICY);
+        std::fs::write(daemon.folder.path().join("others.nft"), rules).unwrap();
+        sh(&format!("nft -f {}", daemon.folder.path().join("others.nft").display()));
+        let start = Instant::now();
+        let report: Value = serde_json::from_str(&daemon.nodewall(&["check", "--host", "--json"])).unwrap();
+        println!("`check --host` beside 5,000 rules: {:?}", start.elapsed());
+        let chains: Vec<String> = report["base_chains"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|chain| {
+                let owners: Vec<&str> =
+                    chain["owners"].as_array().unwrap().iter().map(|owner| owner.as_str().unwrap()).collect();
+                format!(
+                    "{} {} {} {} {} {} {}",
+                    chain["hook"].as_str().unwrap(),
+                    chain["priority"],
+                    chain["table"].as_str().unwrap(),
+                    chain["policy"].as_str().unwrap(),
+                    chain["rules"],
+                    owners.join("+"),
+                    chain["after_ours"]
+                )
+            })
+            .collect();
+        assert_eq!(
+            chains,
+            [
+                "prerouting -300 raw accept 0 iptables-nft false",
+                "input 0 filter drop 0 kube-proxy+ufw true",
+                "input 10 firewalld accept 5000 firewalld true",
+            ]
+        );
+        let codes: Vec<&str> =
+            report["remarks"].as_array().unwrap().iter().map(|remark| remark["code"].as_str().unwrap()).collect();
+        assert!(codes.contains(&"tc") && codes.contains(&"route-localnet"), "{report:#}");
+        let text = daemon.nodewall(&["status"]);
+        assert!(text.contains("Other base chains that may drop what ours accepted"), "{text}");
+        assert!(text.contains("inet firewalld filter_INPUT") && !text.contains("ip raw PREROUTING"), "{text}");
+        assert_eq!(daemon.status()["drift_events"], 0);
+    });
+}
