@@ -72,6 +72,13 @@ fn check_prints_findings_to_stdout_and_says_by_its_exit_code_how_bad_they_are() 
     assert_eq!((&report["version"], &report["errors"]), (&1.into(), &1.into()));
     let error = report["findings"].as_array().unwrap().iter().find(|finding| finding["severity"] == "error").unwrap();
     assert_eq!((&error["file"], &error["line"]), (&"policy.d/10-kubelet.toml".into(), &6.into()));
+    // A name that nothing has is one mistake, not two.
+    let unknown = GOOD.replace("protocol = \"tcp\", ports = [10250]", "services = [\"kublet\"]");
+    std::fs::write(bad.path().join("unknown.toml"), unknown).unwrap();
+    let report = json(&nodewall(bad.path(), &["check", "--json", "unknown.toml"]).1);
+    let codes: Vec<_> =
+        report["findings"].as_array().unwrap().iter().map(|finding| finding["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["open-failsafe", "unknown-name"]);
     // Paths replace the directories.
     std::fs::write(bad.path().join("other.toml"), GOOD).unwrap();
     assert_eq!(nodewall(bad.path(), &["check", "other.toml"]).0, 0);

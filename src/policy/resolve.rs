@@ -158,12 +158,13 @@ impl Resolver<'_> {
     }
 
     fn rule(&mut self, policy: &Arc<str>, index: usize, rule: &Rule) -> EffectiveRule {
+        let before = self.errors();
         let services = (!rule.services.is_empty()).then(|| self.services(&rule.services));
         let l4 = l4_of_rule(rule, services.as_deref());
         let from = self.addresses(rule.from.as_ref(), &rule.place);
         let to = self.addresses(rule.to.as_ref(), &rule.place);
         let source_ports = rule.from.as_ref().and_then(|from| from.ports.clone());
-        let unresolved = [&from, &to].into_iter().any(is_empty);
+        let unresolved = self.errors() != before || [&from, &to].into_iter().any(is_empty);
         let effective = EffectiveRule {
             id: RuleId { policy: Arc::clone(policy), number: u32::try_from(index + 1).unwrap_or(u32::MAX) },
             place: rule.place.clone(),
@@ -175,7 +176,7 @@ impl Resolver<'_> {
             family: rule.family,
             log: rule.log.clone(),
         };
-        // An entity without addresses has its own finding, and usually another cause.
+        // An entity without addresses and a name that nothing has have their own finding, and usually another cause.
         if !unresolved && !can_match(&effective) {
             let message = format!("no packet can match rule {}", effective.id);
             self.findings.push(
