@@ -8,7 +8,7 @@
 //! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
 //! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
-//! | 5 | [`config`], [`source`], [`host`], [`driver`] | one outside thing each: settings, policy files, inventory, kernel |
+//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
 //! | 6 | [`daemon`] | the one loop, the control socket, systemd |
 //! | 7 | [`cli`] | one file per subcommand |
@@ -31,4 +31,5 @@ pub mod daemon;
 pub mod driver;
 pub mod host;
 pub mod source;
+pub mod store;
 pub mod textfile;

@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("host", 50),
     ("driver", 50),
     ("flow", 50),
+    ("store", 50),
     ("daemon", 60),
     ("cli", 70),
     // The program is the top of its floor: it calls `cli`.
