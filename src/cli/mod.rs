@@ -2,10 +2,15 @@
 
 mod apply;
 mod check;
+mod confirm;
 mod disarm;
+mod emergency;
 mod exit;
+mod history;
+mod order;
 mod output;
 mod render;
+mod rollback;
 mod run;
 mod status;
 
@@ -77,12 +82,22 @@ enum Command {
     Check(check::Arguments),
     /// Print the rules that would be loaded; needs no root
     Render(render::Arguments),
-    /// Put the policy in force once, without the daemon
+    /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Be the daemon: put the policy in force and keep it so
     Run,
     /// Show what is in force
     Status,
+    /// Keep what `apply --confirm` put in force
+    Confirm,
+    /// Go back to an earlier generation
+    Rollback(rollback::Arguments),
+    /// List the generations that are kept
+    History,
+    /// Let only essentials and failsafe through, or end that
+    Panic(emergency::Panic),
+    /// Let everything through for some time
+    BreakGlass(emergency::BreakGlass),
     /// Remove our table from the kernel, and with it all protection
     Disarm,
 }
@@ -116,6 +131,11 @@ pub fn main() -> ExitCode {
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Run => run::run(&cli.options, &output),
         Command::Status => status::run(&cli.options, &output),
+        Command::Confirm => confirm::run(&cli.options, &output),
+        Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
+        Command::History => history::run(&cli.options, &output),
+        Command::Panic(arguments) => emergency::panic(&cli.options, arguments, &output),
+        Command::BreakGlass(arguments) => emergency::break_glass(&cli.options, arguments, &output),
         Command::Disarm => disarm::run(&cli.options, &output),
     };
     exit.into()

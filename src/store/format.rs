@@ -106,8 +106,7 @@ pub fn decode(bytes: &[u8]) -> Result<Generation, FormatError> {
         return Err(FormatError::Checksum);
     }
     let (header, rest) = line(&rest[..rest.len().saturating_sub(CHECKSUM)]).ok_or(FormatError::Truncated)?;
-    let header: Header =
-        serde_json::from_str(header).map_err(|error| FormatError::Inconsistent(error.to_string()))?;
+    let header: Header = serde_json::from_str(header).map_err(|error| FormatError::Inconsistent(error.to_string()))?;
     let mut rest = rest;
     let mut take = |length: usize| {
         let (section, after) = rest.split_at_checked(length).ok_or(FormatError::Truncated)?;
