@@ -892,7 +892,7 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
         texts: version.texts.clone(),
         ruleset: Arc::clone(&in_force.ruleset),
     }];
-    if !pending {
+    if confirm {
         what.push(Keep::Confirmed(version.number));
         state.confirmed = Some(version.clone());
     }
@@ -1398,5 +1398,166 @@ mod tests {
         check(&mut state, refused(), &["failed 2", "retry 200ms", "ready"], Phase::Degraded);
         check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
         check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
+    }
+
+    /// The last ticket that the disk was given.
+    fn kept(effects: &[Effect]) -> (u64, Vec<String>) {
+        let found = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Keep(ticket, what) => Some((*ticket, what)),
+            _ => None,
+        });
+        let (ticket, what) = found.unwrap();
+        let word = |keep: &Keep| match keep {
+            Keep::Generation { number, .. } => format!("generation {number}"),
+            Keep::Confirmed(number) => format!("confirmed {number}"),
+            Keep::Record(record) => {
+                let pending = record.pending.as_ref().map(|pending| pending.generation);
+                let pin = record.pin.as_ref().map(|pin| pin.generation);
+                format!("record {pending:?} {pin:?} {}", record.emergency.is_some())
+            }
+        };
+        (ticket, what.iter().map(word).collect())
+    }
+
+    fn on_trial(name: &str) -> Event {
+        let trial = Some(Term { until: 1_000_000, period: 60_000 });
+        Event::ApplyRequested { documents: Documents { trial, ..documents(name) }, elsewhere: Some("/new".to_owned()) }
+    }
+
+    /// A state in which "b" is in force on trial after "a".
+    fn unconfirmed() -> State {
+        let mut state = in_force();
+        let effects = step(&mut state, on_trial("b"));
+        assert_eq!(words(&effects), ["deadline Some(60s)", "unconfirmed 2"], "nothing for the kernel yet");
+        assert_eq!(state.phase(), Phase::Applying);
+        let (ticket, what) = kept(&effects);
+        assert_eq!(what, ["generation 2", "record Some(2) Some(2) false"]);
+        check(&mut state, Event::Kept(ticket, Ok(())), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::Unconfirmed);
+        state
+    }
+
+    #[test]
+    fn what_is_in_force_is_kept_and_confirmed_once_and_again_when_a_boot_would_need_it() {
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "cali1"])));
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "confirmed 1", "record None None false"]);
+        step(&mut state, Event::Kept(ticket, Ok(())));
+        let keeps = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Keep(..)));
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "cali1", "cali2"])));
+        assert!(!keeps(&step(&mut state, done())), "one more pod link is no other boot");
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        assert!(!keeps(&step(&mut state, done())), "a reload is none");
+        let mut managed = facts(&["eth0", "cali1"]);
+        managed.links.get_mut(&1).unwrap().default_route = true;
+        step(&mut state, Event::FactsChanged(managed));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "record None None false"], "a role that was not there is");
+        // What the disk did not take it is given again, with the next look at the kernel.
+        check(&mut state, Event::Kept(ticket, Err("full".to_owned())), &["not kept"], Phase::InForce);
+        assert_eq!(state.not_kept(), Some("full"));
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "confirmed 1", "record None None false"]);
+        step(&mut state, Event::Kept(ticket, Ok(())));
+        assert_eq!(state.not_kept(), None);
+    }
+
+    #[test]
+    fn what_nobody_confirms_goes_and_stays_out_until_the_documents_change() {
+        let mut state = unconfirmed();
+        // Neither links nor a reload of the documents in place make a difference to that.
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &["a1 is unknown", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Unconfirmed);
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Unconfirmed);
+        let effects = step(&mut state, Event::DeadlineDue);
+        assert_eq!(words(&effects), ["deadline None", "back to 1", "apply"]);
+        assert_eq!(kept(&effects).1, ["record None Some(1) false"]);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        assert!(state.reason().unwrap().contains("generation 2 was given up: nobody confirmed it in time"));
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        check(&mut state, Event::DocumentsLoaded(documents("c")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+        // A deadline that comes late finds nothing to do.
+        check(&mut state, Event::DeadlineDue, &[], Phase::InForce);
+    }
+
+    #[test]
+    fn a_confirmation_is_answered_when_it_is_on_disk() {
+        let mut state = unconfirmed();
+        let effects = step(&mut state, Event::ConfirmRequested { by: "me".to_owned() });
+        assert_eq!(words(&effects), ["deadline None", "confirmed 2"]);
+        let (ticket, what) = kept(&effects);
+        assert_eq!(what, ["confirmed 2", "record None Some(2) false"]);
+        check(&mut state, Event::Kept(ticket, Ok(())), &["done"], Phase::InForce);
+        assert_eq!((state.generation(), state.confirmed()), (2, Some(2)));
+        let nothing = "refused: nothing waits for a confirmation";
+        check(&mut state, Event::ConfirmRequested { by: "me".to_owned() }, &[nothing], Phase::InForce);
+        check(
+            &mut state,
+            on_trial("b"),
+            &["refused: these documents are confirmed already, so there is nothing to go back from"],
+            Phase::InForce,
+        );
+    }
+
+    #[test]
+    fn without_a_way_back_on_disk_nothing_is_tried() {
+        let mut state = in_force();
+        let (ticket, _) = kept(&step(&mut state, on_trial("b")));
+        let effects = step(&mut state, Event::Kept(ticket, Err("full".to_owned())));
+        assert_eq!(
+            words(&effects),
+            ["not kept", "refused: full; nothing was changed", "deadline None", "back to 1", "apply"]
+        );
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        assert_eq!(state.summary().unwrap().policies[0].name, "a");
+        // And without anything to go back to neither.
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        let refused = "refused: there is no confirmed generation to go back to";
+        check(&mut state, on_trial("b"), &[refused], Phase::Waiting);
+    }
+
+    #[test]
+    fn an_emergency_stands_above_the_documents_until_it_ends() {
+        let mut state = in_force();
+        let ordered = |emergency| Event::EmergencyRequested { emergency, by: "me".to_owned() };
+        let panic = Emergency::Panic { by: "me".to_owned(), reason: String::new() };
+        let normal = state.in_force().cloned().unwrap();
+        check(&mut state, ordered(Some(panic)), &["break-glass None", "emergency true", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::Panic);
+        assert!(state.summary().unwrap().policies.is_empty());
+        let closed = state.in_force().cloned().unwrap();
+        check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "ready"], Phase::Panic);
+        let refused = "refused: panic or break-glass is on; end it first";
+        check(&mut state, on_trial("c"), &[refused], Phase::Panic);
+        let term = Term { until: 1_000_000, period: 9_000 };
+        let open = Emergency::BreakGlass { term, by: "me".to_owned(), reason: "x".to_owned() };
+        check(&mut state, ordered(Some(open)), &["break-glass Some(9s)", "emergency true", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::BreakGlass);
+        assert!(*state.in_force().unwrap() != closed);
+        let effects = step(&mut state, Event::BreakGlassDue);
+        assert_eq!(words(&effects), ["break-glass None", "emergency false", "apply"]);
+        assert_eq!(kept(&effects).1, ["record None None false"]);
+        check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::InForce);
+        assert!(*state.in_force().unwrap() != normal);
+        assert_eq!(state.summary().unwrap().policies[0].name, "b");
+        check(&mut state, Event::BreakGlassDue, &[], Phase::InForce);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_makes_no_term_longer() {
+        let term = Term::new(10_000, Duration::from_secs(2));
+        assert_eq!(term.left(10_500), Some(Duration::from_millis(1500)));
+        assert_eq!(term.left(1), Some(Duration::from_secs(2)));
+        assert_eq!((term.left(12_000), term.left(99_000)), (None, None));
     }
 }

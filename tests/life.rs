@@ -380,3 +380,51 @@ fn a_store_that_cannot_be_written_is_reported_and_changes_nothing_in_force() {
         assert_eq!(node.history().1, Some(node.history().0[0]));
     });
 }
+
+/// What a boot does: the bytes on disk, sent as they are, over whatever our table holds.
+#[test]
+fn the_batch_of_a_generation_puts_it_in_force_without_a_parser() {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
+        sockopt,
+    };
+    use nodewall::store::{Directory, Store};
+    use std::os::fd::AsRawFd;
+    isolated("batch", || {
+        let mut node = Node::new();
+        node.until("kept", |_, _| node.history() == (vec![1], Some(1)));
+        node.kill();
+        let generation = Store::new(Directory::existing(&node.path("state"))).confirmed().0.unwrap();
+        let rules = || {
+            // What a packet of the links themselves counted meanwhile is no difference, nor is the order of sets.
+            let text = sh("nft -s list table inet nodewall");
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let before = rules();
+        assert!(before.len() > 50);
+        for ruin in ["nft delete table inet nodewall", "nft flush chain inet nodewall input", "true"] {
+            sh(ruin);
+            let netlink =
+                socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+                    .unwrap();
+            bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 0)).unwrap();
+            setsockopt(&netlink, sockopt::SndBuf, &(1 << 20)).unwrap();
+            let kernel = NetlinkAddr::new(0, 0);
+            sendto(netlink.as_raw_fd(), &generation.batch, &kernel, MsgFlags::empty()).unwrap();
+            let mut answer = [0; 8192];
+            let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
+            // struct nlmsghdr, then struct nlmsgerr's errno: 0 is an acknowledgement.
+            assert!(length >= 20);
+            assert_eq!(i32::from_ne_bytes(answer[16..20].try_into().unwrap()), 0, "after {ruin}");
+            assert_eq!(rules(), before, "after {ruin}");
+        }
+        let (code, _, stderr) = node.nodewall(&["confirm"]);
+        assert_eq!(code, 3, "{stderr}");
+        // The daemon adopts what a boot loaded.
+        node.run();
+        node.until("in force", |code, _| code == 0);
+        assert!(node.log().contains("policy in force generation=1 rules=68 changes=0"), "{}", node.log());
+    });
+}

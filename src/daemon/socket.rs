@@ -321,3 +321,62 @@ fn rights(uid: u32, gid: u32) -> Rights {
     let member = || User::from_uid(uid.into()).ok().flatten().is_some_and(|user| group.mem.contains(&user.name));
     if group.gid.as_raw() == gid || member() { Rights::Read } else { Rights::Nothing }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    /// The code of the refusal; what reaches the loop is answered with "ok".
+    fn asked(line: &str, rights: Rights) -> Option<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (queries, mut queried) = mpsc::channel(1);
+            let answering = tokio::spawn(async move {
+                while let Some(query) = queried.recv().await {
+                    if let Query::Order(order) = query {
+                        assert_eq!(order.by, "uid 7");
+                        order.reply.send(Ok("ok".to_owned())).unwrap();
+                    }
+                }
+            });
+            let reply = reply(line.as_bytes(), rights, "uid 7".to_owned(), &queries).await;
+            drop(queries);
+            answering.await.unwrap();
+            assert_eq!(reply.error.is_none(), reply.outcome.as_deref() == Some("ok"), "{line}");
+            reply.error.map(|error| error.code)
+        })
+    }
+
+    #[test]
+    fn orders_are_for_root_and_say_what_they_need() {
+        let good = [
+            r#"{"version":1,"request":"apply","seconds":120,"paths":["/a"]}"#,
+            r#"{"version":1,"request":"confirm"}"#,
+            r#"{"version":1,"request":"rollback","generation":3}"#,
+            r#"{"version":1,"request":"rollback"}"#,
+            r#"{"version":1,"request":"panic","on":true}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60,"reason":"x"}"#,
+            r#"{"version":1,"request":"break-glass"}"#,
+        ];
+        for line in good {
+            assert_eq!(asked(line, Rights::Write), None, "{line}");
+            assert_eq!(asked(line, Rights::Read).as_deref(), Some("not-authorised"), "{line}");
+            assert_eq!(asked(line, Rights::Nothing).as_deref(), Some("not-authorised"), "{line}");
+        }
+        for line in [
+            r#"{"version":1,"request":"apply"}"#,
+            r#"{"version":1,"request":"apply","seconds":0}"#,
+            r#"{"version":1,"request":"apply","seconds":18446744073709551615}"#,
+            r#"{"version":1,"request":"apply","seconds":5,"paths":["a"]}"#,
+            r#"{"version":1,"request":"rollback","generation":-1}"#,
+            r#"{"version":1,"request":"panic"}"#,
+            r#"{"version":1,"request":"panic","on":true,"reason":"a\nb"}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60,"reason":"  "}"#,
+            r#"{"version":2,"request":"confirm"}"#,
+        ] {
+            assert_eq!(asked(line, Rights::Write).as_deref(), Some("bad-request"), "{line}");
+        }
+    }
+}
