@@ -33,7 +33,11 @@ fn start(policies: &[(&str, String)]) -> Daemon {
     }
     let config = folder.path().join("nodewall.toml");
     let socket = folder.path().join("nodewall.sock");
-    std::fs::write(&config, format!("socket = \"{}\"\n", socket.display())).unwrap();
+    std::fs::write(
+        &config,
+        format!("socket = \"{}\"\nstate_directory = \"{}\"\n", socket.display(), folder.path().join("state").display()),
+    )
+    .unwrap();
     let notify = folder.path().join("notify");
     let ready = UnixDatagram::bind(&notify).unwrap();
     ready.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -33,6 +33,7 @@ class Daemon:
         write(kubeconfig, "clusters:\n- cluster:\n    server: https://10.77.0.10:6443\n")
         settings = (HERE / "nodewall.toml").read_text(encoding="utf-8")
         paths = f'socket     = "{directory / "nodewall.sock"}"\nkubeconfig = "{kubeconfig}"\n'
+        paths += f'state_directory = "{directory / "state"}"\n'
         write(self.config, paths + settings)
         self.policies.mkdir(mode=0o755)
         for source in sorted((HERE / "policy.d").glob("*.toml")):

@@ -2,6 +2,8 @@
 //! policy on the newest facts, the last good one on the newest facts, the lockdown, or to leave the kernel as it is.
 
 pub mod drift;
+mod emergency;
+mod life;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
+pub use life::{Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Version};
 
 /// What was loaded from the sources.
 #[derive(Clone, PartialEq, Debug)]
@@ -26,6 +29,10 @@ pub struct Documents {
     pub settings: NodeSettings,
     /// What is wrong with the others.
     pub findings: Vec<Finding>,
+    /// Their texts.
+    pub texts: Texts,
+    /// Until when they have to be confirmed once they are in force; `None`: they need not be.
+    pub trial: Option<Term>,
 }
 
 /// Something happened.
@@ -36,6 +43,41 @@ pub enum Event {
         /// Whether it is.
         table: bool,
     },
+    /// The disk was read, once at the start, before the documents.
+    Remembered(Box<Memory>),
+    /// The disk answered the [`Effect::Keep`] of this ticket.
+    Kept(u64, Result<(), String>),
+    /// Somebody asks to put documents in force, which the disk's [`Documents::trial`] says how. Answered by [`Effect::Answer`],
+    /// as are the next ones.
+    ApplyRequested {
+        /// The documents.
+        documents: Documents,
+        /// Where they are from when it is not where the daemon looks by itself.
+        elsewhere: Option<String>,
+    },
+    /// Somebody confirms the generation in force.
+    ConfirmRequested {
+        /// Who.
+        by: String,
+    },
+    /// Somebody asks for an earlier generation; `None`: the confirmed one, while another waits for its confirmation.
+    RollbackRequested {
+        /// It.
+        version: Option<Version>,
+        /// Who.
+        by: String,
+    },
+    /// Somebody begins or ends an emergency.
+    EmergencyRequested {
+        /// What it is from now on; `None` ends it.
+        emergency: Option<Emergency>,
+        /// Who.
+        by: String,
+    },
+    /// The time for a confirmation is over.
+    DeadlineDue,
+    /// The time of a break-glass is over.
+    BreakGlassDue,
     /// The sources were read.
     DocumentsLoaded(Documents),
     /// The machine was looked at.
@@ -66,6 +108,14 @@ pub enum Effect {
     Retry(Duration),
     /// No retry is wanted any more.
     ForgetRetry,
+    /// Write this to disk, in order and only as long as it works, and send [`Event::Kept`] with the ticket.
+    Keep(u64, Vec<Keep>),
+    /// Send [`Event::DeadlineDue`] after this time, instead of any earlier one; `None`: never.
+    Deadline(Option<Duration>),
+    /// Send [`Event::BreakGlassDue`] after this time, instead of any earlier one; `None`: never.
+    BreakGlass(Option<Duration>),
+    /// What the last request came to.
+    Answer(Result<String, String>),
     /// The newest documents are dealt with: in force, or refused with the last good ones in force.
     Ready,
     /// Tell the operator.
@@ -85,6 +135,39 @@ pub enum Report {
         changes: usize,
         /// Whether it is the lockdown.
         lockdown: bool,
+    },
+    /// A generation waits for its confirmation.
+    Unconfirmed {
+        /// Its number.
+        generation: u64,
+        /// How long it has.
+        left: Duration,
+    },
+    /// A generation was confirmed by somebody.
+    Confirmed {
+        /// Its number.
+        generation: u64,
+        /// Who.
+        by: String,
+    },
+    /// A generation goes and another one comes back.
+    RolledBack {
+        /// The one that comes back.
+        to: u64,
+        /// Why.
+        why: String,
+    },
+    /// An emergency begins or ends.
+    Emergency {
+        /// A sentence about it.
+        words: String,
+        /// Whether it is on.
+        on: bool,
+    },
+    /// The disk does not take what is to be kept.
+    NotKept {
+        /// Why.
+        error: String,
     },
     /// The newest documents have errors and are not applied.
     Refused {
@@ -154,6 +237,12 @@ pub enum Phase {
     Applying,
     /// The newest documents are in force.
     InForce,
+    /// They are, and go unless somebody confirms them.
+    Unconfirmed,
+    /// An operator let only essentials and failsafe through.
+    Panic,
+    /// An operator let everything through.
+    BreakGlass,
     /// Something else than the newest documents is in force.
     Degraded,
 }
@@ -165,6 +254,9 @@ impl Phase {
             Self::Waiting => "waiting",
             Self::Applying => "applying",
             Self::InForce => "in-force",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Panic => "panic",
+            Self::BreakGlass => "break-glass",
             Self::Degraded => "degraded",
         }
     }
@@ -217,6 +309,17 @@ struct Target {
     ruleset: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
+    /// The generation; 0 for what is none: the lockdown and emergencies.
+    number: u64,
+}
+
+/// When a request is answered, and how.
+#[derive(Clone, Debug)]
+enum Asked {
+    /// When what it asked for is in force.
+    InForce(String),
+    /// When the disk has it.
+    Kept(u64, String),
 }
 
 /// Everything the daemon knows about what it does.
@@ -226,8 +329,26 @@ pub struct State {
     facts: Option<Facts>,
     /// The newest documents, until they are judged.
     unjudged: Option<Documents>,
-    /// The last documents without errors.
-    good: Option<(Policy, NodeSettings)>,
+    /// What is meant to be in force: the last documents without errors, or what somebody went back to.
+    good: Option<Version>,
+    /// The generation that a boot loads.
+    confirmed: Option<Version>,
+    /// The number of the next new generation.
+    next: u64,
+    /// What is kept beside the generations.
+    record: Record,
+    /// The digest of the documents in place.
+    documents: String,
+    /// What of the generation in force is on disk.
+    kept: Option<(u64, Arc<Ruleset>)>,
+    /// The number of the last ticket.
+    ticket: u64,
+    /// Nothing goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
+    /// written before it is done.
+    awaited: Option<u64>,
+    /// Why the disk did not take what it should have.
+    not_kept: Option<String>,
+    asked: Option<Asked>,
     /// The settings that came with the newest documents, for the lockdown.
     settings: Option<NodeSettings>,
     /// What there is to say about the newest documents.
@@ -244,13 +365,18 @@ pub struct State {
     in_force: Option<Target>,
     /// What is on its way to the kernel.
     flying: Option<Target>,
+    /// Where the unjudged documents are from, when it is not the place where documents are.
+    elsewhere: Option<String>,
+    /// Whether the version that is meant to be in force has to be on disk before it goes to the kernel, and is not yet.
+    unwritten: bool,
+    /// Whether to look at the kernel although nothing changed.
+    forced: bool,
     /// Whether the target changed meanwhile, or a reload asked for another look.
     again: bool,
     /// Whether somebody else may have changed our table since the kernel was last given or asked something.
     drifted: bool,
     /// Whether what is on its way is a repair.
     repairing: bool,
-    generation: u64,
     attempts: u32,
 }
 
@@ -264,7 +390,42 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
     let mut effects = Vec::new();
     match event {
         Event::KernelSeen { table } => state.table_found = Some(table),
-        Event::DocumentsLoaded(documents) => state.unjudged = Some(documents),
+        Event::DocumentsLoaded(documents) => {
+            state.documents = documents.texts.digest();
+            state.unjudged = Some(documents);
+        }
+        Event::Remembered(memory) => {
+            remembered(state, *memory, &mut effects);
+            return effects;
+        }
+        Event::Kept(ticket, answer) => {
+            kept(state, ticket, answer, &mut effects);
+            return effects;
+        }
+        Event::ApplyRequested { documents, elsewhere } => {
+            if !apply_requested(state, documents, elsewhere, &mut effects) {
+                return effects;
+            }
+        }
+        Event::ConfirmRequested { by } => {
+            confirm(state, &by, &mut effects);
+            return effects;
+        }
+        Event::RollbackRequested { version, by } => {
+            rollback(state, version, &by, &mut effects);
+            return effects;
+        }
+        Event::EmergencyRequested { emergency, by } => switch(state, emergency, &by, &mut effects),
+        Event::DeadlineDue => {
+            give_up(state, "nobody confirmed it in time", &mut effects);
+            return effects;
+        }
+        Event::BreakGlassDue => {
+            if !matches!(state.record.emergency, Some(Emergency::BreakGlass { .. })) {
+                return effects;
+            }
+            switch(state, None, "the end of its time", &mut effects);
+        }
         Event::FactsChanged(facts) => {
             if state.facts.as_ref() == Some(&facts) {
                 return effects;
@@ -297,23 +458,28 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     let (Some(facts), Some(table_found)) = (state.facts.clone(), state.table_found) else {
         return;
     };
-    let reloaded = state.unjudged.is_some();
+    let reloaded = std::mem::take(&mut state.forced) || state.unjudged.is_some();
     let mut effective = None;
     if let Some(documents) = state.unjudged.take() {
         effective = judge(state, documents, &facts, effects);
-    } else if let Some((policy, settings)) = &state.good {
+    } else if let Some(Version { policy, settings, .. }) = &state.good {
         let (resolved, findings) = resolve(policy, settings, &facts);
         // Facts can make good documents bad. What is in force was right until then, and stays.
         state.unresolved = first_error(&findings);
         effective = state.unresolved.is_none().then_some(resolved);
     }
-    let new = match (effective, &state.good, &state.settings) {
-        (Some(effective), _, _) => Some(target(&effective, false)),
-        (None, None, Some(settings)) if !table_found => {
+    let number = state.good.as_ref().map_or(0, |version| version.number);
+    let policy = effective.map(|effective| target(&effective, false, number));
+    if let (Some(policy), true) = (&policy, state.unwritten) {
+        write_ahead(state, policy, effects);
+    }
+    let new = match (&state.record.emergency, &state.settings) {
+        (Some(emergency), Some(settings)) => Some(target(&emergency::effective(emergency, settings, &facts), false, 0)),
+        (None, Some(settings)) if policy.is_none() && state.good.is_none() && !table_found => {
             let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, &facts);
-            Some(target(&effective, true))
+            Some(target(&effective, true, 0))
         }
-        _ => None,
+        _ => policy,
     };
     let Some(new) = new else {
         if reloaded {
@@ -344,10 +510,29 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// Whether documents are good; what they come to, if they are, or what the last good ones come to, if they are not.
 fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut Vec<Effect>) -> Option<Effective> {
-    let Documents { policy, settings, mut findings } = documents;
+    let elsewhere = state.elsewhere.take();
+    let Documents { policy, settings, mut findings, texts, trial } = documents;
+    if elsewhere.is_none()
+        && let Some(Version { number, policy, settings: held, .. }) = &state.good
+        && state.record.holds(*number, &state.documents)
+    {
+        // These documents are dealt with: somebody, or the lack of a confirmation, put something else in their place.
+        let (effective, resolved) = resolve(policy, held, facts);
+        state.unresolved = first_error(&resolved);
+        (state.findings, state.refused, state.settings) = (findings, None, Some(settings));
+        return state.unresolved.is_none().then_some(effective);
+    }
     let (effective, resolved) = resolve(&policy, &settings, facts);
     findings.extend(resolved);
     let error = first_error(&findings);
+    if elsewhere.is_some()
+        && let Some(error) = error
+    {
+        // What somebody tried says nothing about the documents in place.
+        respond(state, Err(format!("{error}; nothing was changed")), effects);
+        let Version { policy, settings, .. } = state.good.as_ref()?;
+        return Some(resolve(policy, settings, facts).0);
+    }
     state.findings.clone_from(&findings);
     state.settings = Some(settings.clone());
     state.refused.clone_from(&error);
@@ -355,9 +540,12 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         if !findings.is_empty() {
             effects.push(Effect::Report(Report::Warned { findings }));
         }
-        state.good = Some((policy, settings));
+        adopt(state, (policy, settings, texts), trial, elsewhere, effects);
         state.unresolved = None;
         return Some(effective);
+    }
+    if let Some(error) = error {
+        respond(state, Err(format!("{error}; nothing was changed")), effects);
     }
     let instead = match (&state.good, state.table_found) {
         (Some(_), _) => Instead::LastGood,
@@ -365,7 +553,7 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         (None, _) => Instead::Lockdown,
     };
     effects.push(Effect::Report(Report::Refused { findings, instead }));
-    let (policy, settings) = state.good.as_ref()?;
+    let Version { policy, settings, .. } = state.good.as_ref()?;
     let (effective, findings) = resolve(policy, settings, facts);
     state.unresolved = first_error(&findings);
     state.unresolved.is_none().then_some(effective)
@@ -382,13 +570,16 @@ fn first_error(findings: &[Finding]) -> Option<String> {
     Some(format!("{}: {}{others}", first.place, first.message))
 }
 
-fn target(effective: &Effective, lockdown: bool) -> Target {
-    Target { ruleset: Arc::new(compile(effective)), summary: summary(effective), lockdown }
+fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
+    Target { ruleset: Arc::new(compile(effective)), summary: summary(effective), lockdown, number }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
 fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     let Some(target) = &state.target else { return };
+    if state.awaited.is_some() {
+        return;
+    }
     if state.flying.is_some() {
         state.again = true;
         return;
@@ -420,13 +611,11 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
     match answer {
         Ok(done) => {
             let known = state.in_force.as_ref().is_some_and(|old| old.ruleset == landed.ruleset);
-            if !known {
-                state.generation += 1;
-            }
+            let renumbered = state.in_force.as_ref().is_none_or(|old| old.number != landed.number);
             // What a repair mended is told as drift.
-            if !known || (done.changes > 0 && !repaired) {
+            if !known || renumbered || (done.changes > 0 && !repaired) {
                 effects.push(Effect::Report(Report::InForce {
-                    generation: state.generation,
+                    generation: landed.number,
                     rules: rules(&landed.ruleset),
                     changes: done.changes,
                     lockdown: landed.lockdown,
@@ -436,10 +625,16 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             if is_target {
                 if let (Some(in_force), Some(target)) = (&mut state.in_force, &state.target) {
                     in_force.summary = target.summary.clone();
+                    in_force.number = target.number;
                 }
                 state.failed = None;
                 state.attempts = 0;
                 effects.push(Effect::ForgetRetry);
+                keep_in_force(state, effects);
+                if let Some(Asked::InForce(text)) = &state.asked {
+                    let text = text.clone();
+                    respond(state, Ok(text), effects);
+                }
             }
             let dealt_with = !state.again || state.in_force.as_ref().is_some_and(|target| target.lockdown);
             if state.again {
@@ -453,7 +648,14 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             state.attempts = state.attempts.saturating_add(1);
             let again = pause(state.attempts);
             state.failed = Some(error.clone());
-            effects.push(Effect::Report(Report::Failed { error, attempt: state.attempts, again }));
+            effects.push(Effect::Report(Report::Failed { error: error.clone(), attempt: state.attempts, again }));
+            if matches!(state.asked, Some(Asked::InForce(_))) {
+                respond(
+                    state,
+                    Err(format!("{error}; what was in force stays in force, and it is tried again")),
+                    effects,
+                );
+            }
             if state.again {
                 // Something newer is there: it need not wait for what failed.
                 launch(state, effects);
@@ -479,9 +681,357 @@ fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let (Some(facts), Some(settings)) = (&state.facts, &state.settings) else { return };
     let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, facts);
-    let lockdown = target(&effective, true);
+    let lockdown = target(&effective, true, 0);
     effects.push(Effect::Apply(Arc::clone(&lockdown.ruleset)));
     state.flying = Some(lockdown);
+}
+
+/// What was on disk at the start.
+fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
+    let Memory { record, next, confirmed, meant, pending_left, emergency_left } = memory;
+    (state.next, state.record, state.confirmed) = (next, record, confirmed);
+    // Should the documents in place be bad, this is the last good policy.
+    state.good.clone_from(&state.confirmed);
+    let before = state.record.clone();
+    if let Some(pending) = state.record.pending.clone() {
+        let number = pending.generation;
+        let meant = meant.filter(|version| version.number == number);
+        if state.confirmed() == Some(number) {
+            // The end came between the two halves of a confirmation.
+            state.record.pending = None;
+            state.record.pin = Some(Pin {
+                generation: number,
+                documents: pending.documents,
+                why: "it was confirmed".to_owned(),
+                expired: false,
+            });
+        } else if let (Some(left), Some(version)) = (pending_left, meant) {
+            state.good = Some(version);
+            effects.push(Effect::Deadline(Some(left)));
+            effects.push(Effect::Report(Report::Unconfirmed { generation: number, left }));
+        } else {
+            turn_down(
+                state,
+                pending,
+                "nobody confirmed it before its time was over or the host was started again",
+                effects,
+            );
+        }
+    } else if let Some(pin) = &state.record.pin {
+        let meant = meant.filter(|version| version.number == pin.generation);
+        match meant.or_else(|| state.confirmed.clone()) {
+            Some(version) => {
+                if let Some(pin) = &mut state.record.pin {
+                    pin.generation = version.number;
+                }
+                state.good = Some(version);
+            }
+            None => state.record.pin = None,
+        }
+    }
+    match (&state.record.emergency, emergency_left) {
+        (Some(Emergency::BreakGlass { .. }), Some(left)) => effects.push(Effect::BreakGlass(Some(left))),
+        (Some(Emergency::BreakGlass { .. }), None) => {
+            state.record.emergency = None;
+            let words = "break-glass is over: its time ended, or the host was started again".to_owned();
+            effects.push(Effect::Report(Report::Emergency { words, on: false }));
+        }
+        _ => {}
+    }
+    if let Some(emergency) = &state.record.emergency {
+        effects.push(Effect::Report(Report::Emergency { words: emergency.words(), on: true }));
+    }
+    if state.record != before {
+        keep(state, Vec::new(), effects);
+    }
+}
+
+/// Writes these and the record; the ticket.
+fn keep(state: &mut State, mut what: Vec<Keep>, effects: &mut Vec<Effect>) -> u64 {
+    what.push(Keep::Record(state.record.clone()));
+    state.ticket += 1;
+    effects.push(Effect::Keep(state.ticket, what));
+    state.ticket
+}
+
+/// The disk answered.
+fn kept(state: &mut State, ticket: u64, result: Result<(), String>, effects: &mut Vec<Effect>) {
+    if let Err(error) = &result {
+        effects.push(Effect::Report(Report::NotKept { error: error.clone() }));
+    }
+    match &result {
+        Err(error) => {
+            // All of it is written again with what comes into force next.
+            (state.not_kept, state.kept) = (Some(error.clone()), None);
+        }
+        Ok(()) if ticket == state.ticket && state.kept.is_some() => state.not_kept = None,
+        Ok(()) => {}
+    }
+    if let Some(Asked::Kept(wanted, text)) = &state.asked
+        && *wanted == ticket
+    {
+        let text = text.clone();
+        respond(state, result.clone().map(|()| text), effects);
+    }
+    if state.awaited == Some(ticket) {
+        state.awaited = None;
+        match result {
+            Ok(()) => launch(state, effects),
+            Err(error) => {
+                // Without a way back that outlives us, nothing that needs one.
+                respond(state, Err(format!("{error}; nothing was changed")), effects);
+                give_up(state, &format!("it could not be written to disk ({error})"), effects);
+            }
+        }
+    }
+}
+
+fn respond(state: &mut State, result: Result<String, String>, effects: &mut Vec<Effect>) {
+    if state.asked.take().is_some() {
+        effects.push(Effect::Answer(result));
+    }
+}
+
+/// Whether to go on with what somebody wants applied.
+fn apply_requested(
+    state: &mut State,
+    documents: Documents,
+    elsewhere: Option<String>,
+    effects: &mut Vec<Effect>,
+) -> bool {
+    state.asked = Some(Asked::InForce(String::new()));
+    let refusal = if state.record.emergency.is_some() {
+        Some("panic or break-glass is on; end it first".to_owned())
+    } else if documents.trial.is_some() && state.confirmed.is_none() {
+        Some("there is no confirmed generation to go back to".to_owned())
+    } else if state.facts.is_none() || state.table_found.is_none() {
+        Some("nodewall is starting; try again".to_owned())
+    } else {
+        None
+    };
+    if let Some(refusal) = refusal {
+        respond(state, Err(refusal), effects);
+        return false;
+    }
+    let digest = documents.texts.digest();
+    let known = state.confirmed.as_ref().is_some_and(|confirmed| confirmed.texts.digest() == digest);
+    if documents.trial.is_some() && known {
+        let refusal = "these documents are confirmed already, so there is nothing to go back from";
+        respond(state, Err(refusal.to_owned()), effects);
+        return false;
+    }
+    if elsewhere.is_none() {
+        state.documents.clone_from(&digest);
+        // Asked for by name, documents that were given up count again.
+        if state.record.pin.take().is_some() {
+            state.forced = true;
+        }
+    }
+    let text = match documents.trial {
+        Some(trial) => {
+            format!("in force, unconfirmed: it goes in {} s unless `nodewall confirm` is run", trial.whole().as_secs())
+        }
+        None => "in force".to_owned(),
+    };
+    state.asked = Some(Asked::InForce(text));
+    state.elsewhere = elsewhere;
+    state.unjudged = Some(documents);
+    true
+}
+
+/// Good documents become what is meant to be in force.
+fn adopt(
+    state: &mut State,
+    (policy, settings, texts): (Policy, NodeSettings, Texts),
+    trial: Option<Term>,
+    elsewhere: Option<String>,
+    effects: &mut Vec<Effect>,
+) {
+    let digest = texts.digest();
+    let same = |version: &&Version| version.texts.digest() == digest;
+    let known = state.good.iter().chain(&state.confirmed).find(same).map(|version| version.number);
+    let number = known.unwrap_or_else(|| {
+        state.next = state.next.max(1);
+        state.next += 1;
+        state.next - 1
+    });
+    let confirmed = state.confirmed() == Some(number);
+    let known = state.good.as_ref().is_some_and(|version| version.number == number);
+    // What comes while another one waits for its confirmation has no more time than that one.
+    let term = match &state.record.pending {
+        Some(pending) => Some(pending.term),
+        None => trial,
+    };
+    let before = state.record.clone();
+    let why = elsewhere.as_ref().map(|place| format!("it was applied from {place}"));
+    state.record.pin =
+        why.map(|why| Pin { generation: number, documents: state.documents.clone(), why, expired: false });
+    match term {
+        Some(term) if !confirmed && state.confirmed.is_some() => {
+            if state.record.pending.is_none() {
+                effects.push(Effect::Deadline(Some(term.whole())));
+                effects.push(Effect::Report(Report::Unconfirmed { generation: number, left: term.whole() }));
+            }
+            state.record.pending = Some(Pending { generation: number, documents: state.documents.clone(), term });
+            state.unwritten = !known || state.record != before;
+        }
+        _ => {
+            if state.record.pending.take().is_some() {
+                effects.push(Effect::Deadline(None));
+            }
+            if state.record != before && confirmed {
+                keep(state, Vec::new(), effects);
+            }
+        }
+    }
+    let origin = elsewhere.unwrap_or_else(|| "files".to_owned());
+    state.good = Some(Version { number, origin, policy, settings, texts });
+}
+
+/// Writes what may have to be undone before it is done.
+fn write_ahead(state: &mut State, target: &Target, effects: &mut Vec<Effect>) {
+    state.unwritten = false;
+    let Some(version) = &state.good else { return };
+    let generation = Keep::Generation {
+        number: version.number,
+        origin: version.origin.clone(),
+        texts: version.texts.clone(),
+        ruleset: Arc::clone(&target.ruleset),
+    };
+    state.kept = Some((version.number, Arc::clone(&target.ruleset)));
+    let ticket = keep(state, vec![generation], effects);
+    state.awaited = Some(ticket);
+}
+
+/// What came into force is kept, and confirmed unless it waits for that.
+fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
+    let (Some(in_force), Some(version)) = (&state.in_force, &state.good) else { return };
+    if in_force.number != version.number || in_force.number == 0 {
+        return;
+    }
+    let pending = state.record.pending.as_ref().is_some_and(|pending| pending.generation == version.number);
+    let known = state.kept.as_ref().is_some_and(|(number, ruleset)| {
+        *number == version.number
+            && (Arc::ptr_eq(ruleset, &in_force.ruleset) || !life::boots_otherwise(ruleset, &in_force.ruleset))
+    });
+    let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
+    if known && !confirm {
+        return;
+    }
+    let mut what = vec![Keep::Generation {
+        number: version.number,
+        origin: version.origin.clone(),
+        texts: version.texts.clone(),
+        ruleset: Arc::clone(&in_force.ruleset),
+    }];
+    if confirm {
+        what.push(Keep::Confirmed(version.number));
+        state.confirmed = Some(version.clone());
+    }
+    state.kept = Some((version.number, Arc::clone(&in_force.ruleset)));
+    keep(state, what, effects);
+}
+
+/// Somebody says that the host is still reachable.
+fn confirm(state: &mut State, by: &str, effects: &mut Vec<Effect>) {
+    state.asked = Some(Asked::InForce(String::new()));
+    let Some(pending) = state.record.pending.clone() else {
+        return respond(state, Err("nothing waits for a confirmation".to_owned()), effects);
+    };
+    let number = pending.generation;
+    if state.generation() != number || state.good.as_ref().is_none_or(|version| version.number != number) {
+        return respond(state, Err(format!("generation {number} is not in force")), effects);
+    }
+    state.confirmed.clone_from(&state.good);
+    state.record.pending = None;
+    effects.push(Effect::Deadline(None));
+    effects.push(Effect::Report(Report::Confirmed { generation: number, by: by.to_owned() }));
+    let ticket = keep(state, vec![Keep::Confirmed(number)], effects);
+    state.asked = Some(Asked::Kept(ticket, format!("generation {number} is confirmed")));
+}
+
+/// Somebody goes back.
+fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut Vec<Effect>) {
+    state.asked = Some(Asked::InForce(String::new()));
+    if state.record.emergency.is_some() {
+        return respond(state, Err("panic or break-glass is on; end it first".to_owned()), effects);
+    }
+    let (Some(facts), Some(_)) = (&state.facts, state.table_found) else {
+        return respond(state, Err("nodewall is starting; try again".to_owned()), effects);
+    };
+    let version = match (version, &state.record.pending) {
+        (Some(version), _) => version,
+        (None, Some(_)) => match state.confirmed.clone() {
+            Some(version) => version,
+            None => return respond(state, Err("there is no confirmed generation".to_owned()), effects),
+        },
+        (None, None) => return respond(state, Err("there is no earlier generation".to_owned()), effects),
+    };
+    let (_, findings) = resolve(&version.policy, &version.settings, facts);
+    if let Some(error) = first_error(&findings) {
+        return respond(state, Err(format!("{error}; nothing was changed")), effects);
+    }
+    let number = version.number;
+    if state.record.pending.take().is_some() {
+        effects.push(Effect::Deadline(None));
+    }
+    (state.awaited, state.unwritten, state.unjudged) = (None, false, None);
+    let why = format!("it was brought back by {by}");
+    let pin = Pin { generation: number, documents: state.documents.clone(), why: why.clone(), expired: false };
+    state.record.pin = Some(pin);
+    state.settings = Some(version.settings.clone());
+    (state.good, state.refused) = (Some(version), None);
+    effects.push(Effect::Report(Report::RolledBack { to: number, why }));
+    keep(state, Vec::new(), effects);
+    state.asked = Some(Asked::InForce(format!("generation {number} is in force until the documents change")));
+    state.forced = true;
+    decide(state, effects);
+}
+
+/// What nobody confirmed goes, and what was confirmed comes back.
+fn give_up(state: &mut State, why: &str, effects: &mut Vec<Effect>) {
+    let Some(pending) = state.record.pending.clone() else { return };
+    respond(state, Err(why.to_owned()), effects);
+    effects.push(Effect::Deadline(None));
+    turn_down(state, pending, why, effects);
+    keep(state, Vec::new(), effects);
+    state.forced = true;
+    decide(state, effects);
+}
+
+fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<Effect>) {
+    (state.record.pending, state.awaited, state.unwritten) = (None, None, false);
+    // Only documents that something can be gone back from get a deadline; a damaged disk may have lost it since.
+    let Some(confirmed) = state.confirmed.clone() else { return };
+    let to = confirmed.number;
+    let why = format!("generation {} was given up: {why}", pending.generation);
+    effects.push(Effect::Report(Report::RolledBack { to, why: why.clone() }));
+    state.record.pin = Some(Pin { generation: to, documents: pending.documents, why, expired: true });
+    state.good = Some(confirmed);
+}
+
+/// An emergency begins or ends.
+fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &mut Vec<Effect>) {
+    state.asked = Some(Asked::InForce(String::new()));
+    if emergency.is_none() && state.record.emergency.is_none() {
+        return respond(state, Err("neither panic nor break-glass is on".to_owned()), effects);
+    }
+    // It does not wait for a disk.
+    state.awaited = None;
+    let left = match &emergency {
+        Some(Emergency::BreakGlass { term, .. }) => Some(term.whole()),
+        _ => None,
+    };
+    effects.push(Effect::BreakGlass(left));
+    let words = match &emergency {
+        Some(emergency) => emergency.words(),
+        None => format!("the emergency was ended by {by}"),
+    };
+    effects.push(Effect::Report(Report::Emergency { words: words.clone(), on: emergency.is_some() }));
+    state.record.emergency = emergency;
+    keep(state, Vec::new(), effects);
+    state.asked = Some(Asked::InForce(words));
+    state.forced = true;
 }
 
 fn pause(attempts: u32) -> Duration {
@@ -547,10 +1097,20 @@ impl State {
     /// The state in one word.
     pub fn phase(&self) -> Phase {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
+        let expired = self.record.pin.as_ref().is_some_and(|pin| pin.expired);
         if self.refused.is_some() || self.unresolved.is_some() || self.failed.is_some() || lockdown {
             Phase::Degraded
-        } else if self.flying.is_some() && !self.repairing {
+        } else if (self.flying.is_some() && !self.repairing) || self.awaited.is_some() {
             Phase::Applying
+        } else if let Some(emergency) = &self.record.emergency {
+            match emergency {
+                Emergency::Panic { .. } => Phase::Panic,
+                Emergency::BreakGlass { .. } => Phase::BreakGlass,
+            }
+        } else if expired {
+            Phase::Degraded
+        } else if self.record.pending.is_some() {
+            Phase::Unconfirmed
         } else if self.in_force.is_some() {
             Phase::InForce
         } else {
@@ -566,13 +1126,30 @@ impl State {
             None if self.table_found == Some(true) => Instead::Found.words(),
             None => "nothing of ours is in force",
         };
-        let reason = self.refused.as_ref().or(self.unresolved.as_ref()).or(self.failed.as_ref())?;
+        let Some(reason) = self.refused.as_ref().or(self.unresolved.as_ref()).or(self.failed.as_ref()) else {
+            return self.record.words();
+        };
         Some(format!("{reason}; {instead}"))
     }
 
-    /// The number of the generation in force: how many different rulesets this process has put in force.
+    /// The number of the generation in force; 0 when it is none: the lockdown, an emergency, nothing.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.in_force.as_ref().map_or(0, |target| target.number)
+    }
+
+    /// What is kept beside the generations.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The number of the confirmed generation.
+    pub fn confirmed(&self) -> Option<u64> {
+        self.confirmed.as_ref().map(|version| version.number)
+    }
+
+    /// Why the disk does not have what it should.
+    pub fn not_kept(&self) -> Option<&str> {
+        self.not_kept.as_deref()
     }
 
     /// What the newest documents were found to have.
@@ -601,18 +1178,21 @@ impl State {
             (Phase::Waiting, _) => "waiting for policy and interfaces".to_owned(),
             (Phase::Applying, _) => "applying".to_owned(),
             (Phase::Degraded, _) => return format!("degraded: {}", self.reason().unwrap_or_default()),
-            (Phase::InForce, None) => "in force".to_owned(),
-            (Phase::InForce, Some(summary)) => {
+            (Phase::Panic, _) => return "PANIC: only essentials and failsafe are let through".to_owned(),
+            (Phase::BreakGlass, _) => return "BREAK-GLASS: everything is let through".to_owned(),
+            (Phase::InForce | Phase::Unconfirmed, None) => "in force".to_owned(),
+            (phase @ (Phase::InForce | Phase::Unconfirmed), Some(summary)) => {
                 let rules = self.in_force().map_or(0, |ruleset| rules(ruleset));
                 let audit = if summary.mode == Mode::Audit { ", audit only" } else { "" };
+                let trial = if phase == Phase::Unconfirmed { ", unconfirmed" } else { "" };
                 format!(
-                    "in force: {} policies, {rules} rules, {} interfaces{audit}",
+                    "in force{trial}: {} policies, {rules} rules, {} interfaces{audit}",
                     summary.policies.len(),
                     summary.interfaces.len()
                 )
             }
         };
-        match self.generation {
+        match self.generation() {
             0 => what,
             generation => format!("generation {generation} {what}"),
         }
@@ -659,12 +1239,16 @@ mod tests {
             drop_invalid: true,
             log: LogSettings { group: 5, rate: 1, burst: 1 },
         };
-        Documents { policy, settings, findings: Vec::new() }
+        let policy_texts = [(name.to_owned(), Arc::from(name))].into();
+        let texts = Texts { policy: policy_texts, settings: Arc::from("") };
+        Documents { policy, settings, findings: Vec::new(), texts, trial: None }
     }
 
     fn bad(name: &str) -> Documents {
         let finding = Finding::error(Code::UnknownKey, &place("20.toml"), "\"x\" is not a key");
-        Documents { findings: vec![finding], ..documents(name) }
+        let mut documents = documents(name);
+        documents.texts.settings = Arc::from("bad");
+        Documents { findings: vec![finding], ..documents }
     }
 
     fn facts(names: &[&str]) -> Facts {
@@ -678,7 +1262,19 @@ mod tests {
     fn words(effects: &[Effect]) -> Vec<String> {
         effects
             .iter()
+            // What is kept has tests of its own.
+            .filter(|effect| !matches!(effect, Effect::Keep(..)))
             .map(|effect| match effect {
+                Effect::Keep(..) => String::new(),
+                Effect::Deadline(after) => format!("deadline {after:?}"),
+                Effect::BreakGlass(after) => format!("break-glass {after:?}"),
+                Effect::Answer(Ok(_)) => "done".to_owned(),
+                Effect::Answer(Err(why)) => format!("refused: {why}"),
+                Effect::Report(Report::Unconfirmed { generation, .. }) => format!("unconfirmed {generation}"),
+                Effect::Report(Report::Confirmed { generation, .. }) => format!("confirmed {generation}"),
+                Effect::Report(Report::RolledBack { to, .. }) => format!("back to {to}"),
+                Effect::Report(Report::Emergency { on, .. }) => format!("emergency {on}"),
+                Effect::Report(Report::NotKept { .. }) => "not kept".to_owned(),
                 Effect::Apply(_) => "apply".to_owned(),
                 Effect::Repair(_) => "repair".to_owned(),
                 Effect::Retry(after) => format!("retry {after:?}"),
@@ -743,7 +1339,7 @@ mod tests {
         let mut state = in_force();
         check(&mut state, Event::FactsChanged(facts(&["eth0"])), &[], Phase::InForce);
         check(&mut state, Event::FactsChanged(facts(&["eth0", "cali1"])), &["cali1 is pod", "apply"], Phase::Applying);
-        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
         check(&mut state, Event::FactsChanged(facts(&["eth0"])), &["cali1 is gone", "apply"], Phase::Applying);
     }
 
@@ -758,8 +1354,8 @@ mod tests {
             &["a3 is unknown", "a2 is gone"],
             Phase::Applying,
         );
-        check(&mut state, done(), &["in-force 2", "apply"], Phase::Applying);
-        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+        check(&mut state, done(), &["in-force 1", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
         assert_eq!(state.summary().unwrap().interfaces.len(), 3);
     }
 
@@ -781,10 +1377,10 @@ mod tests {
             Some("20.toml:3:1: \"x\" is not a key; the last good policy stays in force")
         );
         check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &["a1 is unknown", "apply"], Phase::Degraded);
-        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Degraded);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
         assert_eq!(state.summary().unwrap().policies[0].name, "a");
         check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
-        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
     }
 
     #[test]
@@ -793,10 +1389,10 @@ mod tests {
         step(&mut state, Event::KernelSeen { table: false });
         step(&mut state, Event::FactsChanged(facts(&["eth0"])));
         check(&mut state, Event::DocumentsLoaded(bad("a")), &["refused, Lockdown", "apply"], Phase::Degraded);
-        check(&mut state, done(), &["lockdown 1", "forget", "ready"], Phase::Degraded);
+        check(&mut state, done(), &["lockdown 0", "forget", "ready"], Phase::Degraded);
         assert!(state.summary().unwrap().policies.is_empty());
         check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Degraded);
-        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
 
         let mut state = State::default();
         step(&mut state, Event::KernelSeen { table: true });
@@ -884,10 +1480,171 @@ mod tests {
         step(&mut state, Event::DocumentsLoaded(documents("a")));
         let refused = || Event::Applied(Err("no".to_owned()));
         check(&mut state, refused(), &["failed 1", "retry 100ms", "apply"], Phase::Degraded);
-        check(&mut state, done(), &["lockdown 1", "ready"], Phase::Degraded);
+        check(&mut state, done(), &["lockdown 0", "ready"], Phase::Degraded);
         check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
         check(&mut state, refused(), &["failed 2", "retry 200ms", "ready"], Phase::Degraded);
         check(&mut state, Event::RetryDue, &["apply"], Phase::Degraded);
-        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::InForce);
+    }
+
+    /// The last ticket that the disk was given.
+    fn kept(effects: &[Effect]) -> (u64, Vec<String>) {
+        let found = effects.iter().rev().find_map(|effect| match effect {
+            Effect::Keep(ticket, what) => Some((*ticket, what)),
+            _ => None,
+        });
+        let (ticket, what) = found.unwrap();
+        let word = |keep: &Keep| match keep {
+            Keep::Generation { number, .. } => format!("generation {number}"),
+            Keep::Confirmed(number) => format!("confirmed {number}"),
+            Keep::Record(record) => {
+                let pending = record.pending.as_ref().map(|pending| pending.generation);
+                let pin = record.pin.as_ref().map(|pin| pin.generation);
+                format!("record {pending:?} {pin:?} {}", record.emergency.is_some())
+            }
+        };
+        (ticket, what.iter().map(word).collect())
+    }
+
+    fn on_trial(name: &str) -> Event {
+        let trial = Some(Term { until: 1_000_000, period: 60_000 });
+        Event::ApplyRequested { documents: Documents { trial, ..documents(name) }, elsewhere: Some("/new".to_owned()) }
+    }
+
+    /// A state in which "b" is in force on trial after "a".
+    fn unconfirmed() -> State {
+        let mut state = in_force();
+        let effects = step(&mut state, on_trial("b"));
+        assert_eq!(words(&effects), ["deadline Some(60s)", "unconfirmed 2"], "nothing for the kernel yet");
+        assert_eq!(state.phase(), Phase::Applying);
+        let (ticket, what) = kept(&effects);
+        assert_eq!(what, ["generation 2", "record Some(2) Some(2) false"]);
+        check(&mut state, Event::Kept(ticket, Ok(())), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::Unconfirmed);
+        state
+    }
+
+    #[test]
+    fn what_is_in_force_is_kept_and_confirmed_once_and_again_when_a_boot_would_need_it() {
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "cali1"])));
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "confirmed 1", "record None None false"]);
+        step(&mut state, Event::Kept(ticket, Ok(())));
+        let keeps = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Keep(..)));
+        step(&mut state, Event::FactsChanged(facts(&["eth0", "cali1", "cali2"])));
+        assert!(!keeps(&step(&mut state, done())), "one more pod link is no other boot");
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        assert!(!keeps(&step(&mut state, done())), "a reload is none");
+        let mut managed = facts(&["eth0", "cali1"]);
+        managed.links.get_mut(&1).unwrap().default_route = true;
+        step(&mut state, Event::FactsChanged(managed));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "record None None false"], "a role that was not there is");
+        // What the disk did not take it is given again, with the next look at the kernel.
+        check(&mut state, Event::Kept(ticket, Err("full".to_owned())), &["not kept"], Phase::InForce);
+        assert_eq!(state.not_kept(), Some("full"));
+        step(&mut state, Event::DocumentsLoaded(documents("a")));
+        let (ticket, what) = kept(&step(&mut state, done()));
+        assert_eq!(what, ["generation 1", "confirmed 1", "record None None false"]);
+        step(&mut state, Event::Kept(ticket, Ok(())));
+        assert_eq!(state.not_kept(), None);
+    }
+
+    #[test]
+    fn what_nobody_confirms_goes_and_stays_out_until_the_documents_change() {
+        let mut state = unconfirmed();
+        // Neither links nor a reload of the documents in place make a difference to that.
+        check(&mut state, Event::FactsChanged(facts(&["eth0", "a1"])), &["a1 is unknown", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Unconfirmed);
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::Unconfirmed);
+        let effects = step(&mut state, Event::DeadlineDue);
+        assert_eq!(words(&effects), ["deadline None", "back to 1", "apply"]);
+        assert_eq!(kept(&effects).1, ["record None Some(1) false"]);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        assert!(state.reason().unwrap().contains("generation 2 was given up: nobody confirmed it in time"));
+        check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        check(&mut state, Event::DocumentsLoaded(documents("c")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
+        // A deadline that comes late finds nothing to do.
+        check(&mut state, Event::DeadlineDue, &[], Phase::InForce);
+    }
+
+    #[test]
+    fn a_confirmation_is_answered_when_it_is_on_disk() {
+        let mut state = unconfirmed();
+        let effects = step(&mut state, Event::ConfirmRequested { by: "me".to_owned() });
+        assert_eq!(words(&effects), ["deadline None", "confirmed 2"]);
+        let (ticket, what) = kept(&effects);
+        assert_eq!(what, ["confirmed 2", "record None Some(2) false"]);
+        check(&mut state, Event::Kept(ticket, Ok(())), &["done"], Phase::InForce);
+        assert_eq!((state.generation(), state.confirmed()), (2, Some(2)));
+        let nothing = "refused: nothing waits for a confirmation";
+        check(&mut state, Event::ConfirmRequested { by: "me".to_owned() }, &[nothing], Phase::InForce);
+        check(
+            &mut state,
+            on_trial("b"),
+            &["refused: these documents are confirmed already, so there is nothing to go back from"],
+            Phase::InForce,
+        );
+    }
+
+    #[test]
+    fn without_a_way_back_on_disk_nothing_is_tried() {
+        let mut state = in_force();
+        let (ticket, _) = kept(&step(&mut state, on_trial("b")));
+        let effects = step(&mut state, Event::Kept(ticket, Err("full".to_owned())));
+        assert_eq!(
+            words(&effects),
+            ["not kept", "refused: full; nothing was changed", "deadline None", "back to 1", "apply"]
+        );
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        assert_eq!(state.summary().unwrap().policies[0].name, "a");
+        // And without anything to go back to neither.
+        let mut state = State::default();
+        step(&mut state, Event::KernelSeen { table: false });
+        step(&mut state, Event::FactsChanged(facts(&["eth0"])));
+        let refused = "refused: there is no confirmed generation to go back to";
+        check(&mut state, on_trial("b"), &[refused], Phase::Waiting);
+    }
+
+    #[test]
+    fn an_emergency_stands_above_the_documents_until_it_ends() {
+        let mut state = in_force();
+        let ordered = |emergency| Event::EmergencyRequested { emergency, by: "me".to_owned() };
+        let panic = Emergency::Panic { by: "me".to_owned(), reason: String::new() };
+        let normal = state.in_force().cloned().unwrap();
+        check(&mut state, ordered(Some(panic)), &["break-glass None", "emergency true", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::Panic);
+        assert!(state.summary().unwrap().policies.is_empty());
+        let closed = state.in_force().cloned().unwrap();
+        check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "ready"], Phase::Panic);
+        let refused = "refused: panic or break-glass is on; end it first";
+        check(&mut state, on_trial("c"), &[refused], Phase::Panic);
+        let term = Term { until: 1_000_000, period: 9_000 };
+        let open = Emergency::BreakGlass { term, by: "me".to_owned(), reason: "x".to_owned() };
+        check(&mut state, ordered(Some(open)), &["break-glass Some(9s)", "emergency true", "apply"], Phase::Applying);
+        check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::BreakGlass);
+        assert!(*state.in_force().unwrap() != closed);
+        let effects = step(&mut state, Event::BreakGlassDue);
+        assert_eq!(words(&effects), ["break-glass None", "emergency false", "apply"]);
+        assert_eq!(kept(&effects).1, ["record None None false"]);
+        check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::InForce);
+        assert!(*state.in_force().unwrap() != normal);
+        assert_eq!(state.summary().unwrap().policies[0].name, "b");
+        check(&mut state, Event::BreakGlassDue, &[], Phase::InForce);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_makes_no_term_longer() {
+        let term = Term::new(10_000, Duration::from_secs(2));
+        assert_eq!(term.left(10_500), Some(Duration::from_millis(1500)));
+        assert_eq!(term.left(1), Some(Duration::from_secs(2)));
+        assert_eq!((term.left(12_000), term.left(99_000)), (None, None));
     }
 }

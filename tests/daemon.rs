@@ -72,9 +72,15 @@ impl Node {
             }
         });
         let node = Self { folder, systemd, daemon: None };
-        node.write("nodewall.toml", &format!("socket = \"{}\"\n", node.path("run/nodewall.sock").display()));
+        node.write("nodewall.toml", &node.settings());
         node.write("policy.d/20-kubelet.toml", KUBELET);
         node
+    }
+
+    /// nodewall.toml.
+    fn settings(&self) -> String {
+        let (socket, state) = (self.path("run/nodewall.sock"), self.path("state"));
+        format!("socket = \"{}\"\nstate_directory = \"{}\"\n", socket.display(), state.display())
     }
 
     fn path(&self, name: &str) -> PathBuf {

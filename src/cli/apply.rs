@@ -1,6 +1,7 @@
 //! `nodewall apply`: put the policy in force once, without the daemon.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -8,10 +9,13 @@ use serde::Serialize;
 use super::Options;
 use super::check::facts;
 use super::exit::{self, Exit};
+use super::order;
 use super::output::Output;
 use super::status::daemon_answers;
 use crate::compile::compile;
+use crate::config::{self, duration};
 use crate::daemon::documents;
+use crate::daemon::socket::Request;
 use crate::driver::{self, Netlink};
 use crate::policy::resolve::resolve;
 use crate::source::Trust;
@@ -22,6 +26,9 @@ pub(super) struct Arguments {
     /// Policy files and directories instead of the policy directories
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Let the daemon do it, and go back after this time ("2m") unless `nodewall confirm` is run before
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    confirm: Option<Duration>,
 }
 
 /// What `apply --json` prints.
@@ -35,6 +42,9 @@ struct Report {
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
+    if let Some(confirm) = arguments.confirm {
+        return under_confirm(options, arguments, confirm, output);
+    }
     let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Required);
     let facts = documents.complete(facts(options.root.as_deref(), output));
     let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
@@ -76,4 +86,27 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         0 => output.data(&format!("already in force: {chains} chains, {rules} rules, {sets} sets\n")),
         _ => output.data(&format!("in force: {chains} chains, {rules} rules, {sets} sets ({changes} changes)\n")),
     }
+}
+
+/// The daemon owns the time, so that it goes by whatever happens to this process and its terminal.
+fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, output: &Output) -> Exit {
+    // What is wrong is shown with its place in the text, as only we have a terminal; the daemon decides all the same.
+    let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Required);
+    output.findings(&documents.findings, &documents.texts);
+    if documents::errors(&documents.findings) > 0 {
+        output.message("the policy has errors; nothing was changed");
+        return Exit::InvalidPolicy;
+    }
+    let mut paths = Vec::new();
+    for path in &arguments.paths {
+        match std::path::absolute(path) {
+            Ok(path) => paths.push(path),
+            Err(error) => {
+                output.message(&format!("{}: {error}", path.display()));
+                return Exit::Failure;
+            }
+        }
+    }
+    let (config, _, _) = config::load(&options.config, Trust::Anyone);
+    order::send(&config.socket, &Request { seconds: Some(confirm.as_secs()), paths, ..Request::new("apply") }, output)
 }

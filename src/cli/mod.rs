@@ -3,11 +3,16 @@
 mod apply;
 mod boot;
 mod check;
+mod confirm;
 mod disarm;
+mod emergency;
 mod exit;
+mod history;
 mod host;
+mod order;
 mod output;
 mod render;
+mod rollback;
 mod run;
 mod status;
 
@@ -79,7 +84,7 @@ enum Command {
     Check(check::Arguments),
     /// Print the rules that would be loaded; needs no root
     Render(render::Arguments),
-    /// Put the policy in force once, without the daemon
+    /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
     Boot(boot::Arguments),
@@ -87,6 +92,16 @@ enum Command {
     Run,
     /// Show what is in force
     Status,
+    /// Keep what `apply --confirm` put in force
+    Confirm,
+    /// Go back to an earlier generation
+    Rollback(rollback::Arguments),
+    /// List the generations that are kept
+    History,
+    /// Let only essentials and failsafe through, or end that
+    Panic(emergency::Panic),
+    /// Let everything through for some time
+    BreakGlass(emergency::BreakGlass),
     /// Remove our table from the kernel, and with it all protection
     Disarm,
 }
@@ -124,6 +139,11 @@ pub fn main() -> ExitCode {
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),
         Command::Status => status::run(&cli.options, &output),
+        Command::Confirm => confirm::run(&cli.options, &output),
+        Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
+        Command::History => history::run(&cli.options, &output),
+        Command::Panic(arguments) => emergency::panic(&cli.options, arguments, &output),
+        Command::BreakGlass(arguments) => emergency::break_glass(&cli.options, arguments, &output),
         Command::Disarm => disarm::run(&cli.options, &output),
     };
     exit.into()

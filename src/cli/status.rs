@@ -22,7 +22,7 @@ const LONGEST_REPLY_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) fn run(options: &Options, output: &Output) -> Exit {
     let (config, _, _) = config::load(&options.config, Trust::Anyone);
-    let reply = match ask(&config.socket, "status") {
+    let reply = match ask(&config.socket, &Request::new("status")) {
         Ok(reply) => reply,
         Err(error) if nobody_answers(&error) => return without_daemon(&config.socket, output),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -50,7 +50,7 @@ pub(super) fn run(options: &Options, output: &Output) -> Exit {
     };
     let printed = show(&status, output);
     match status.state.as_str() {
-        "degraded" => Exit::Degraded,
+        "degraded" | "panic" | "break-glass" => Exit::Degraded,
         _ if status.in_sync == Some(false) => Exit::Drift,
         _ => printed,
     }
@@ -64,15 +64,15 @@ pub(super) fn daemon_answers(socket: &Path) -> bool {
     }
 }
 
-fn nobody_answers(error: &io::Error) -> bool {
+pub(super) fn nobody_answers(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory)
 }
 
-fn ask(socket: &Path, request: &str) -> io::Result<Reply> {
+pub(super) fn ask(socket: &Path, request: &Request) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_TIME))?;
     stream.set_write_timeout(Some(ANSWER_TIME))?;
-    let mut line = serde_json::to_vec(&Request { version: VERSION, request: request.to_owned() })?;
+    let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut reply = Vec::new();
@@ -120,6 +120,8 @@ fn text(status: &Status, colored: bool) -> String {
         }
         "in-force" => paint("in force", "32"),
         "degraded" => paint("degraded", "31"),
+        "unconfirmed" => paint("in force, unconfirmed", "33"),
+        "panic" | "break-glass" => paint(&status.state.to_uppercase(), "31"),
         other => paint(other, "33"),
     };
     line(&mut out, "state", &state);
@@ -131,6 +133,17 @@ fn text(status: &Status, colored: bool) -> String {
         let hash =
             status.hash.as_deref().and_then(|hash| hash.get(..12)).map(|hash| format!(", {hash}")).unwrap_or_default();
         line(&mut out, "generation", &format!("{}{since}{hash}", status.generation));
+    }
+    if let (Some(until), Some(seconds)) = (&status.confirm_until, status.confirm_seconds) {
+        let back = status.confirmed.map(|number| format!(" to generation {number}")).unwrap_or_default();
+        let text = format!("it goes back{back} in {seconds} s, at {until}, unless `nodewall confirm` is run");
+        line(&mut out, "confirm", &paint(&text, "33"));
+    }
+    if let Some(until) = &status.break_glass_until {
+        line(&mut out, "until", until);
+    }
+    if let Some(error) = &status.store_error {
+        line(&mut out, "store", &paint(&format!("not on disk, a boot has an older policy: {error}"), "31"));
     }
     match (status.in_sync, &status.table) {
         (Some(true), Some(table)) => line(&mut out, "kernel", &format!("in sync: {}", table_line(table))),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Config;
+use super::{Config, duration};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -88,6 +88,20 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
     }
     if let Some(socket) = fields.get("socket").and_then(|node| path(reader, node, "socket")) {
         config.socket = socket;
+    }
+    if let Some(directory) = fields.get("state_directory").and_then(|node| path(reader, node, "state_directory")) {
+        config.state_directory = directory;
+    }
+    if let Some(mut apply) = fields.get("apply").and_then(|node| reader.table(node, "[apply]")) {
+        if let Some(confirm) = apply.get("confirm")
+            && let Some(text) = reader.string(confirm, "confirm")
+        {
+            match duration::parse(text) {
+                Ok(duration) => config.confirm = Some(duration),
+                Err(message) => reader.error_with_help(Code::Value, confirm.span, message, "write \"2m\""),
+            }
+        }
+        apply.finish(reader, "[apply]");
     }
     if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
         config.kubeconfig = Some(kubeconfig);

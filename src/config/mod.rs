@@ -1,10 +1,12 @@
 //! Settings: nodewall.toml.
 
 mod decode;
+pub mod duration;
 pub mod kubeconfig;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
@@ -25,6 +27,10 @@ pub struct Config {
     pub policy_directories: Vec<PathBuf>,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where generations are kept.
+    pub state_directory: PathBuf,
+    /// How long a change of the documents has to be confirmed; `None`: it need not be.
+    pub confirm: Option<Duration>,
     /// The kubeconfig from which the cluster API's address is learned ([`kubeconfig::api_servers`]). There need not be a
     /// file: a host outside a cluster has none.
     pub kubeconfig: Option<PathBuf>,
@@ -46,6 +52,8 @@ impl Config {
                 .map(|root| PathBuf::from(format!("{root}/nodewall/policy.d")))
                 .to_vec(),
             socket: PathBuf::from("/run/nodewall/nodewall.sock"),
+            state_directory: PathBuf::from("/var/lib/nodewall"),
+            confirm: None,
             kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
         }
     }

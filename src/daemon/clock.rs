@@ -10,6 +10,11 @@ pub(super) fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// The same of milliseconds since 1970-01-01 UTC.
+pub(super) fn of_milliseconds(milliseconds: u64) -> String {
+    rfc3339(UNIX_EPOCH.checked_add(std::time::Duration::from_millis(milliseconds)).unwrap_or(UNIX_EPOCH))
+}
+
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Years are counted from March, so
 /// that the leap day is their last.
 fn civil(days: u64) -> (u64, u64, u64) {

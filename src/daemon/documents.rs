@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
 use crate::policy::model::Policy;
+use crate::reconcile;
 use crate::source::{self, Texts, Trust};
 use crate::text::finding::{Finding, Severity};
 use crate::textfile::{self, Unread};
@@ -35,6 +36,8 @@ pub struct Documents {
     pub findings: Vec<Finding>,
     /// The texts that findings point into.
     pub texts: Texts,
+    /// The texts as generations keep them.
+    pub kept: reconcile::Texts,
     /// The directories or paths that were looked at.
     pub looked_at: Vec<PathBuf>,
     /// The policy files that were read or should have been.
@@ -54,10 +57,12 @@ pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
         (directories.clone(), source::load_directories(directories, trust))
     };
     let mut texts = sourced.texts;
-    texts.insert(textfile::name(&whereabouts.config), Arc::from(text));
+    let settings: Arc<str> = Arc::from(text);
+    texts.insert(textfile::name(&whereabouts.config), Arc::clone(&settings));
+    let kept = reconcile::Texts { policy: sourced.kept, settings };
     findings.extend(sourced.findings);
     let api_servers = api_servers(&config, trust, &mut findings);
-    Documents { policy: sourced.policy, findings, texts, looked_at, files: sourced.files, api_servers, config }
+    Documents { policy: sourced.policy, findings, texts, kept, looked_at, files: sourced.files, api_servers, config }
 }
 
 /// The addresses of the cluster API that the kubeconfig names. Most hosts have none, and the shipped settings name the kubelet's

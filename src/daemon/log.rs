@@ -23,6 +23,14 @@ pub(super) mod message_id {
     pub(crate) const REFUSED: &str = "0d94b1e27c5a4d6f8e13fa6b90c2d751";
     /// Somebody else changed our table.
     pub(crate) const DRIFT: &str = "4e7b91c8d20f4b6ea1c35f08b7d96e12";
+    /// A generation waits for its confirmation, or was confirmed.
+    pub(crate) const TRIAL: &str = "4e5b0a7c21f94c6d8a3ce19d70b6f285";
+    /// A generation was given up and another one came back.
+    pub(crate) const ROLLED_BACK: &str = "c7f2d68e90314ab5b1e4053fa8d92c17";
+    /// Panic or break-glass begins or ends.
+    pub(crate) const EMERGENCY: &str = "92ad3c50f1b84e7fa6d07e21c4583b9e";
+    /// The disk does not take generations.
+    pub(crate) const NOT_KEPT: &str = "1f8e6b3da0574c92b9d1c65e07a4f238";
     /// The kernel did not take a ruleset.
     pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
 }

@@ -11,12 +11,14 @@
 //! ```
 
 mod clock;
+mod disk;
 pub mod documents;
 mod drift;
 mod files;
 mod kernel;
 mod log;
 mod notify;
+mod requests;
 pub mod socket;
 pub mod status;
 
@@ -28,21 +30,23 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
 use crate::net::facts::Facts;
-use crate::reconcile::{self, Done, Effect, Event, Report, State, step};
+use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
 use crate::text::render;
+use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
 use kernel::{Applied, Depth, KernelThread};
 use notify::Systemd;
+use requests::{Fetched, documents_of};
 use socket::Query;
 use status::Status;
 
@@ -148,6 +152,18 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             () = files.changed() => daemon.files_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
             () = until(daemon.load_at) => daemon.load(),
+            () = until(daemon.deadline_at) => {
+                daemon.deadline_at = None;
+                daemon.happened(Event::DeadlineDue);
+            }
+            () = until(daemon.break_glass_at) => {
+                daemon.break_glass_at = None;
+                daemon.happened(Event::BreakGlassDue);
+            }
+            () = until(daemon.remind_at) => {
+                tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
+                daemon.remind();
+            }
             () = until(daemon.retry_at) => {
                 daemon.retry_at = None;
                 daemon.happened(Event::RetryDue);
@@ -182,6 +198,11 @@ enum Input {
     Collected(Result<Facts, host::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
+    /// What is on disk, and the documents that waited for it.
+    Remembered(Box<(Memory, Vec<String>, Documents)>),
+    Kept(u64, Result<(), String>),
+    /// What an order of somebody needs.
+    Fetched(String, Fetched),
 }
 
 /// What the loop has to do after an input.
@@ -250,6 +271,15 @@ struct Daemon {
     socket: Option<PathBuf>,
     listening: bool,
     drift: Drift,
+    /// The store, once the settings say where.
+    disk: Option<DiskThread>,
+    /// Whether what is on disk and the documents are known.
+    started: bool,
+    /// Who waits for the outcome of an order.
+    orderer: Option<oneshot::Sender<Result<String, String>>>,
+    deadline_at: Option<Instant>,
+    break_glass_at: Option<Instant>,
+    remind_at: Option<Instant>,
 }
 
 impl Daemon {
@@ -278,6 +308,12 @@ impl Daemon {
             socket: None,
             listening: false,
             drift: Drift::new(seed()),
+            disk: None,
+            started: false,
+            orderer: None,
+            deadline_at: None,
+            break_glass_at: None,
+            remind_at: None,
         }
     }
 
@@ -301,6 +337,22 @@ impl Daemon {
                 }
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
                 Effect::ForgetRetry => self.retry_at = None,
+                Effect::Keep(ticket, what) => {
+                    let (disk, inbox) = (self.disk.clone(), self.inbox.clone());
+                    tokio::spawn(async move {
+                        let kept = match disk {
+                            Some(disk) => disk.keep(what).await,
+                            None => Err("there is no store".to_owned()),
+                        };
+                        let _ = inbox.send(Input::Kept(ticket, kept));
+                    });
+                }
+                Effect::Deadline(after) => self.deadline_at = after.map(|after| Instant::now() + after),
+                Effect::BreakGlass(after) => {
+                    self.break_glass_at = after.map(|after| Instant::now() + after);
+                    self.remind_at = after.map(|_| Instant::now());
+                }
+                Effect::Answer(answer) => self.answered(answer),
                 Effect::Ready => self.settled(),
                 Effect::Report(report) => log_report(&report),
             }
@@ -365,6 +417,9 @@ impl Daemon {
 
     fn received(&mut self, input: Input) -> Received {
         match input {
+            Input::Loaded(documents) if !self.started => {
+                self.remember(*documents);
+            }
             Input::Loaded(documents) => {
                 self.loaded(*documents);
                 return Received::Documents;
@@ -390,8 +445,39 @@ impl Daemon {
                 self.drift.repaired(&answer);
                 self.applied(answer);
             }
+            Input::Remembered(remembered) => {
+                let (memory, troubles, documents) = *remembered;
+                for trouble in troubles {
+                    tracing::error!(message_id = log::message_id::NOT_KEPT, "{trouble}");
+                }
+                self.happened(Event::Remembered(Box::new(memory)));
+                self.started = true;
+                self.loaded(documents);
+                return Received::Documents;
+            }
+            Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
+            Input::Fetched(by, fetched) => self.fetched(by, fetched),
         }
         Received::Nothing
+    }
+
+    /// Reads what is on disk. The documents wait for it: they may be what somebody went back from.
+    fn remember(&mut self, documents: Documents) {
+        let disk = match DiskThread::start(documents.config.state_directory.clone()) {
+            Ok(disk) => disk,
+            Err(error) => {
+                tracing::error!("cannot start the thread of the store: {error}");
+                self.started = true;
+                let _ = self.inbox.send(Input::Loaded(Box::new(documents)));
+                return;
+            }
+        };
+        self.disk = Some(disk.clone());
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move {
+            let (memory, troubles) = disk.remember().await;
+            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents))));
+        });
     }
 
     fn loaded(&mut self, documents: Documents) {
@@ -401,22 +487,18 @@ impl Daemon {
         } else if self.reload == Reload::Loading {
             self.reload = Reload::Settling;
         }
-        self.watched_directories = documents.looked_at;
-        self.watched_files = documents.files;
+        self.watched_directories.clone_from(&documents.looked_at);
+        self.watched_files.clone_from(&documents.files);
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
-        self.socket.get_or_insert(documents.config.socket);
+        self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
-            self.api_servers = documents.api_servers;
+            self.api_servers.clone_from(&documents.api_servers);
             self.tell_facts();
         }
-        self.happened(Event::DocumentsLoaded(reconcile::Documents {
-            policy: documents.policy,
-            settings: documents.config.settings,
-            findings: documents.findings,
-        }));
+        self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
     }
 
     fn tell_facts(&mut self) {
@@ -489,6 +571,7 @@ impl Daemon {
     fn asked(&mut self, query: Query) {
         let reply = match query {
             Query::Reload => return self.reload(),
+            Query::Order(order) => return self.ordered(order),
             Query::Status(reply) => reply,
         };
         let mut status = Status::of(&self.state);
@@ -543,6 +626,29 @@ fn log_report(report: &Report) {
         Report::InForce { generation, rules, changes, lockdown: true } => {
             let message_id = log::message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
+        }
+        Report::Unconfirmed { generation, left } => {
+            let (message_id, left) = (log::message_id::TRIAL, left.as_secs());
+            tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless `nodewall confirm` is run");
+        }
+        Report::Confirmed { generation, by } => {
+            tracing::info!(message_id = log::message_id::TRIAL, generation, "confirmed by {by}");
+        }
+        Report::RolledBack { to, why } => {
+            tracing::warn!(message_id = log::message_id::ROLLED_BACK, generation = to, "rolling back: {why}");
+        }
+        Report::Emergency { words, on: true } => {
+            tracing::warn!(message_id = log::message_id::EMERGENCY, "{words}");
+        }
+        Report::Emergency { words, on: false } => {
+            tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+        }
+        Report::NotKept { error } => {
+            let message_id = log::message_id::NOT_KEPT;
+            tracing::error!(
+                message_id,
+                "not on disk: {error}; what is in force stays in force, and a boot has an older policy"
+            );
         }
         Report::Refused { findings, instead } => {
             log_findings(findings);

@@ -1,7 +1,8 @@
 //! The control socket: one JSON line in, one JSON line out.
 //!
-//! A request is `{"version":1,"request":"status"}` or `"reload"`; a reply has `status`, or `error` with `code` and
-//! `message`, or neither when the request was done. Reading is for root and the group "nodewall", reloading for root.
+//! A request is `{"version":1,"request":"status"}`, `"reload"`, or an order with its particulars ([`Request`]); a reply has
+//! `status`, or `outcome`, or `error` with `code` and `message`, or none of them when a reload was begun. Reading is for root
+//! and the group "nodewall", everything else for root.
 
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::requests::{Order, What};
 use super::status::{Status, VERSION};
 
 /// The group whose members may read.
@@ -35,8 +37,78 @@ const PEERS_AT_ONCE: usize = 16;
 pub struct Request {
     /// [`VERSION`].
     pub version: u32,
-    /// "status" or "reload".
+    /// "status", "reload", "apply", "confirm", "rollback", "panic" or "break-glass".
     pub request: String,
+    /// For "apply": how long it has to be confirmed; for "break-glass": how long it holds, nothing to end it. Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+    /// For "apply": files and directories instead of the policy directories, absolute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathBuf>,
+    /// For "rollback": the generation; nothing for the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// For "panic": whether it is on from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<bool>,
+    /// For "panic" and "break-glass": why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The longest time that a request may name: a week, in seconds.
+const LONGEST_TIME: u64 = 7 * 24 * 3600;
+/// The longest reason, in bytes: it is one line of the journal.
+const LONGEST_REASON_BYTES: usize = 500;
+
+impl Request {
+    /// A request without particulars.
+    pub fn new(request: &str) -> Self {
+        Self {
+            version: VERSION,
+            request: request.to_owned(),
+            seconds: None,
+            paths: Vec::new(),
+            generation: None,
+            on: None,
+            reason: None,
+        }
+    }
+
+    /// What it orders, if it is an order.
+    fn order(&self) -> Option<Result<What, String>> {
+        let time = |seconds: u64| match seconds {
+            1..=LONGEST_TIME => Ok(Duration::from_secs(seconds)),
+            _ => Err(format!("seconds must be from 1 to {LONGEST_TIME}")),
+        };
+        let reason = self.reason.as_deref().unwrap_or_default().trim();
+        let clean = |needed: bool| match reason {
+            "" if needed => Err("break-glass needs a reason".to_owned()),
+            reason if reason.len() > LONGEST_REASON_BYTES || reason.contains(char::is_control) => {
+                Err(format!("a reason is one line of at most {LONGEST_REASON_BYTES} bytes"))
+            }
+            reason => Ok(reason.to_owned()),
+        };
+        Some(match self.request.as_str() {
+            "apply" if self.paths.iter().any(|path| !path.is_absolute()) => Err("paths must be absolute".to_owned()),
+            "apply" => match self.seconds.map(time) {
+                Some(Ok(confirm)) => Ok(What::Apply { confirm, paths: self.paths.clone() }),
+                Some(Err(error)) => Err(error),
+                None => Err("\"apply\" needs seconds".to_owned()),
+            },
+            "confirm" => Ok(What::Confirm),
+            "rollback" => Ok(What::Rollback(self.generation)),
+            "panic" => match self.on {
+                Some(on) => clean(false).map(|reason| What::Panic { on, reason }),
+                None => Err("\"panic\" needs on".to_owned()),
+            },
+            "break-glass" => match self.seconds.map(time).transpose() {
+                Ok(time) => clean(time.is_some()).map(|reason| What::BreakGlass { time, reason }),
+                Err(error) => Err(error),
+            },
+            _ => return None,
+        })
+    }
 }
 
 /// A reply as it is sent.
@@ -45,6 +117,9 @@ pub struct Request {
 pub struct Reply {
     /// [`VERSION`].
     pub version: u32,
+    /// What a request that changes something came to, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// The answer to "status".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
@@ -56,7 +131,7 @@ pub struct Reply {
 /// Why a request was not answered.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Refusal {
-    /// "not-authorised", "bad-request" or "unavailable".
+    /// "not-authorised", "bad-request", "unavailable", or "refused" when the daemon could not do it.
     pub code: String,
     /// A sentence for people.
     pub message: String,
@@ -68,6 +143,8 @@ pub(super) enum Query {
     Status(oneshot::Sender<Status>),
     /// Read everything again.
     Reload,
+    /// Change something.
+    Order(Order),
 }
 
 /// Why there is no control socket.
@@ -152,6 +229,10 @@ enum Rights {
 async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
     let credentials = stream.peer_cred()?;
     let (uid, gid) = (credentials.uid(), credentials.gid());
+    let by = match credentials.pid() {
+        Some(pid) => format!("uid {uid} (pid {pid})"),
+        None => format!("uid {uid}"),
+    };
     // Looking up users and groups may ask a directory service.
     let rights = tokio::task::spawn_blocking(move || rights(uid, gid)).await.unwrap_or(Rights::Nothing);
     let (reader, mut writer) = stream.split();
@@ -164,7 +245,7 @@ async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Re
         Ok(Ok(_)) if !line.ends_with(b"\n") => {
             refuse("bad-request", format!("a request is one line of at most {LONGEST_REQUEST_BYTES} bytes"))
         }
-        Ok(Ok(_)) => reply(&line, rights, queries).await,
+        Ok(Ok(_)) => reply(&line, rights, by, queries).await,
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
     text.push(b'\n');
@@ -172,7 +253,7 @@ async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Re
     writer.shutdown().await
 }
 
-async fn reply(line: &[u8], rights: Rights, queries: &mpsc::Sender<Query>) -> Reply {
+async fn reply(line: &[u8], rights: Rights, by: String, queries: &mpsc::Sender<Query>) -> Reply {
     let unavailable = || refuse("unavailable", "no answer from the daemon's loop".to_owned());
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
@@ -181,16 +262,34 @@ async fn reply(line: &[u8], rights: Rights, queries: &mpsc::Sender<Query>) -> Re
     if request.version != VERSION {
         return refuse("bad-request", format!("version {} is not known; use {VERSION}", request.version));
     }
+    let order = request.order();
     let needed = match request.request.as_str() {
         "status" => Rights::Read,
         "reload" => Rights::Write,
+        _ if order.is_some() => Rights::Write,
         other => {
-            return refuse("bad-request", format!("request \"{other}\" is not known; use \"status\" or \"reload\""));
+            let known = "status, reload, apply, confirm, rollback, panic, break-glass";
+            return refuse("bad-request", format!("request \"{other}\" is not known; known are {known}"));
         }
     };
     if rights < needed {
         let who = if needed == Rights::Read { "root and group nodewall" } else { "root" };
         return refuse("not-authorised", format!("only {who} may request \"{}\"", request.request));
+    }
+    if let Some(order) = order {
+        let what = match order {
+            Ok(what) => what,
+            Err(error) => return refuse("bad-request", error),
+        };
+        let (reply, outcome) = oneshot::channel();
+        if queries.send(Query::Order(Order { by, what, reply })).await.is_err() {
+            return unavailable();
+        }
+        return match timeout(ANSWER_TIME, outcome).await {
+            Ok(Ok(Ok(outcome))) => Reply { version: VERSION, outcome: Some(outcome), ..Reply::default() },
+            Ok(Ok(Err(error))) => refuse("refused", error),
+            _ => unavailable(),
+        };
     }
     if needed == Rights::Write {
         return match queries.send(Query::Reload).await {
@@ -203,13 +302,14 @@ async fn reply(line: &[u8], rights: Rights, queries: &mpsc::Sender<Query>) -> Re
         return unavailable();
     }
     match timeout(ANSWER_TIME, receiver).await {
-        Ok(Ok(status)) => Reply { version: VERSION, status: Some(status), error: None },
+        Ok(Ok(status)) => Reply { version: VERSION, status: Some(status), ..Reply::default() },
         _ => unavailable(),
     }
 }
 
 fn refuse(code: &str, message: String) -> Reply {
-    Reply { version: VERSION, status: None, error: Some(Refusal { code: code.to_owned(), message }) }
+    let error = Some(Refusal { code: code.to_owned(), message });
+    Reply { version: VERSION, error, ..Reply::default() }
 }
 
 fn rights(uid: u32, gid: u32) -> Rights {
@@ -220,4 +320,63 @@ fn rights(uid: u32, gid: u32) -> Rights {
     // SO_PEERCRED has the primary group only; further ones are in the group's list of members.
     let member = || User::from_uid(uid.into()).ok().flatten().is_some_and(|user| group.mem.contains(&user.name));
     if group.gid.as_raw() == gid || member() { Rights::Read } else { Rights::Nothing }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    /// The code of the refusal; what reaches the loop is answered with "ok".
+    fn asked(line: &str, rights: Rights) -> Option<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (queries, mut queried) = mpsc::channel(1);
+            let answering = tokio::spawn(async move {
+                while let Some(query) = queried.recv().await {
+                    if let Query::Order(order) = query {
+                        assert_eq!(order.by, "uid 7");
+                        order.reply.send(Ok("ok".to_owned())).unwrap();
+                    }
+                }
+            });
+            let reply = reply(line.as_bytes(), rights, "uid 7".to_owned(), &queries).await;
+            drop(queries);
+            answering.await.unwrap();
+            assert_eq!(reply.error.is_none(), reply.outcome.as_deref() == Some("ok"), "{line}");
+            reply.error.map(|error| error.code)
+        })
+    }
+
+    #[test]
+    fn orders_are_for_root_and_say_what_they_need() {
+        let good = [
+            r#"{"version":1,"request":"apply","seconds":120,"paths":["/a"]}"#,
+            r#"{"version":1,"request":"confirm"}"#,
+            r#"{"version":1,"request":"rollback","generation":3}"#,
+            r#"{"version":1,"request":"rollback"}"#,
+            r#"{"version":1,"request":"panic","on":true}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60,"reason":"x"}"#,
+            r#"{"version":1,"request":"break-glass"}"#,
+        ];
+        for line in good {
+            assert_eq!(asked(line, Rights::Write), None, "{line}");
+            assert_eq!(asked(line, Rights::Read).as_deref(), Some("not-authorised"), "{line}");
+            assert_eq!(asked(line, Rights::Nothing).as_deref(), Some("not-authorised"), "{line}");
+        }
+        for line in [
+            r#"{"version":1,"request":"apply"}"#,
+            r#"{"version":1,"request":"apply","seconds":0}"#,
+            r#"{"version":1,"request":"apply","seconds":18446744073709551615}"#,
+            r#"{"version":1,"request":"apply","seconds":5,"paths":["a"]}"#,
+            r#"{"version":1,"request":"rollback","generation":-1}"#,
+            r#"{"version":1,"request":"panic"}"#,
+            r#"{"version":1,"request":"panic","on":true,"reason":"a\nb"}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60}"#,
+            r#"{"version":1,"request":"break-glass","seconds":60,"reason":"  "}"#,
+            r#"{"version":2,"request":"confirm"}"#,
+        ] {
+            assert_eq!(asked(line, Rights::Write).as_deref(), Some("bad-request"), "{line}");
+        }
+    }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
 use crate::nft::change::Loaded;
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
-use crate::reconcile::State;
+use crate::reconcile::{Emergency, State};
 use crate::text::finding::{Finding, Severity};
 
 /// The version of these records. Keys may be added within a version; none goes or changes its meaning.
@@ -23,9 +24,9 @@ pub struct Status {
     pub version: u32,
     /// Whether the daemon answered; without it only `table` is known.
     pub running: bool,
-    /// "in-force", "degraded", "applying", "waiting", or "not-running".
+    /// "in-force", "unconfirmed", "degraded", "panic", "break-glass", "applying", "waiting", or "not-running".
     pub state: String,
-    /// Why it is degraded.
+    /// Why it is degraded, or why something else is in force than the documents in place say.
     pub reason: Option<String>,
     /// The version of the daemon.
     pub daemon: Option<String>,
@@ -33,8 +34,18 @@ pub struct Status {
     pub pid: Option<u32>,
     /// "enforce" or "audit", node-wide.
     pub mode: Option<String>,
-    /// The number of the generation in force, counted from the daemon's start.
+    /// The number of the generation in force, as in `nodewall history`; 0 when it is none.
     pub generation: u64,
+    /// The number of the generation that a boot loads.
+    pub confirmed: Option<u64>,
+    /// Until when the generation in force must be confirmed: RFC 3339, UTC.
+    pub confirm_until: Option<String>,
+    /// The same in seconds from now.
+    pub confirm_seconds: Option<u64>,
+    /// Until when break-glass lets everything through: RFC 3339, UTC.
+    pub break_glass_until: Option<String>,
+    /// Why the disk does not have what a boot should load.
+    pub store_error: Option<String>,
     /// Since when it is in force: RFC 3339, UTC.
     pub since: Option<String>,
     /// SHA-256 of the ruleset in force as nft(8) text.
@@ -262,6 +273,7 @@ pub fn counters(loaded: &Loaded) -> BTreeMap<String, (u64, u64)> {
 impl Status {
     /// What the state machine knows, without what only a look at the kernel tells.
     pub fn of(state: &State) -> Self {
+        let (pending, now) = (state.record().pending.as_ref(), disk::now());
         let mode = |mode: Mode| match mode {
             Mode::Enforce => "enforce".to_owned(),
             Mode::Audit => "audit".to_owned(),
@@ -276,6 +288,15 @@ impl Status {
             pid: Some(std::process::id()),
             mode: state.summary().map(|summary| mode(summary.mode)),
             generation: state.generation(),
+            confirmed: state.confirmed(),
+            confirm_until: pending.map(|pending| clock::of_milliseconds(pending.term.until)),
+            confirm_seconds: pending
+                .map(|pending| pending.term.left(now).map_or(0, |left| left.as_secs_f64().ceil() as u64)),
+            break_glass_until: match &state.record().emergency {
+                Some(Emergency::BreakGlass { term, .. }) => Some(clock::of_milliseconds(term.until)),
+                _ => None,
+            },
+            store_error: state.not_kept().map(str::to_owned),
             interfaces: summary
                 .interfaces
                 .into_iter()

@@ -33,6 +33,9 @@ impl Loading {
         self.documents.push((level, documents));
         self.sourced.findings.extend(findings);
         self.sourced.texts.insert(source.file.clone(), source.text.clone());
+        // Order and standing decide how documents merge.
+        let order = self.sourced.kept.len();
+        self.sourced.kept.insert(format!("{order:06} {level} {}", source.file), source.text.clone());
     }
 
     fn file(&mut self, level: Level, path: &Path, trust: Trust) {
@@ -107,6 +110,19 @@ pub(super) fn decode_text(file: &str, text: &str) -> Sourced {
     let mut loading = Loading::default();
     loading.sourced.files.push(PathBuf::from(file));
     loading.text(0, file.into(), text);
+    loading.finish()
+}
+
+/// See [`super::decode_kept`].
+pub(super) fn decode_kept(kept: &BTreeMap<String, Arc<str>>) -> Sourced {
+    let mut loading = Loading::default();
+    for (name, text) in kept {
+        let mut words = name.splitn(3, ' ').skip(1);
+        let level = words.next().and_then(|level| level.parse().ok()).unwrap_or_default();
+        let file = words.next().unwrap_or(name);
+        loading.sourced.files.push(PathBuf::from(file));
+        loading.text(level, file.into(), Arc::clone(text));
+    }
     loading.finish()
 }
 

@@ -26,6 +26,8 @@ pub struct Sourced {
     pub texts: Texts,
     /// The files that were read or should have been, in order of precedence.
     pub files: Vec<PathBuf>,
+    /// The texts in the form that [`decode_kept`] takes.
+    pub kept: BTreeMap<String, Arc<str>>,
 }
 
 /// Loads `*.toml` of directories, lowest precedence first (`policy.md` section 6): a file in a later directory replaces
@@ -37,6 +39,11 @@ pub fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
 /// Loads exactly these files, and the `*.toml` of these directories.
 pub fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
     file::load_paths(paths, trust)
+}
+
+/// The documents of texts that were loaded once ([`Sourced::kept`]), merged as they were then. Pure.
+pub fn decode_kept(kept: &BTreeMap<String, Arc<str>>) -> Sourced {
+    file::decode_kept(kept)
 }
 
 /// The documents of one text, as if a file of this name held it. Pure: for tests, fuzzing and policies that come from elsewhere.

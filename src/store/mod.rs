@@ -15,6 +15,10 @@ pub use format::{FormatError, Generation, decode, encode};
 const KEPT: usize = 20;
 /// The file that names the confirmed generation.
 const CONFIRMED: &str = "confirmed";
+/// The file of what is to be remembered beside the generations.
+const RECORD: &str = "record";
+/// A record larger than this is not ours.
+const LARGEST_RECORD: usize = 1 << 20;
 /// What a file is called until it is whole.
 const TEMPORARY: &str = ".new";
 
@@ -118,7 +122,8 @@ impl<D: Disk> Store<D> {
         let confirmed = self.confirmed_number();
         let numbers = self.numbers()?;
         let surplus = numbers.len().saturating_sub(KEPT);
-        for number in numbers.into_iter().take(surplus).filter(|number| Some(*number) != confirmed) {
+        let needed = |number: u64| Some(number) == confirmed || number == generation.number;
+        for number in numbers.into_iter().take(surplus).filter(|number| !needed(*number)) {
             let file = file_of(number);
             self.disk.remove(&file).map_err(failed("remove", &file))?;
         }
@@ -162,6 +167,35 @@ impl<D: Disk> Store<D> {
         (None, passed)
     }
 
+    /// Writes what is to be remembered beside the generations.
+    ///
+    /// # Errors
+    /// It is not on the medium; what was there before is untouched.
+    pub fn remember(&mut self, text: &str) -> Result<(), Error> {
+        let digest = hexadecimal(text);
+        self.replace(RECORD, format!("{digest} {text}\n").as_bytes())
+    }
+
+    /// What was last remembered; nothing when nothing was.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn remembered(&self) -> Result<Option<String>, Error> {
+        let bytes = match self.disk.read(RECORD, LARGEST_RECORD) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", RECORD)(error)),
+        };
+        let wrong = |source| Error::Format { file: RECORD.to_owned(), source };
+        let text = std::str::from_utf8(&bytes).map_err(|_| wrong(FormatError::Checksum))?;
+        let text = text.strip_suffix('\n').ok_or_else(|| wrong(FormatError::Truncated))?;
+        let (digest, text) = text.split_once(' ').ok_or_else(|| wrong(FormatError::NotOurs))?;
+        if hexadecimal(text) != digest {
+            return Err(wrong(FormatError::Checksum));
+        }
+        Ok(Some(text.to_owned()))
+    }
+
     fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
         let temporary = format!("{file}{TEMPORARY}");
         self.disk.write(&temporary, bytes).map_err(failed("write", &temporary))?;
@@ -188,4 +222,10 @@ fn number_of(name: &str) -> Option<u64> {
 fn seal(number: u64) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(format!("nodewall confirmed {number}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 in hexadecimal.
+fn hexadecimal(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

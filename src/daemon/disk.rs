@@ -1,0 +1,238 @@
+//! The thread that keeps generations on disk, so that a disk that hangs never stops the loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{clock, kernel};
+use crate::config;
+use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::ir::Ruleset;
+use crate::nft::netlink::encode;
+use crate::plan::plan;
+use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
+use crate::source;
+use crate::store::{Directory, Disk, Generation, Store};
+use crate::text::finding::Severity;
+
+/// A start does not wait longer for a disk: the documents in place come into force without it.
+const START_TIME: Duration = Duration::from_secs(5);
+/// Which start of the host this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The way to the thread. Requests are answered one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct DiskThread {
+    requests: mpsc::Sender<Request>,
+}
+
+enum Request {
+    Remember(oneshot::Sender<(Memory, Vec<String>)>),
+    Keep(Vec<Keep>, oneshot::Sender<Result<(), String>>),
+    Read(Wanted, oneshot::Sender<Result<Version, String>>),
+}
+
+/// Which generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// The one of this number.
+    Number(u64),
+    /// The last whole one before this.
+    Before(u64),
+}
+
+/// What is written beside the record: a record of another start of the host has no deadlines any more.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Remembered {
+    boot: String,
+    record: Record,
+}
+
+impl DiskThread {
+    /// Starts the thread; it ends when the last of these values is gone.
+    pub(super) fn start(directory: PathBuf) -> io::Result<Self> {
+        let (requests, receiver) = mpsc::channel();
+        thread::Builder::new().name("store".to_owned()).spawn(move || serve(&directory, &receiver))?;
+        Ok(Self { requests })
+    }
+
+    /// What is on disk, and what is wrong with it.
+    pub(super) async fn remember(&self) -> (Memory, Vec<String>) {
+        let (reply, answer) = oneshot::channel();
+        let gone = |why: &str| (Memory::default(), vec![why.to_owned()]);
+        if self.requests.send(Request::Remember(reply)).is_err() {
+            return gone("the thread of the store is gone");
+        }
+        match timeout(START_TIME, answer).await {
+            Ok(Ok(remembered)) => remembered,
+            Ok(Err(_)) => gone("the thread of the store is gone"),
+            Err(_) => gone("the disk does not answer; going on without what is on it"),
+        }
+    }
+
+    /// Writes.
+    pub(super) async fn keep(&self, what: Vec<Keep>) -> Result<(), String> {
+        self.ask(|reply| Request::Keep(what, reply)).await
+    }
+
+    /// Reads one generation.
+    pub(super) async fn read(&self, wanted: Wanted) -> Result<Version, String> {
+        self.ask(|reply| Request::Read(wanted, reply)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "the thread of the store is gone".to_owned();
+        self.requests.send(request(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
+    // Whoever asked may have given up waiting meanwhile; then nobody needs the answer.
+    while let Ok(request) = requests.recv() {
+        // Opened each time: a file system that was not there may be there now.
+        let store = Directory::open(directory)
+            .map(Store::new)
+            .map_err(|error| format!("cannot use {}: {error}", directory.display()));
+        match request {
+            Request::Remember(reply) => {
+                let _ = reply.send(match store {
+                    Ok(store) => remember(&store),
+                    Err(error) => (Memory::default(), vec![error]),
+                });
+            }
+            Request::Keep(what, reply) => {
+                let _ = reply.send(store.and_then(|mut store| write(&mut store, what)));
+            }
+            Request::Read(wanted, reply) => {
+                let _ = reply.send(store.and_then(|store| read(&store, wanted)));
+            }
+        }
+    }
+}
+
+fn boot() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
+fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
+    let mut troubles = Vec::new();
+    let next = store.next_number().unwrap_or_else(|error| {
+        troubles.push(error.to_string());
+        1
+    });
+    let (generation, passed) = store.confirmed();
+    troubles.extend(passed.iter().map(ToString::to_string));
+    let mut version = |generation: &Generation| match decode(generation) {
+        Ok(version) => Some(version),
+        Err(error) => {
+            troubles.push(error);
+            None
+        }
+    };
+    let confirmed = generation.as_ref().and_then(&mut version);
+    let remembered = store.remembered().map_err(|error| error.to_string()).and_then(|text| {
+        text.map(|text| serde_json::from_str::<Remembered>(&text)).transpose().map_err(|error| error.to_string())
+    });
+    let Remembered { boot: written, record } = match remembered {
+        Ok(Some(remembered)) => remembered,
+        Ok(None) => Remembered { boot: String::new(), record: Record::default() },
+        Err(error) => {
+            troubles.push(error);
+            Remembered { boot: String::new(), record: Record::default() }
+        }
+    };
+    let same_boot = !written.is_empty() && written == boot();
+    let meant = record.pending.as_ref().map(|pending| pending.generation);
+    let meant = meant.or(record.pin.as_ref().map(|pin| pin.generation));
+    let meant =
+        meant.and_then(|number| match store.read(number).map_err(|error| error.to_string()).and_then(|g| decode(&g)) {
+            Ok(version) => Some(version),
+            Err(error) => {
+                troubles.push(error);
+                None
+            }
+        });
+    let now = now();
+    let pending_left = record.pending.as_ref().filter(|_| same_boot).and_then(|pending| pending.term.left(now));
+    let emergency_left = match &record.emergency {
+        Some(Emergency::BreakGlass { term, .. }) if same_boot => term.left(now),
+        _ => None,
+    };
+    (Memory { record, next, confirmed, meant, pending_left, emergency_left }, troubles)
+}
+
+/// The documents of a generation, decoded again.
+fn decode(generation: &Generation) -> Result<Version, String> {
+    let number = generation.number;
+    let policy = generation.policy.iter().map(|(name, text)| (name.clone(), Arc::from(text.as_str()))).collect();
+    let texts = Texts { policy, settings: Arc::from(generation.settings.as_str()) };
+    let sourced = source::decode_kept(&texts.policy);
+    let (config, mut findings) = config::decode_text("nodewall.toml", &texts.settings);
+    findings.extend(sourced.findings);
+    if let Some(finding) = findings.iter().find(|finding| finding.severity == Severity::Error) {
+        let (place, message) = (&finding.place, &finding.message);
+        return Err(format!("this version cannot use generation {number}: {place}: {message}"));
+    }
+    let origin = generation.source.clone();
+    Ok(Version { number, origin, policy: sourced.policy, settings: config.settings, texts })
+}
+
+fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {
+    for keep in what {
+        match keep {
+            Keep::Generation { number, origin, texts, ruleset } => store.write(&Generation {
+                number,
+                time: clock::rfc3339(SystemTime::now()),
+                source: origin,
+                hash: kernel::hash(&ruleset),
+                policy: texts.policy.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
+                settings: texts.settings.to_string(),
+                batch: batch(&ruleset),
+            }),
+            Keep::Confirmed(number) => store.confirm(number),
+            Keep::Record(record) => {
+                let text = serde_json::to_string(&Remembered { boot: boot(), record }).map_err(|e| e.to_string())?;
+                store.remember(&text)
+            }
+        }
+        .map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// The netlink messages that put a ruleset in force whatever our table holds: it is made if it is not there, so that it can be
+/// deleted and made anew, in one transaction.
+fn batch(ruleset: &Ruleset) -> Vec<u8> {
+    let mut changes = vec![Change::AddTable, Change::DeleteTable];
+    changes.extend(plan(&Loaded::default(), ruleset).map(|batch| batch.changes).unwrap_or_default());
+    encode(&Batch { generation: None, changes }, 1).bytes
+}
+
+fn read<D: Disk>(store: &Store<D>, wanted: Wanted) -> Result<Version, String> {
+    let read =
+        |number| store.read(number).map_err(|error| error.to_string()).and_then(|generation| decode(&generation));
+    match wanted {
+        Wanted::Number(number) => read(number),
+        Wanted::Before(number) => {
+            let numbers = store.numbers().map_err(|error| error.to_string())?;
+            let earlier = numbers.into_iter().rev().filter(|earlier| *earlier < number);
+            earlier.map(read).find_map(Result::ok).ok_or_else(|| "there is no earlier generation".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! What somebody with the right to write asks of the daemon, from the control socket to the state machine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::documents::{self, Documents, Whereabouts};
+use super::{Daemon, Input, disk};
+use crate::reconcile::{self, Emergency, Event, Term, Version};
+use crate::source::Trust;
+
+/// How often the journal hears that everything is let through.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// A request that changes something.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Who: "uid 0 (pid 123)".
+    pub(super) by: String,
+    /// What.
+    pub(super) what: What,
+    /// Where the outcome goes.
+    pub(super) reply: oneshot::Sender<Result<String, String>>,
+}
+
+/// What somebody wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    Apply { confirm: Duration, paths: Vec<PathBuf> },
+    Confirm,
+    Rollback(Option<u64>),
+    Panic { on: bool, reason: String },
+    BreakGlass { time: Option<Duration>, reason: String },
+}
+
+/// What was read for an order.
+pub(super) enum Fetched {
+    Documents { documents: Box<Documents>, confirm: Duration, elsewhere: Option<String> },
+    Version(Result<Box<Version>, String>),
+}
+
+impl Daemon {
+    /// One order at a time: its outcome is what the state machine answers next.
+    pub(super) fn ordered(&mut self, order: Order) {
+        let Order { by, what, reply } = order;
+        if !self.started || self.orderer.as_ref().is_some_and(|orderer| !orderer.is_closed()) {
+            let _ = reply.send(Err("another request is under way; try again".to_owned()));
+            return;
+        }
+        self.orderer = Some(reply);
+        let inbox = self.inbox.clone();
+        match what {
+            What::Apply { confirm, paths } => {
+                (self.load_at, self.load_at_latest) = (None, None);
+                let whereabouts = Whereabouts { paths: paths.clone(), ..self.options.whereabouts.clone() };
+                let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                let elsewhere = (!names.is_empty()).then(|| names.join(", "));
+                tokio::task::spawn_blocking(move || {
+                    let documents = Box::new(documents::load(&whereabouts, Trust::Required));
+                    let _ = inbox.send(Input::Fetched(by, Fetched::Documents { documents, confirm, elsewhere }));
+                });
+            }
+            What::Confirm => self.happened(Event::ConfirmRequested { by }),
+            What::Rollback(None) if self.state.record().pending.is_some() => {
+                self.happened(Event::RollbackRequested { version: None, by });
+            }
+            What::Rollback(number) => {
+                let Some(disk) = self.disk.clone() else { return self.answered(Err("there is no store".to_owned())) };
+                let wanted = match number {
+                    Some(number) => disk::Wanted::Number(number),
+                    None => disk::Wanted::Before(self.state.generation()),
+                };
+                tokio::spawn(async move {
+                    let version = disk.read(wanted).await.map(Box::new);
+                    let _ = inbox.send(Input::Fetched(by, Fetched::Version(version)));
+                });
+            }
+            What::Panic { on, reason } => {
+                let emergency = on.then(|| Emergency::Panic { by: by.clone(), reason });
+                self.happened(Event::EmergencyRequested { emergency, by });
+            }
+            What::BreakGlass { time, reason } => {
+                let emergency = time.map(|time| Emergency::BreakGlass {
+                    term: Term::new(disk::now(), time),
+                    by: by.clone(),
+                    reason,
+                });
+                self.happened(Event::EmergencyRequested { emergency, by });
+            }
+        }
+    }
+
+    /// What an order needs is there.
+    pub(super) fn fetched(&mut self, by: String, fetched: Fetched) {
+        match fetched {
+            Fetched::Documents { documents, confirm, elsewhere } => {
+                let documents = documents_of(*documents, Some(confirm));
+                self.happened(Event::ApplyRequested { documents, elsewhere });
+            }
+            Fetched::Version(Ok(version)) => {
+                self.happened(Event::RollbackRequested { version: Some(*version), by });
+            }
+            Fetched::Version(Err(error)) => self.answered(Err(error)),
+        }
+    }
+
+    pub(super) fn answered(&mut self, answer: Result<String, String>) {
+        if let Some(orderer) = self.orderer.take() {
+            // The peer may have gone.
+            let _ = orderer.send(answer);
+        }
+    }
+
+    /// When to say again that everything is let through.
+    pub(super) fn remind(&mut self) {
+        let on = matches!(self.state.record().emergency, Some(Emergency::BreakGlass { .. }));
+        self.remind_at = on.then(|| tokio::time::Instant::now() + REMIND);
+    }
+}
+
+/// Documents as the state machine takes them.
+pub(super) fn documents_of(documents: Documents, confirm: Option<Duration>) -> reconcile::Documents {
+    reconcile::Documents {
+        policy: documents.policy,
+        settings: documents.config.settings,
+        findings: documents.findings,
+        texts: documents.kept,
+        trial: confirm.or(documents.config.confirm).map(|period| Term::new(disk::now(), period)),
+    }
+}
