@@ -12,6 +12,7 @@ use crate::policy::effective::{Effective, Interface};
 use crate::policy::model::{Mode, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
+use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
 
@@ -211,6 +212,8 @@ struct Target {
     ruleset: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
+    /// Which flows it ends; none at all where the settings say so, and in the lockdown, which must not make a bad day worse.
+    revocation: Option<Arc<Revocation>>,
 }
 
 /// Everything the daemon knows about what it does.
@@ -291,7 +294,12 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
         effective = state.unresolved.is_none().then_some(resolved);
     }
     let new = match (effective, &state.good, &state.settings) {
-        (Some(effective), _, _) => Some(target(&effective, false)),
+        (Some(effective), good, _) => {
+            let revoke = good.as_ref().is_some_and(|(_, settings)| settings.revoke);
+            let new = target(&effective, false);
+            let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
+            Some(Target { revocation, ..new })
+        }
         (None, None, Some(settings)) if !table_found => {
             let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, &facts);
             Some(target(&effective, true))
@@ -366,7 +374,7 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 }
 
 fn target(effective: &Effective, lockdown: bool) -> Target {
-    Target { ruleset: Arc::new(compile(effective)), summary: summary(effective), lockdown }
+    Target { ruleset: Arc::new(compile(effective)), summary: summary(effective), lockdown, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -511,6 +519,11 @@ pub fn summary(effective: &Effective) -> Summary {
 }
 
 impl State {
+    /// Which flows the ruleset that is on its way to the kernel ends.
+    pub fn revocation(&self) -> Option<Arc<Revocation>> {
+        self.flying.as_ref()?.revocation.clone()
+    }
+
     /// The state in one word.
     pub fn phase(&self) -> Phase {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
@@ -624,6 +637,7 @@ mod tests {
             failsafe: Vec::new(),
             defaults: Default::default(),
             drop_invalid: true,
+            revoke: false,
             log: LogSettings { group: 5, rate: 1, burst: 1 },
         };
         Documents { policy, settings, findings: Vec::new() }

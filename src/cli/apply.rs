@@ -1,6 +1,7 @@
 //! `nodewall apply`: put the policy in force once, without the daemon.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -12,8 +13,9 @@ use super::output::Output;
 use super::status::daemon_answers;
 use crate::compile::compile;
 use crate::daemon::documents;
-use crate::driver::{self, Netlink};
+use crate::driver::{self, Conntrack, Netlink, Revoked};
 use crate::policy::resolve::resolve;
+use crate::revoke::Revocation;
 use crate::source::Trust;
 
 /// Arguments of `apply`.
@@ -32,6 +34,9 @@ struct Report {
     chains: usize,
     rules: usize,
     sets: usize,
+    /// How many flows the change ended; absent where none were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows_ended: Option<usize>,
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
@@ -61,19 +66,36 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
     }
+    let mut flows_ended = None;
+    if applied.changes > 0 && documents.config.settings.revoke {
+        let revocation = Revocation::new(Arc::new(effective), &facts);
+        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &|| false)) {
+            Ok(Revoked { ended, .. }) => flows_ended = Some(ended),
+            Err(error) => {
+                let error = exit::chain(&error);
+                output.message(&format!("{error}; flows that the policy denies may go on"));
+            }
+        }
+    }
     let report = Report {
         version: 1,
         changes: applied.changes,
         chains: ruleset.chains.len(),
         rules: ruleset.chains.values().map(|chain| chain.rules.len()).sum(),
         sets: ruleset.sets.len(),
+        flows_ended,
     };
     if output.json {
         return output.json(&report);
     }
     let Report { changes, chains, rules, sets, .. } = report;
+    let flows = match flows_ended {
+        Some(1) => "1 flow ended\n".to_owned(),
+        Some(ended) if ended > 0 => format!("{ended} flows ended\n"),
+        _ => String::new(),
+    };
     match changes {
         0 => output.data(&format!("already in force: {chains} chains, {rules} rules, {sets} sets\n")),
-        _ => output.data(&format!("in force: {chains} chains, {rules} rules, {sets} sets ({changes} changes)\n")),
+        _ => output.data(&format!("in force: {chains} chains, {rules} rules, {sets} sets ({changes} changes)\n{flows}")),
     }
 }

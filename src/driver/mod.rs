@@ -2,10 +2,14 @@
 //! which a ruleset gets from one generation to the next.
 
 mod apply;
+mod conntrack;
 mod memory;
+mod route;
 mod socket;
+mod sockets;
 
 pub use apply::{apply, verify};
+pub use conntrack::{Conntrack, Revoked};
 pub use memory::Memory;
 pub use socket::Netlink;
 
@@ -25,7 +29,7 @@ pub enum Read {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket could not be opened or used.
-    #[error("cannot {attempt} the nf_tables socket")]
+    #[error("cannot {attempt} the netlink socket")]
     Socket {
         /// What was tried.
         attempt: &'static str,

@@ -29,7 +29,7 @@ impl<'a> Message<'a> {
         (self.kind >> 8 == NFNL_SUBSYS_NFTABLES).then_some(self.kind & 0xff)
     }
 
-    fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
+    pub(super) fn attributes(&self) -> Result<Attributes<'a>, Malformed> {
         let Some(attributes) = self.payload.get(NFNETLINK_HEADER_LENGTH..) else {
             return Err(Malformed::new("a message is shorter than its header"));
         };

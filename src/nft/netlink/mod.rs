@@ -4,6 +4,7 @@
 //! spells them, so that `nft list table inet nodewall` prints them the natural way.
 
 mod attribute;
+pub mod conntrack;
 pub mod constant;
 mod decode;
 mod encode;
