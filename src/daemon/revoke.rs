@@ -54,11 +54,19 @@ fn serve(jobs: &mpsc::Receiver<Job>, newest: &AtomicU64) {
         let start = Instant::now();
         match revoke(&mut conntrack, revocation, &superseded) {
             Ok(Revoked { superseded: true, ended, .. }) => {
-                tracing::info!(ended, "a newer policy is in force: it decides which flows end");
+                tracing::info!(
+                    ended,
+                    "ended {ended} flows until a newer policy was in force, which decides about the others"
+                );
             }
             Ok(Revoked { seen, ended, .. }) if ended > 0 => {
                 let milliseconds = start.elapsed().as_millis() as u64;
-                tracing::info!(ended, seen, milliseconds, "ended flows that the policy denies");
+                tracing::info!(
+                    ended,
+                    seen,
+                    milliseconds,
+                    "ended {ended} of {seen} flows, which the policy denies, in {milliseconds} ms"
+                );
             }
             Ok(Revoked { seen, .. }) => tracing::debug!(seen, "no flow is denied by the policy"),
             Err(error) => {

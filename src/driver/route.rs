@@ -7,8 +7,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::socket::{Answer, Netlink};
 use super::Error;
+use super::socket::{Answer, Netlink};
 
 /// The routes of the network namespace in which it is opened.
 #[derive(Debug)]

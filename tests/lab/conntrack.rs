@@ -44,8 +44,8 @@ fn message((original, reply, zone): &Entry) -> Vec<u8> {
     let mut payload = vec![family, 0, 0, 0];
     payload.extend(attribute(1 | NESTED, &tuple(original)));
     payload.extend(attribute(2 | NESTED, &tuple(reply)));
-    // IPS_SEEN_REPLY and IPS_ASSURED, and an hour to live.
-    payload.extend(attribute(3, &6u32.to_be_bytes()));
+    // IPS_SEEN_REPLY, IPS_ASSURED and IPS_CONFIRMED, which it has to have by then; and an hour to live.
+    payload.extend(attribute(3, &14u32.to_be_bytes()));
     payload.extend(attribute(7, &3600u32.to_be_bytes()));
     if *zone != 0 {
         payload.extend(attribute(18, &zone.to_be_bytes()));

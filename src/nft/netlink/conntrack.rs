@@ -47,10 +47,8 @@ pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32) {
 fn put_tuple(writer: &mut Writer, kind: u16, tuple: &Tuple) {
     writer.nest(kind, |writer| {
         writer.nest(CTA_TUPLE_IP, |writer| {
-            let ends = [
-                (tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC),
-                (tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST),
-            ];
+            let ends =
+                [(tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC), (tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST)];
             for (address, v4, v6) in ends {
                 match address {
                     IpAddr::V4(address) => writer.put(v4, &address.octets()),
