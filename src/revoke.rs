@@ -5,6 +5,9 @@
 //! touched. Nor is one in another zone than 0, where the same addresses may be somebody else's; nor one that another flow
 //! announced (`IPS_EXPECTED`), whose first packet was "related" and as such let through by the essentials.
 //!
+//! A TCP connection that was there before connection tracking was has no known beginning, and ends only if it is denied
+//! in both directions.
+//!
 //! Connection tracking does not know interfaces, and a policy may deny on one what it allows on another. A flow ends only
 //! if it is denied on every interface that it can use: the one with the local address, those whose network the other side
 //! is in, the one that the kernel's routes name for this pair of addresses, every interface with a default route if that
@@ -123,6 +126,20 @@ struct First {
 }
 
 impl First {
+    /// The same if the other side had begun.
+    fn reversed(self) -> Self {
+        Self {
+            direction: match self.direction {
+                Direction::Ingress => Direction::Egress,
+                Direction::Egress => Direction::Ingress,
+            },
+            source: self.destination,
+            destination: self.source,
+            ports: self.ports.map(|(source, destination)| (destination, source)),
+            ..self
+        }
+    }
+
     /// This host's address and the other side's.
     fn ends(&self) -> (IpAddr, IpAddr) {
         match self.direction {
@@ -154,7 +171,11 @@ impl<'a> Judge<'a> {
         if !self.revocation.enforces() {
             return false;
         }
-        let Some(mut first) = self.revocation.first_packet(flow) else { return false };
+        let Some(first) = self.revocation.first_packet(flow) else { return false };
+        self.is_denied(first) && (!flow.picked_up || self.is_denied(first.reversed()))
+    }
+
+    fn is_denied(&mut self, mut first: First) -> bool {
         if let Some((source, _)) = &mut first.ports
             && !self.revocation.source_ports
             && *source >= FIRST_UNPRIVILEGED_PORT

@@ -318,6 +318,39 @@ fn a_connection_that_the_new_policy_denies_is_cut_and_another_goes_on() {
     accepted(&again, &listeners[0]);
 }
 
+#[test]
+fn a_connection_from_before_conntrack_is_not_mistaken_for_one_the_other_way() {
+    if !may_run("a_connection_from_before_conntrack_is_not_mistaken_for_one_the_other_way") {
+        return;
+    }
+    let (node, peer) = (Host::new(), Host::new());
+    wire((&node, "mgmt0", &["10.77.0.2/24"]), (&peer, "eth0", &["10.77.0.3/24"]));
+    node.sh("ip route add default via 10.77.0.3");
+    let listener = peer.enter(|| TcpListener::bind("10.77.0.3:6443").unwrap());
+    let client = connection(&node, "10.77.0.2", "10.77.0.3:6443");
+    let (server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Whatever makes the kernel track connections; it first sees a packet from the server.
+    node.sh(
+        "nft 'add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c ct state new'",
+    );
+    talks(&server, &client).unwrap();
+    node.enter(|| {
+        let mut conntrack = Conntrack::open().unwrap();
+        let flows = conntrack.flows(&mut |_| true).unwrap();
+        assert_eq!((flows.len(), flows[0].original.source), (1, ip("10.77.0.3")), "the wrong way round");
+        assert_eq!(conntrack.revoke(&revocation("", Mode::Enforce), &|| false).unwrap().ended, 0);
+    });
+    talks(&client, &server).unwrap();
+    talks(&server, &client).unwrap();
+    node.enter(|| {
+        let policy = "[[policy]]\nname = \"p\"\norder = 1\ninterfaces = \"all()\"\negress = [{ action = \"deny\" }]\n";
+        let mut conntrack = Conntrack::open().unwrap();
+        assert_eq!(conntrack.revoke(&revocation(policy, Mode::Enforce), &|| false).unwrap().ended, 1);
+    });
+    assert_eq!(talks(&client, &server), Err(ErrorKind::ConnectionAborted));
+}
+
 /// lo, two uplinks with default routes of which the second is a rail, a bridge and its port. All by hand: no kernel.
 fn uplinks() -> Facts {
     let link = |index: u32, name: &str, addresses: &[&str]| {
@@ -365,7 +398,7 @@ fn the_interfaces_that_a_flow_can_use() {
     let ended = |facts: &Facts, (original, reply, zone): (Tuple, Tuple, u16), status: u32, route: Option<u32>| {
         let revocation = revocation_on(facts, UPLINKS, Mode::Enforce);
         let mut route = |_: IpAddr, _: IpAddr| route;
-        let flow = Flow { original, reply, zone, id: 1, status };
+        let flow = Flow { original, reply, zone, id: 1, status, picked_up: false };
         Judge::new(&revocation, &mut route).ends(&flow)
     };
     let facts = uplinks();
@@ -396,7 +429,8 @@ fn the_interfaces_that_a_flow_can_use() {
     let revocation = revocation_on(&facts, UPLINKS, Mode::Enforce);
     let mut route = |_: IpAddr, _: IpAddr| Some(2);
     let mut judge = Judge::new(&revocation, &mut route);
-    let mut ends = |(original, reply, zone)| judge.ends(&Flow { original, reply, zone, id: 1, status: 0 });
+    let mut ends =
+        |(original, reply, zone)| judge.ends(&Flow { original, reply, zone, id: 1, status: 0, picked_up: false });
     assert!(ends(udp(5001, 99)) && !ends(udp(5000, 99)));
     assert!(ends(udp(66, 68)) && !ends(udp(67, 68)), "a DHCP server's answer");
 }

@@ -18,7 +18,8 @@ use crate::revoke::{Judge, Revocation};
 pub struct Conntrack {
     netlink: Netlink,
     routes: Routes,
-    sockets: Sockets,
+    /// Absent on a kernel without them: flows are forgotten all the same.
+    sockets: Option<Sockets>,
 }
 
 /// What became of the flows that a policy ends.
@@ -43,7 +44,7 @@ impl Conntrack {
     /// # Errors
     /// [`Error::Socket`] when there is none to be had.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { netlink: Netlink::open()?, routes: Routes::open()?, sockets: Sockets::open()? })
+        Ok(Self { netlink: Netlink::open()?, routes: Routes::open()?, sockets: Sockets::open().ok() })
     }
 
     /// Every flow for which `keep` says so. A flow that comes or goes meanwhile may be missing or there.
@@ -98,9 +99,11 @@ impl Conntrack {
     pub fn end(&mut self, flows: &[Flow]) -> Result<usize, Error> {
         let mut ended = 0;
         for flows in flows.chunks(FLOWS_AT_ONCE) {
-            for ends in flows.iter().flat_map(tcp_ends) {
-                // A kernel that cannot end sockets (INET_DIAG_DESTROY) still forgets the flow.
-                let _ = self.sockets.end(&ends)?;
+            if let Some(sockets) = &mut self.sockets {
+                for ends in flows.iter().flat_map(tcp_ends) {
+                    // A kernel that cannot end sockets (INET_DIAG_DESTROY) still forgets the flow.
+                    let _ = sockets.end(&ends);
+                }
             }
             let first = self.netlink.take_sequence(flows.len());
             let mut bytes = Vec::new();

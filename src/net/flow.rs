@@ -17,6 +17,9 @@ pub struct Flow {
     pub id: u32,
     /// `IPS_` bits (include/uapi/linux/netfilter/nf_conntrack_common.h).
     pub status: u32,
+    /// A TCP connection that was under way when connection tracking first saw it (`nf_conntrack_tcp_loose`): `original` is
+    /// then the direction of whichever packet came first, and need not be that of who began it.
+    pub picked_up: bool,
 }
 
 impl Flow {

@@ -1,4 +1,5 @@
 //! Connection tracking entries made by hand (`IPCTNL_MSG_CT_NEW`), in the network namespace of this thread.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::IpAddr;
 

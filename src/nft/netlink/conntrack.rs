@@ -9,9 +9,10 @@ use super::attribute::{Attributes, Malformed, Writer};
 use super::constant::{
     CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_CODE,
     CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_CODE, CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY,
-    CTA_ZONE, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4,
-    NFPROTO_IPV6, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_STATUS,
+    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_ZONE, IP_CT_TCP_FLAG_BE_LIBERAL,
+    IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4, NFPROTO_IPV6,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
 };
 use super::decode::Message;
 use super::encode::{finish, header};
@@ -99,7 +100,16 @@ pub fn flow(message: &Message<'_>) -> Result<Option<Flow>, Malformed> {
         zone: attributes.u16(CTA_ZONE)?.unwrap_or(0),
         id: attributes.u32(CTA_ID)?.ok_or_else(|| Malformed::new("a flow without an id"))?,
         status: attributes.u32(CTA_STATUS)?.unwrap_or(0),
+        picked_up: picked_up(&attributes)?,
     }))
+}
+
+/// The kernel is liberal with the windows of connections whose beginning it did not see (`tcp_new`,
+/// net/netfilter/nf_conntrack_proto_tcp.c), and of no others.
+fn picked_up(attributes: &Attributes<'_>) -> Result<bool, Malformed> {
+    let tcp = attributes.nested(CTA_PROTOINFO)?.nested(CTA_PROTOINFO_TCP)?;
+    let flags = tcp.get(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL).and_then(|flags| flags.first());
+    Ok(flags.is_some_and(|flags| flags & IP_CT_TCP_FLAG_BE_LIBERAL != 0))
 }
 
 fn tuple(attributes: &Attributes<'_>) -> Result<Tuple, Malformed> {
@@ -162,7 +172,14 @@ mod tests {
         ];
         (0..)
             .zip(pairs)
-            .map(|(zone, (original, reply))| Flow { original, reply, zone, id: 0x1234_5678, status: 0x1a })
+            .map(|(zone, (original, reply))| Flow {
+                original,
+                reply,
+                zone,
+                id: 0x1234_5678,
+                status: 0x1a,
+                picked_up: zone == 0,
+            })
             .collect()
     }
 
@@ -175,6 +192,12 @@ mod tests {
         writer.put_u32(CTA_STATUS, flow.status);
         writer.put_u16(CTA_ZONE, flow.zone);
         writer.put_u32(CTA_ID, flow.id);
+        if flow.original.protocol == Protocol::TCP {
+            let flags = if flow.picked_up { IP_CT_TCP_FLAG_BE_LIBERAL | 0x03 } else { 0x03 };
+            writer.nest(CTA_PROTOINFO, |writer| {
+                writer.nest(CTA_PROTOINFO_TCP, |writer| writer.put(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &[flags, 0]));
+            });
+        }
         finish(&mut writer, start);
         writer.bytes
     }

@@ -40,6 +40,7 @@ pub const IPCTNL_MSG_CT_DELETE: u16 = 2;
 pub const CTA_TUPLE_ORIG: u16 = 1;
 pub const CTA_TUPLE_REPLY: u16 = 2;
 pub const CTA_STATUS: u16 = 3;
+pub const CTA_PROTOINFO: u16 = 4;
 pub const CTA_ID: u16 = 12;
 pub const CTA_ZONE: u16 = 18;
 
@@ -60,6 +61,11 @@ pub const CTA_PROTO_ICMP_CODE: u16 = 6;
 pub const CTA_PROTO_ICMPV6_ID: u16 = 7;
 pub const CTA_PROTO_ICMPV6_TYPE: u16 = 8;
 pub const CTA_PROTO_ICMPV6_CODE: u16 = 9;
+
+pub const CTA_PROTOINFO_TCP: u16 = 1;
+pub const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
+// include/uapi/linux/netfilter/nf_conntrack_tcp.h
+pub const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 0x08;
 
 // include/uapi/linux/netfilter/nf_tables.h
 pub const NFT_JUMP: i32 = -3;
