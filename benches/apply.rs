@@ -122,8 +122,9 @@ fn one_prefix(criterion: &mut Criterion) {
 }
 
 fn main() {
-    support::enter_namespace();
+    // First, since it asks cargo where to write, which asks the network where there is one.
     let mut criterion = Criterion::default().configure_from_args();
+    support::enter_namespace();
     full_apply(&mut criterion);
     one_prefix(&mut criterion);
     criterion.final_summary();

@@ -107,10 +107,11 @@ fn linear(kernel: &mut Netlink, count: usize) {
 }
 
 fn main() {
+    // First, since it asks cargo where to write, which asks the network where there is one.
+    let mut criterion = Criterion::default().configure_from_args();
     support::enter_namespace();
     let pair = pair();
     let mut kernel = Netlink::open().unwrap();
-    let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("packet");
     group.sample_size(30).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(300));
     // A flow without a reply stays new for conntrack, so each of its packets is judged in full.

@@ -56,7 +56,8 @@ def render(paint: Paint, before: Matrix, after: Matrix, wrong: set[Cell]) -> str
         cells = [(host.name, service.name) for service in SERVICES]
         rows.append((host.title, [paint.cell(before[cell], after[cell], cell in wrong) for cell in cells]))
     widths = [
-        max(len(service.name), *(cells[column][1] for _, cells in rows)) for column, service in enumerate(SERVICES)
+        max(len(service.name), len(f":{service.port}"), *(cells[column][1] for _, cells in rows))
+        for column, service in enumerate(SERVICES)
     ]
     total = WHO_WIDTH + sum(width + 2 for width in widths)
 

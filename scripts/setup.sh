@@ -10,6 +10,7 @@ wanted=(
     libsystemd-dev:/usr/include/systemd/sd-daemon.h
     pkg-config:/usr/bin/pkg-config
     mandoc:/usr/bin/mandoc
+    strace:/usr/bin/strace
 )
 
 missing=()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::net::range::RangeSet;
 use crate::nft::change::{Batch, Change, Loaded};
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict};
-use crate::nft::netlink::canonical;
+use crate::nft::netlink::{canonical, encode};
 
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
 ///
@@ -30,6 +30,16 @@ pub(crate) fn plan_canonical(current: &Loaded, desired: &Ruleset) -> Option<Batc
         Difference::new(current, desired).changes()
     };
     (!changes.is_empty()).then_some(Batch { generation: Some(current.generation), changes })
+}
+
+/// The netlink batch that puts a ruleset in force whatever is there of our table: for the disk, and for a boot that has nothing but
+/// these bytes. It is bound to no generation id of the kernel's, and its numbers are given when it is sent
+/// ([`crate::nft::netlink::replay`]).
+pub fn boot_batch(desired: &Ruleset) -> Vec<u8> {
+    // A table that is made before it is deleted is there to be deleted.
+    let mut changes = vec![Change::AddTable, Change::DeleteTable];
+    changes.extend(create(&canonical(desired)));
+    encode(&Batch { generation: None, changes }, 0).bytes
 }
 
 /// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.

@@ -24,7 +24,9 @@ const FLOORS: &[(&str, u8)] = &[
     ("source", 50),
     ("host", 50),
     ("driver", 50),
+    ("store", 50),
     ("flow", 50),
+    ("boot", 60),
     ("daemon", 60),
     ("cli", 70),
     // The program is the top of its floor: it calls `cli`.

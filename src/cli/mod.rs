@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod apply;
+mod boot;
 mod check;
 mod disarm;
 mod exit;
@@ -79,6 +80,8 @@ enum Command {
     Render(render::Arguments),
     /// Put the policy in force once, without the daemon
     Apply(apply::Arguments),
+    /// Put the last confirmed generation, or else a lockdown, in force before the network is up
+    Boot(boot::Arguments),
     /// Be the daemon: put the policy in force and keep it so
     Run,
     /// Show what is in force
@@ -106,6 +109,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are data and come with exit code 0; a closed pipe is nobody's mistake.
             let _ = error.print();
+            if error.use_stderr() && boot::asked(std::env::args_os()) {
+                return boot::run_anyway(&Output::new(Color::Auto, false)).into();
+            }
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
         }
     };
@@ -114,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&cli.options, arguments, &output),
         Command::Render(arguments) => render::run(&cli.options, arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
+        Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),
         Command::Status => status::run(&cli.options, &output),
         Command::Disarm => disarm::run(&cli.options, &output),

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Options;
+use super::boot::LockdownArguments;
 use super::check::facts;
 use super::exit::Exit;
 use super::output::Output;
 use crate::compile::compile;
 use crate::daemon::documents;
 use crate::nft;
+use crate::nft::ir::Ruleset;
 use crate::policy::resolve::resolve;
 use crate::source::Trust;
 
@@ -23,6 +25,11 @@ pub(super) struct Arguments {
     /// nft(8) syntax, or the JSON of `nft -j`; `--json` means the latter
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
+    /// Print the lockdown, which `nodewall boot` loads when there is no generation, and no policy
+    #[arg(long, conflicts_with = "paths")]
+    lockdown: bool,
+    #[command(flatten)]
+    of_lockdown: LockdownArguments,
 }
 
 /// How to write the rules.
@@ -33,6 +40,13 @@ enum Format {
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
+    if arguments.lockdown {
+        return print(&arguments.of_lockdown.lockdown().ruleset(), arguments, output);
+    }
+    if arguments.of_lockdown.given() {
+        output.message("--ssh-port and --ssh-from belong to --lockdown");
+        return Exit::Usage;
+    }
     let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Anyone);
     let facts = documents.complete(facts(options.root.as_deref(), output));
     let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
@@ -43,9 +57,12 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("the policy has errors; it would not be loaded");
         return Exit::InvalidPolicy;
     }
-    let ruleset = compile(&effective);
+    print(&compile(&effective), arguments, output)
+}
+
+fn print(ruleset: &Ruleset, arguments: &Arguments, output: &Output) -> Exit {
     match arguments.format.unwrap_or(if output.json { Format::Json } else { Format::Text }) {
-        Format::Text => output.data(&nft::text::render(&ruleset)),
-        Format::Json => output.json(&nft::json::render(&ruleset)),
+        Format::Text => output.data(&nft::text::render(ruleset)),
+        Format::Json => output.json(&nft::json::render(ruleset)),
     }
 }

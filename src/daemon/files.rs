@@ -152,8 +152,8 @@ fn wanted(directories: &[PathBuf], files: &[PathBuf]) -> BTreeMap<PathBuf, Inter
             wanted.entry(path).or_default().directories.insert(name);
         }
     }
-    for file in files {
-        if let Some((path, name, is_parent)) = nearest(file, real) {
+    for file in files.iter().flat_map(|file| hops(file)) {
+        if let Some((path, name, is_parent)) = nearest(&file, real) {
             let interest = wanted.entry(path).or_default();
             if is_parent {
                 interest.files.insert(name)
@@ -163,6 +163,23 @@ fn wanted(directories: &[PathBuf], files: &[PathBuf]) -> BTreeMap<PathBuf, Inter
         }
     }
     wanted
+}
+
+/// How many links lead on from a file at most: more than that and the kernel does not open it either (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
+/// A file and what it leads to, link by link: inotify(7) tells of the directory in which something changed, and a link has
+/// its target in another.
+fn hops(file: &Path) -> Vec<PathBuf> {
+    let mut hops = vec![file.to_owned()];
+    let mut here = file.to_owned();
+    while hops.len() <= MOST_LINKS
+        && let (Ok(target), Some(parent)) = (std::fs::read_link(&here), here.parent())
+    {
+        here = parent.join(target);
+        hops.push(here.clone());
+    }
+    hops
 }
 
 /// The deepest existing directory above a path, the name that leads on from there, and whether it is the path's parent.
@@ -230,5 +247,30 @@ mod tests {
         fs::write(etc.join("unrelated"), "").unwrap();
         fs::write(root.path().join("etc/unrelated"), "").unwrap();
         assert!(!seen(&mut watch).await, "other files are nobody's business");
+    }
+
+    #[tokio::test]
+    async fn changes_are_seen_behind_links() {
+        let root = tempfile::tempdir().unwrap();
+        let (etc, opt) = (root.path().join("etc"), root.path().join("opt"));
+        fs::create_dir(&etc).unwrap();
+        fs::create_dir(&opt).unwrap();
+        fs::write(opt.join("a.toml"), "").unwrap();
+        std::os::unix::fs::symlink("../opt/b.toml", etc.join("a.toml")).unwrap();
+        std::os::unix::fs::symlink(opt.join("a.toml"), opt.join("b.toml")).unwrap();
+        std::os::unix::fs::symlink("loop.toml", etc.join("loop.toml")).unwrap();
+        let mut watch = FileWatch::open().unwrap();
+        watch.set(std::slice::from_ref(&etc), &[etc.join("a.toml"), etc.join("loop.toml")]);
+
+        fs::write(opt.join("a.toml"), "# changed").unwrap();
+        assert!(seen(&mut watch).await, "a target that is written");
+        settle(&mut watch).await;
+        fs::write(opt.join("new"), "").unwrap();
+        assert!(!seen(&mut watch).await, "other files are nobody's business");
+        fs::rename(opt.join("new"), opt.join("a.toml")).unwrap();
+        assert!(seen(&mut watch).await, "a target that is replaced");
+        settle(&mut watch).await;
+        fs::remove_file(opt.join("b.toml")).unwrap();
+        assert!(seen(&mut watch).await, "a link on the way that goes");
     }
 }

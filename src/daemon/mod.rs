@@ -127,7 +127,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             Some(input) = inputs.recv() => match daemon.received(input) {
                 Received::Nothing => {}
                 Received::Documents => {
-                    files.set(&daemon.watched_directories, std::slice::from_ref(&daemon.options.whereabouts.config));
+                    files.set(&daemon.watched_directories, &daemon.watched_files);
                     daemon.listen(&queries)?;
                 }
             },
@@ -225,6 +225,7 @@ struct Daemon {
     facts: Option<Facts>,
     api_servers: BTreeSet<(IpAddr, u16)>,
     watched_directories: Vec<PathBuf>,
+    watched_files: Vec<PathBuf>,
     loading: Work,
     collecting: Work,
     load_at: Option<Instant>,
@@ -251,6 +252,7 @@ impl Daemon {
             facts: None,
             api_servers: BTreeSet::new(),
             watched_directories: Vec::new(),
+            watched_files: Vec::new(),
             loading: Work::Idle,
             collecting: Work::Idle,
             load_at: None,
@@ -378,6 +380,10 @@ impl Daemon {
             self.reload = Reload::Settling;
         }
         self.watched_directories = documents.looked_at;
+        self.watched_files = documents.files;
+        self.watched_files.push(self.options.whereabouts.config.clone());
+        // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
+        self.watched_files.extend(documents.config.kubeconfig.clone());
         self.socket.get_or_insert(documents.config.socket);
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {

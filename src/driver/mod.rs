@@ -51,6 +51,9 @@ pub enum Error {
     /// The kernel sent something that is not nfnetlink as we know it.
     #[error("cannot read the kernel's answer: {0}")]
     Answer(String),
+    /// The bytes of a stored batch are not one that builds our table and nothing else; nothing was sent.
+    #[error("the batch is not one of ours: {0}")]
+    Batch(String),
     /// What the kernel has after the commit is not what was sent.
     #[error("the kernel has something else than was sent: {0}")]
     Differs(String),

@@ -1,6 +1,8 @@
 //! The kernel over one nfnetlink socket, kept open: closing it makes the kernel wait for its own clean-up
 //! (`nf_tables.md` section 1).
 
+mod replay;
+
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -228,9 +230,9 @@ impl Netlink {
         Ok(Some(snapshot.finish(before, &sets)?))
     }
 
-    /// Reads what the kernel said about a batch. All of it is queued when the send returns; the one wait is for the
-    /// acknowledgement that the last change asks for.
-    fn verdict(&mut self, batch: &Batch, encoded: &Encoded) -> Result<(), Error> {
+    /// Reads what the kernel said about a batch whose sequence numbers `ours` knows: its first error, and whether answers were
+    /// lost. All of it is queued when the send returns; the one wait is for the acknowledgement that the last change asks for.
+    fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Option<Acknowledgement>, bool), Error> {
         let mut first_error: Option<Acknowledgement> = None;
         let mut answered = false;
         let mut lost = false;
@@ -240,7 +242,7 @@ impl Netlink {
                 Ok(Some(length)) => {
                     for message in messages(&self.buffer[..length])? {
                         let Some(answer) = acknowledgement(&message)? else { continue };
-                        if !encoded.contains(answer.sequence) {
+                        if !ours(answer.sequence) {
                             continue;
                         }
                         answered = true;
@@ -256,6 +258,11 @@ impl Netlink {
                 Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
             }
         }
+        Ok((first_error, lost))
+    }
+
+    fn verdict(&mut self, batch: &Batch, encoded: &Encoded) -> Result<(), Error> {
+        let (first_error, lost) = self.answers(|sequence| encoded.contains(sequence))?;
         match first_error {
             None if !lost => Ok(()),
             None => self.after_loss(batch),

@@ -92,7 +92,11 @@ fn all<'t, T>(
         let before = reader.errors();
         let Some(mut fields) = reader.table(item, &what) else { continue };
         let node = fields.need(reader, "name", &what);
-        let name = node.and_then(|node| parse::name(reader, node, &format!("the name of a {kind}")));
+        let name = node.and_then(|node| match kind {
+            // What is expected is said in a sentence, and nothing refers to it.
+            "expect" => reader.string(node, "the name of an expect").map(str::to_owned),
+            _ => parse::name(reader, node, &format!("the name of a {kind}")),
+        });
         // A document without a name is read all the same, for what else is wrong with it.
         let document = read(reader, &mut fields, name.clone().unwrap_or_default());
         fields.finish(reader, &what);

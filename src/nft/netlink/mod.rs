@@ -9,12 +9,14 @@ pub mod constant;
 mod decode;
 mod encode;
 mod expression;
+mod replay;
 mod set;
 
 pub use attribute::Malformed;
 pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, elements_of, generation, messages};
 pub use encode::{Encoded, encode, get_elements, request};
 pub use expression::canonical_rule;
+pub use replay::{Replay, replay};
 
 use super::ir::{Elements, Ruleset, Set};
 use super::key::DataType;

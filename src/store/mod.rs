@@ -1,0 +1,191 @@
+//! Generations on disk: the last ones that were in force, and which of them is confirmed.
+//!
+//! A file is written under another name, flushed, renamed, and the directory flushed, so a power cut at any point leaves the old
+//! file or the new one. What cannot be read is reported and passed over; nothing here ever decides to have less in force.
+
+mod disk;
+mod format;
+
+use std::io;
+
+pub use disk::{Directory, Disk};
+pub use format::{FormatError, Generation, decode, encode};
+
+/// How many generations are kept.
+const KEPT: usize = 20;
+/// The file that names the confirmed generation.
+const CONFIRMED: &str = "confirmed";
+/// What a file is called until it is whole.
+const TEMPORARY: &str = ".new";
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {attempt} {file}: {source}")]
+    Disk {
+        /// What was tried.
+        attempt: &'static str,
+        /// On what.
+        file: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file is not what was written.
+    #[error("{file}: {source}")]
+    Format {
+        /// Which.
+        file: String,
+        /// Why.
+        source: FormatError,
+    },
+}
+
+/// One line of the history.
+#[derive(Debug)]
+pub struct Entry {
+    /// The generation's number.
+    pub number: u64,
+    /// The generation, or why it cannot be used.
+    pub generation: Result<Generation, Error>,
+}
+
+/// The store in one directory.
+pub struct Store<D> {
+    disk: D,
+}
+
+impl<D: Disk> Store<D> {
+    /// The store on a disk.
+    pub fn new(disk: D) -> Self {
+        Self { disk }
+    }
+
+    /// The disk, for tests that cut its power.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// The numbers of the generations there are, ascending, readable or not.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn numbers(&self) -> Result<Vec<u64>, Error> {
+        let names = self.disk.list().map_err(failed("list", "the generations"))?;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The number after the last.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn next_number(&self) -> Result<u64, Error> {
+        Ok(self.numbers()?.last().map_or(1, |last| last.saturating_add(1)))
+    }
+
+    /// One generation.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or is not what was written.
+    pub fn read(&self, number: u64) -> Result<Generation, Error> {
+        let file = file_of(number);
+        let bytes = self.disk.read(&file, format::LARGEST_FILE).map_err(failed("read", &file))?;
+        let generation = decode(&bytes).map_err(|source| Error::Format { file: file.clone(), source })?;
+        if generation.number != number {
+            let source = FormatError::Inconsistent(format!("it holds generation {}", generation.number));
+            return Err(Error::Format { file, source });
+        }
+        Ok(generation)
+    }
+
+    /// All generations, newest first, unusable ones with their reason.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn history(&self) -> Result<Vec<Entry>, Error> {
+        let numbers = self.numbers()?;
+        Ok(numbers.into_iter().rev().map(|number| Entry { number, generation: self.read(number) }).collect())
+    }
+
+    /// Writes a generation and forgets the oldest beyond those kept; the confirmed one is never forgotten.
+    ///
+    /// # Errors
+    /// It is not on the medium; what was there before is untouched.
+    pub fn write(&mut self, generation: &Generation) -> Result<(), Error> {
+        self.replace(&file_of(generation.number), &encode(generation))?;
+        let confirmed = self.confirmed_number();
+        let numbers = self.numbers()?;
+        let surplus = numbers.len().saturating_sub(KEPT);
+        for number in numbers.into_iter().take(surplus).filter(|number| Some(*number) != confirmed) {
+            let file = file_of(number);
+            self.disk.remove(&file).map_err(failed("remove", &file))?;
+        }
+        Ok(())
+    }
+
+    /// Names the generation that a boot loads.
+    ///
+    /// # Errors
+    /// It is not on the medium; the old one is still named.
+    pub fn confirm(&mut self, number: u64) -> Result<(), Error> {
+        // The text is checked by its form; it is shorter than a sector and replaced whole.
+        self.replace(CONFIRMED, format!("{number} {}\n", seal(number)).as_bytes())
+    }
+
+    /// The number of the confirmed generation, if one is named.
+    pub fn confirmed_number(&self) -> Option<u64> {
+        let bytes = self.disk.read(CONFIRMED, 64).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let (number, sealed) = text.trim_end().split_once(' ')?;
+        let number = number.parse().ok()?;
+        (seal(number) == sealed).then_some(number)
+    }
+
+    /// The generation that a boot loads: the confirmed one, else, when that file is damaged, the newest older one that is
+    /// whole. With what was passed over and why.
+    pub fn confirmed(&self) -> (Option<Generation>, Vec<Error>) {
+        let mut passed = Vec::new();
+        let Some(confirmed) = self.confirmed_number() else { return (None, passed) };
+        let mut numbers = match self.numbers() {
+            Ok(numbers) => numbers,
+            Err(error) => return (None, vec![error]),
+        };
+        numbers.retain(|number| *number <= confirmed);
+        for number in numbers.into_iter().rev() {
+            match self.read(number) {
+                Ok(generation) => return (Some(generation), passed),
+                Err(error) => passed.push(error),
+            }
+        }
+        (None, passed)
+    }
+
+    fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
+        let temporary = format!("{file}{TEMPORARY}");
+        self.disk.write(&temporary, bytes).map_err(failed("write", &temporary))?;
+        self.disk.rename(&temporary, file).map_err(failed("rename", &temporary))?;
+        self.disk.sync().map_err(failed("flush", "the directory of generations"))
+    }
+}
+
+fn failed(attempt: &'static str, file: &str) -> impl FnOnce(io::Error) -> Error {
+    let file = file.to_owned();
+    move |source| Error::Disk { attempt, file, source }
+}
+
+fn file_of(number: u64) -> String {
+    format!("{number:020}.generation")
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".generation")?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// A check on the one number in the file of the confirmed generation.
+fn seal(number: u64) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(format!("nodewall confirmed {number}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
