@@ -16,6 +16,7 @@ use crate::policy::effective::{Effective, Interface};
 use crate::policy::model::{Mode, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
+use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
 pub use life::{Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Version};
@@ -311,6 +312,9 @@ struct Target {
     lockdown: bool,
     /// The generation; 0 for what is none: the lockdown and emergencies.
     number: u64,
+    /// Which flows it ends; none at all where the settings say so, and in the lockdown and in emergencies, which must not make a
+    /// bad day worse.
+    revocation: Option<Arc<Revocation>>,
 }
 
 /// When a request is answered, and how.
@@ -469,7 +473,12 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
         effective = state.unresolved.is_none().then_some(resolved);
     }
     let number = state.good.as_ref().map_or(0, |version| version.number);
-    let policy = effective.map(|effective| target(&effective, false, number));
+    let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
+    let policy = effective.map(|effective| {
+        let new = target(&effective, false, number);
+        let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
+        Target { revocation, ..new }
+    });
     if let (Some(policy), true) = (&policy, state.unwritten) {
         write_ahead(state, policy, effects);
     }
@@ -571,7 +580,8 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 }
 
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
-    Target { ruleset: Arc::new(compile(effective)), summary: summary(effective), lockdown, number }
+    let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
+    Target { ruleset, summary, lockdown, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -1094,6 +1104,11 @@ pub fn summary(effective: &Effective) -> Summary {
 }
 
 impl State {
+    /// Which flows the ruleset that is on its way to the kernel ends.
+    pub fn revocation(&self) -> Option<Arc<Revocation>> {
+        self.flying.as_ref()?.revocation.clone()
+    }
+
     /// The state in one word.
     pub fn phase(&self) -> Phase {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
@@ -1237,6 +1252,7 @@ mod tests {
             failsafe: Vec::new(),
             defaults: Default::default(),
             drop_invalid: true,
+            revoke: false,
             log: LogSettings { group: 5, rate: 1, burst: 1 },
         };
         let policy_texts = [(name.to_owned(), Arc::from(name))].into();

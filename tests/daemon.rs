@@ -10,11 +10,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use lab::conntrack::{inject, plain};
 use lab::{isolated, sh};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use nodewall::driver::{Kernel, Netlink, Read};
+use nodewall::driver::{Conntrack, Kernel, Netlink, Read};
 use nodewall::net::interface::InterfaceName;
+use nodewall::net::protocol::Protocol;
 use nodewall::nft::ir::{ElementKey, Elements, Verdict};
 use nodewall::nft::key::Datum;
 use serde_json::Value;
@@ -424,5 +426,49 @@ fn the_control_socket_takes_one_short_line_and_has_a_mode_for_its_readers() {
         assert_eq!(ask(b"{\"version\":1,\"request\":\"reload\"}\n"), serde_json::json!({"version": 1}));
         node.told("RELOADING=1");
         node.told("READY=1");
+    });
+}
+
+#[test]
+fn a_new_policy_ends_the_flows_that_it_denies() {
+    isolated("revoke", || {
+        let mut node = Node::new();
+        let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        let flow = |from, port| plain(Protocol::TCP, ip(from), 40_000, ip("10.77.0.2"), port);
+        let ports = || -> Vec<u16> {
+            let flows = Conntrack::open().unwrap().flows(&mut |_| true).unwrap();
+            flows.iter().filter_map(|flow| Some(flow.original.ports()?.1)).collect()
+        };
+        node.run();
+        inject(&[flow("10.0.0.10", 10250), flow("10.9.0.1", 22)]);
+        // What changes no rule ends nothing.
+        node.signal(Signal::SIGHUP);
+        node.told("READY=1");
+        node.write("policy.d/20-kubelet.toml", &KUBELET.replace("\"10.0.0.10\", ", ""));
+        node.until("the new policy", |_, status| status["generation"] == 2);
+        let deadline = Instant::now() + PATIENCE;
+        while ports() != [22] {
+            assert!(Instant::now() < deadline, "{:?}\n{}", ports(), node.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        while !node.log().contains("ended 1 of 2 flows, which the policy denies") {
+            assert!(Instant::now() < deadline, "{}", node.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // And not where it is switched off.
+        node.write(
+            "nodewall.toml",
+            &format!("socket = \"{}\"\n[conntrack]\nrevoke = false\n", node.path("run/nodewall.sock").display()),
+        );
+        node.signal(Signal::SIGHUP);
+        node.told("READY=1");
+        inject(&[flow("10.0.0.10", 10250)]);
+        node.write(
+            "policy.d/30-more.toml",
+            "[[policy]]\nname = \"more\"\norder = 5\ninterfaces = \"all()\"\ningress = [{ action = \"deny\", protocol = \"udp\" }]\n",
+        );
+        node.until("one more policy", |_, status| status["generation"] == 3);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(ports().len(), 2);
     });
 }

@@ -1,6 +1,7 @@
 //! `nodewall apply`: put the policy in force once, without the daemon.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,13 +17,20 @@ use crate::compile::compile;
 use crate::config::{self, duration};
 use crate::daemon::documents;
 use crate::daemon::socket::Request;
-use crate::driver::{self, Netlink};
+use crate::driver::{self, Conntrack, Kernel as _, Netlink, Read, Revoked};
+use crate::nft::change::Change;
+use crate::nft::ir::Ruleset;
+use crate::plan::plan;
 use crate::policy::resolve::resolve;
+use crate::revoke::Revocation;
 use crate::source::Trust;
 
 /// Arguments of `apply`.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
+    /// Change nothing; print what would change and how many live flows would end. Exit code 1 if anything would
+    #[arg(long)]
+    dry_run: bool,
     /// Policy files and directories instead of the policy directories
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -39,6 +47,9 @@ struct Report {
     chains: usize,
     rules: usize,
     sets: usize,
+    /// How many flows the change ended; absent where none were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows_ended: Option<usize>,
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
@@ -56,6 +67,11 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         return Exit::InvalidPolicy;
     }
     let ruleset = compile(&effective);
+    let revoke = documents.config.settings.revoke;
+    if arguments.dry_run {
+        let revocation = revoke.then(|| Revocation::new(Arc::new(effective), &facts));
+        return dry_run(&ruleset, revocation.as_ref(), output);
+    }
     let applied = Netlink::open().and_then(|mut kernel| {
         let applied = driver::apply(&mut kernel, &ruleset, None)?;
         driver::verify(&mut kernel, &ruleset, &applied.deferred)?;
@@ -71,20 +87,38 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
     }
+    let mut flows_ended = None;
+    if applied.changes > 0 && revoke {
+        let revocation = Revocation::new(Arc::new(effective), &facts);
+        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &|| false)) {
+            Ok(Revoked { ended, .. }) => flows_ended = Some(ended),
+            Err(error) => {
+                let error = exit::chain(&error);
+                output.message(&format!("{error}; flows that the policy denies may go on"));
+            }
+        }
+    }
     let report = Report {
         version: 1,
         changes: applied.changes,
         chains: ruleset.chains.len(),
         rules: ruleset.chains.values().map(|chain| chain.rules.len()).sum(),
         sets: ruleset.sets.len(),
+        flows_ended,
     };
     if output.json {
         return output.json(&report);
     }
     let Report { changes, chains, rules, sets, .. } = report;
+    let flows = match flows_ended {
+        Some(ended) if ended > 0 => format!("{} ended\n", count(ended, "flow")),
+        _ => String::new(),
+    };
     match changes {
         0 => output.data(&format!("already in force: {chains} chains, {rules} rules, {sets} sets\n")),
-        _ => output.data(&format!("in force: {chains} chains, {rules} rules, {sets} sets ({changes} changes)\n")),
+        _ => {
+            output.data(&format!("in force: {chains} chains, {rules} rules, {sets} sets ({changes} changes)\n{flows}"))
+        }
     }
 }
 
@@ -109,4 +143,80 @@ fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, ou
     }
     let (config, _, _) = config::load(&options.config, Trust::Anyone);
     order::send(&config.socket, &Request { seconds: Some(confirm.as_secs()), paths, ..Request::new("apply") }, output)
+}
+
+/// What `apply --dry-run --json` prints.
+#[derive(Serialize)]
+struct Preview {
+    version: u32,
+    changes: Vec<String>,
+    /// How many live flows would end.
+    flows_ended: usize,
+}
+
+/// Says what an apply would do to the kernel as it is now. Like diff(1): exit code 0 for nothing, 1 for something.
+fn dry_run(ruleset: &Ruleset, revocation: Option<&Revocation>, output: &Output) -> Exit {
+    let looked = || {
+        let loaded = Netlink::open()?.load(&Read::Everything)?;
+        let planned = plan(&loaded, ruleset);
+        let subjects: Vec<String> =
+            planned.iter().flat_map(|batch| &batch.changes).filter_map(|change| words(change, loaded.exists)).collect();
+        let flows = match revocation {
+            Some(revocation) if !subjects.is_empty() => Conntrack::open()?.denied(revocation)?.0.len(),
+            _ => 0,
+        };
+        Ok((subjects, flows))
+    };
+    let (changes, flows_ended) = match looked() {
+        Ok(looked) => looked,
+        Err(error) => {
+            output.message(&exit::chain(&error));
+            return exit::of_kernel(&error);
+        }
+    };
+    let differs = !changes.is_empty();
+    let printed = if output.json {
+        output.json(&Preview { version: 1, changes, flows_ended })
+    } else if differs {
+        let mut text: String = changes.iter().map(|change| format!("{change}\n")).collect();
+        let (changes, flows) = (count(changes.len(), "change"), count(flows_ended, "live flow"));
+        text.push_str(&format!("{changes}; {flows} would end\n"));
+        output.data(&text)
+    } else {
+        output.data("already in force: nothing would change\n")
+    };
+    match printed {
+        Exit::Ok if differs => Exit::Failure,
+        other => other,
+    }
+}
+
+/// A change in a line like those of diff(1); `None` for the table that is there already and that every batch begins with.
+fn words(change: &Change, exists: bool) -> Option<String> {
+    let sign = match change {
+        Change::AddTable if exists => return None,
+        Change::AddTable
+        | Change::AddChain { .. }
+        | Change::AddRule { .. }
+        | Change::AddSet { .. }
+        | Change::AddElements { .. } => '+',
+        Change::DeleteTable
+        | Change::DeleteChain { .. }
+        | Change::FlushChain { .. }
+        | Change::DeleteRule { .. }
+        | Change::DeleteSet { .. }
+        | Change::DeleteElements { .. } => '-',
+    };
+    let elements = match change {
+        Change::AddElements { set, .. } | Change::DeleteElements { set, .. } => {
+            format!(": {}", count(set.elements.len(), "element"))
+        }
+        _ => String::new(),
+    };
+    Some(format!("{sign} {}{elements}", change.subject()))
+}
+
+fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }

@@ -41,7 +41,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `apply --dry-run` with changes), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised

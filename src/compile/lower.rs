@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::emit::{conditions, reject_parts};
 use super::flat::{Flat, FlatL4, Peer, PeerRanges};
+use super::names;
 use crate::net::addr::Family;
 use crate::net::protocol::{PortSet, Protocol};
 use crate::net::range::RangeSet;
@@ -212,7 +213,7 @@ impl Target<'_> {
             rules.push(Rule { statements, comment: Some(comment.to_owned()) });
         };
         if line.effect == Effect::Continue {
-            let mut statements = conditions(&line.flat, self.ruleset);
+            let mut statements = self.conditions(&line.flat);
             statements.push(Statement::Counter);
             statements.extend(log.into_iter().flatten());
             rule(statements, &line.comment);
@@ -220,19 +221,19 @@ impl Target<'_> {
         }
         if let Some(log) = log {
             // The limit would gate the verdict if both stood in one rule.
-            let mut statements = conditions(&line.flat, self.ruleset);
+            let mut statements = self.conditions(&line.flat);
             statements.extend(log);
             rule(statements, &format!("{} log", line.comment));
         }
         match &line.effect {
             Effect::Verdict(verdict) => {
-                let mut statements = conditions(&line.flat, self.ruleset);
+                let mut statements = self.conditions(&line.flat);
                 statements.extend([Statement::Counter, Statement::Verdict(verdict.clone())]);
                 rule(statements, &line.comment);
             }
             Effect::Reject => {
                 for (flat, reject) in reject_parts(&line.flat) {
-                    let mut statements = conditions(&flat, self.ruleset);
+                    let mut statements = self.conditions(&flat);
                     statements.extend([Statement::Counter, Statement::Reject(reject)]);
                     rule(statements, &line.comment);
                 }
@@ -258,6 +259,23 @@ impl Target<'_> {
         name
     }
 
+    /// The statements of a flat rule. Sets that are written into a rule go with the rule at once, and a packet that is half-way
+    /// through it finds them empty (see [`Target::add_map`]); a named set stays until nothing can be on its way any more.
+    fn conditions(&mut self, flat: &Flat) -> Vec<Statement> {
+        let mut statements = conditions(flat, self.ruleset);
+        for statement in &mut statements {
+            let Statement::Lookup { keys, set, .. } = statement else { continue };
+            let SetRef::Anonymous(elements) = set else { continue };
+            let elements = elements.clone();
+            let name = names::of_elements(keys, &elements);
+            let key = keys.iter().map(|key| key.data_type()).collect();
+            *set = SetRef::Named(name.clone());
+            let interval = elements.needs_interval();
+            self.ruleset.sets.entry(name).or_insert(Set { key, interval, map: false, elements });
+        }
+        statements
+    }
+
     fn free_chain(&self, wanted: String) -> String {
         free(&wanted, |name| self.ruleset.chains.contains_key(name))
     }
@@ -280,9 +298,14 @@ fn free(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
     name
 }
 
-/// Six hexadecimal digits that stand for the elements of a map.
-fn digest(elements: &Elements) -> String {
+/// Six hexadecimal digits that stand for the elements of a set or map.
+pub(super) fn digest(elements: &Elements) -> String {
     let mut hash = Sha256::new();
+    match elements {
+        Elements::V4(ranges) => hash.update(format!("{:?}", ranges.ranges())),
+        Elements::V6(ranges) => hash.update(format!("{:?}", ranges.ranges())),
+        Elements::Keys(_) => {}
+    }
     if let Elements::Keys(keys) = elements {
         for (key, verdict) in keys {
             for (start, end) in &key.0 {

@@ -16,6 +16,7 @@ mod comment;
 mod emit;
 mod flat;
 mod lower;
+mod names;
 
 use std::collections::BTreeMap;
 

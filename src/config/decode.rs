@@ -69,12 +69,8 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         if let Some(drop) = conntrack.get("drop_invalid").and_then(|node| reader.boolean(node, "drop_invalid")) {
             config.settings.drop_invalid = drop;
         }
-        if let Some(revoke) = conntrack.entry("revoke")
-            && reader.boolean(&revoke.node, "revoke") == Some(true)
-        {
-            let place = reader.place(revoke.span);
-            let message = "`revoke` is not supported yet: established flows go on when the policy changes";
-            reader.report(Finding::warning(Code::Unsupported, &place, message));
+        if let Some(revoke) = conntrack.get("revoke").and_then(|node| reader.boolean(node, "revoke")) {
+            config.settings.revoke = revoke;
         }
         conntrack.finish(reader, "[conntrack]");
     }
@@ -225,7 +221,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::text::finding::Severity;
     use crate::text::render::line;
 
     fn decoded(text: &str) -> (Config, Vec<String>) {
@@ -281,7 +276,8 @@ revoke = false
         assert_eq!(settings.mode, Mode::Audit);
         assert_eq!(settings.labels["topology.kubernetes.io/zone"], "z1");
         assert_eq!((settings.log.group, settings.log.rate, settings.log.burst), (7, 100, 200));
-        assert!(!settings.drop_invalid);
+        assert!(!settings.drop_invalid && !settings.revoke);
+        assert!(Config::shipped().settings.revoke);
         assert_eq!(settings.default_for(Role::Mgmt, Direction::Ingress), Default::Allow);
         assert_eq!(settings.default_for(Role::Mgmt, Direction::Egress), Default::Deny);
         assert_eq!(settings.default_for(Role::Pod, Direction::Ingress), Default::Deny);
@@ -300,7 +296,7 @@ revoke = false
     fn mistakes_are_found_and_what_is_valid_counts() {
         let (config, findings) = decoded(
             "mode = \"adit\"\nsokcet = \"/x\"\nsocket = \"x\"\npolicy_directories = []\n[log]\ngroup = 70000\nrate = 5\n\
-             [default.mgmnt]\ningress = \"deny\"\n[default.rail]\ningress = \"drop\"\n[conntrack]\nrevoke = true\n\
+             [default.mgmnt]\ningress = \"deny\"\n[default.rail]\ningress = \"drop\"\n[conntrack]\nrevoke = 1\n\
              [[failsafe.entry]]\nname = \"ssh\"\ndirection = \"in\"\nports = [\"tcp/70000\"]\ninterfaces = \"role = 'x'\"\n\
              [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n",
         );
@@ -309,12 +305,11 @@ revoke = false
         let codes: Vec<&str> = findings.iter().map(|text| text.split(": ").next().unwrap()).collect();
         assert_eq!(findings.len(), 13, "{findings:#?}");
         for place in
-            ["1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:1", "16:13", "17:10", "18:20", "22:1", "19:1"]
+            ["1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:10", "16:13", "17:10", "18:20", "22:1", "19:1"]
         {
             assert!(codes.contains(&format!("nodewall.toml:{place}").as_str()), "{place}: {findings:#?}");
         }
-        let (_, findings) = decode("nodewall.toml", "[conntrack]\nrevoke = true\n");
-        assert_eq!(findings[0].severity, Severity::Warning);
+        assert!(config.settings.revoke, "what is no boolean leaves it as shipped");
     }
 
     #[test]

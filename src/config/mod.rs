@@ -46,6 +46,7 @@ impl Config {
                 failsafe: shipped_failsafe(),
                 defaults: BTreeMap::new(),
                 drop_invalid: true,
+                revoke: true,
                 log: LogSettings { group: 5, rate: 10, burst: 20 },
             },
             policy_directories: ["/usr/lib", "/etc", "/run"]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use super::revoke::Revoker;
 use super::status::{BaseChainRecord, TableRecord, counters};
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
@@ -17,6 +18,7 @@ use crate::nft::change::{Change, Loaded};
 use crate::nft::ir::Ruleset;
 use crate::nft::netlink::canonical_set;
 use crate::plan::plan;
+use crate::revoke::Revocation;
 
 /// The way to the kernel's thread. Requests are answered one after the other.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ pub(super) struct Applied {
 
 enum Request {
     Exists(oneshot::Sender<Result<bool, driver::Error>>),
-    Apply(Arc<Ruleset>, oneshot::Sender<Result<Applied, driver::Error>>),
+    Apply(Arc<Ruleset>, Option<Arc<Revocation>>, oneshot::Sender<Result<Applied, driver::Error>>),
     Repair(Arc<Ruleset>, Depth, oneshot::Sender<Result<Applied, driver::Error>>),
     Look(Option<Arc<Ruleset>>, oneshot::Sender<Result<Look, driver::Error>>),
 }
@@ -78,7 +80,8 @@ impl KernelThread {
     /// Starts the thread; it ends when the last of these values is gone.
     pub(super) fn start(kernel: Box<dyn Kernel>) -> io::Result<Self> {
         let (requests, receiver) = mpsc::channel();
-        thread::Builder::new().name("nf_tables".to_owned()).spawn(move || serve(kernel, &receiver))?;
+        let revoker = Revoker::start()?;
+        thread::Builder::new().name("nf_tables".to_owned()).spawn(move || serve(kernel, &receiver, &revoker))?;
         Ok(Self { requests })
     }
 
@@ -87,9 +90,13 @@ impl KernelThread {
         self.ask(Request::Exists).await
     }
 
-    /// Makes the kernel have a ruleset.
-    pub(super) async fn apply(&self, ruleset: Arc<Ruleset>) -> Result<Applied, Error> {
-        self.ask(|reply| Request::Apply(ruleset, reply)).await
+    /// Makes the kernel have a ruleset; then, in the background, ends the flows that it denies.
+    pub(super) async fn apply(
+        &self,
+        ruleset: Arc<Ruleset>,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Apply(ruleset, revocation, reply)).await
     }
 
     /// Looks whether the kernel has a ruleset, and mends it where not.
@@ -112,7 +119,7 @@ impl KernelThread {
     }
 }
 
-fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
+fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoker: &Revoker) {
     // What the kernel had after our last transaction; the driver believes it only while the generation id is the same.
     let mut known: Option<Loaded> = None;
     // Whoever asked may have given up waiting meanwhile; then nobody needs the answer.
@@ -121,13 +128,16 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>) {
             Request::Exists(reply) => {
                 let _ = reply.send(kernel.load(&Read::Only(Vec::new())).map(|loaded| loaded.exists));
             }
-            Request::Apply(ruleset, reply) => {
+            Request::Apply(ruleset, revocation, reply) => {
                 let start = Instant::now();
                 let answer = driver::apply(kernel.as_mut(), &ruleset, known.as_ref());
                 let mut deferred = Vec::new();
                 let answer = answer.map(|applied| {
                     known = Some(applied.loaded);
                     deferred = applied.deferred;
+                    if applied.changes > 0 {
+                        revoker.changed(revocation);
+                    }
                     let (hash, spent) = (hash(&ruleset), start.elapsed());
                     Applied { changes: applied.changes, hash, difference: Vec::new(), spent }
                 });

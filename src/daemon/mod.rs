@@ -19,6 +19,7 @@ mod kernel;
 mod log;
 mod notify;
 mod requests;
+mod revoke;
 pub mod socket;
 pub mod status;
 
@@ -323,9 +324,10 @@ impl Daemon {
             match effect {
                 Effect::Apply(ruleset) => {
                     let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    let revocation = self.state.revocation();
                     tokio::spawn(async move {
                         // The loop is gone only when the process ends.
-                        let _ = inbox.send(Input::Applied(kernel.apply(ruleset).await));
+                        let _ = inbox.send(Input::Applied(kernel.apply(ruleset, revocation).await));
                     });
                 }
                 Effect::Repair(ruleset) => {

@@ -2,12 +2,16 @@
 //! which a ruleset gets from one generation to the next.
 
 mod apply;
+mod conntrack;
 mod foreign;
 mod memory;
+mod route;
 mod socket;
+mod sockets;
 mod watch;
 
 pub use apply::{apply, verify};
+pub use conntrack::{Conntrack, Revoked};
 pub use foreign::{OtherChain, others};
 pub use memory::Memory;
 pub use socket::Netlink;
@@ -30,7 +34,7 @@ pub enum Read {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket could not be opened or used.
-    #[error("cannot {attempt} the nf_tables socket")]
+    #[error("cannot {attempt} the netlink socket")]
     Socket {
         /// What was tried.
         attempt: &'static str,

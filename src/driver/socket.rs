@@ -50,7 +50,7 @@ const SEND_OVERHEAD_BYTES: usize = 4096;
 const DUMP_ATTEMPTS: usize = 50;
 
 /// What became of one request.
-enum Answer {
+pub(super) enum Answer {
     /// Everything up to its end came.
     Complete,
     /// The dump was interrupted by a transaction (`NLM_F_DUMP_INTR`, `EINTR`): what came is no consistent view.
@@ -65,8 +65,13 @@ impl Netlink {
     /// # Errors
     /// [`Error::Socket`] when there is no socket to be had.
     pub fn open() -> Result<Self, Error> {
+        Self::speaking(NETLINK_NETFILTER)
+    }
+
+    /// The same for another netlink protocol: routes and sockets are asked about in the same way.
+    pub(super) fn speaking(protocol: isize) -> Result<Self, Error> {
         let failed = |attempt| move |source| Error::Socket { attempt, source };
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
+        let mut socket = Socket::new(protocol).map_err(failed("open"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         // Words with an error (Linux 4.12) and answers without the whole request in them: useful, not needed.
         let _ = socket.set_ext_ack(true);
@@ -81,14 +86,14 @@ impl Netlink {
         Ok(Self { socket, sequence: 1, send_limit: 0, buffer: vec![0; DATAGRAM_BYTES] })
     }
 
-    fn take_sequence(&mut self, count: usize) -> u32 {
+    pub(super) fn take_sequence(&mut self, count: usize) -> u32 {
         let first = self.sequence;
         self.sequence = first.wrapping_add(u32::try_from(count).unwrap_or(1));
         first
     }
 
     /// Sends one datagram; the send buffer grows to hold it.
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let wanted = bytes.len() + SEND_OVERHEAD_BYTES;
         if wanted > self.send_limit {
             let forced = setsockopt(&self.socket.as_fd(), sockopt::SndBufForce, &wanted);
@@ -135,7 +140,7 @@ impl Netlink {
         self.answer(sequence, each)
     }
 
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         sequence: u32,
         each: &mut dyn FnMut(&Message<'_>) -> Result<(), Malformed>,
@@ -284,7 +289,7 @@ impl Netlink {
 /// `ERESTART`, which user space otherwise never sees (include/linux/errno.h): the generation is not the one given.
 const ERESTART: i32 = 85;
 
-fn refused(subject: String, answer: &Acknowledgement) -> Error {
+pub(super) fn refused(subject: String, answer: &Acknowledgement) -> Error {
     let subject = match &answer.text {
         Some(text) => format!("{subject} ({text})"),
         None => subject,

@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod facts;
+pub mod flow;
 pub mod interface;
 pub mod protocol;
 pub mod range;

@@ -21,6 +21,8 @@ pub struct NodeSettings {
     pub defaults: BTreeMap<(Role, Direction), Default>,
     /// Whether packets in conntrack state "invalid" are dropped.
     pub drop_invalid: bool,
+    /// Whether flows end that a new generation would not let begin.
+    pub revoke: bool,
     /// How packets are logged.
     pub log: LogSettings,
 }

@@ -3,6 +3,7 @@
 //! [`isolated`] is one namespace for one test. [`net`] is several of them with wires between, servers and probes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod conntrack;
 pub mod net;
 
 use std::process::Command;

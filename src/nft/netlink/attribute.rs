@@ -123,6 +123,11 @@ impl<'a> Attributes<'a> {
         self.get(kind).map(|value| number(kind, value).map(u64::from_be_bytes)).transpose()
     }
 
+    /// A value of exactly this many bytes, which must be there.
+    pub(super) fn bytes<const N: usize>(&self, kind: u16) -> Result<[u8; N], Malformed> {
+        number(kind, self.need(kind)?)
+    }
+
     /// A string without its terminator; empty when it is not there.
     pub(super) fn text(&self, kind: u16) -> String {
         self.get(kind).map(text).unwrap_or_default()

@@ -101,7 +101,7 @@ pub fn encode(batch: &Batch, first: u32) -> Encoded {
 const FLAGS_OFFSET: usize = 6;
 
 /// Appends a netlink and a nfnetlink header; [`finish`] fills in the length.
-fn header(writer: &mut Writer, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> usize {
+pub(super) fn header(writer: &mut Writer, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> usize {
     let start = writer.bytes.len();
     writer.bytes.extend_from_slice(&[0; 4]);
     writer.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -113,7 +113,7 @@ fn header(writer: &mut Writer, kind: u16, flags: u16, sequence: u32, family: u8,
     start
 }
 
-fn finish(writer: &mut Writer, start: usize) {
+pub(super) fn finish(writer: &mut Writer, start: usize) {
     let length = (writer.bytes.len() - start) as u32;
     writer.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }

@@ -5,6 +5,7 @@
 
 mod attribute;
 mod base_chain;
+pub mod conntrack;
 pub mod constant;
 mod decode;
 mod encode;

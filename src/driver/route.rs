@@ -1,0 +1,63 @@
+//! The kernel's routes, asked one by one: what `ip route get` asks.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::Error;
+use super::socket::{Answer, Netlink};
+
+/// The routes of the network namespace in which it is opened.
+#[derive(Debug)]
+pub(super) struct Routes(Netlink);
+
+/// include/uapi/linux/rtnetlink.h
+const RTM_NEWROUTE: u16 = 24;
+
+impl Routes {
+    pub(super) fn open() -> Result<Self, Error> {
+        Netlink::speaking(NETLINK_ROUTE).map(Self)
+    }
+
+    /// The index of the interface by which this host sends from `local` to `remote`; `None` where it has no route.
+    pub(super) fn interface(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
+        let sequence = self.0.take_sequence(1);
+        let mut found = None;
+        self.0.send(&request(local, remote, sequence)).ok()?;
+        let answer = self.0.answer(sequence, &mut |message| {
+            if message.kind == RTM_NEWROUTE
+                && let Ok(route) = RouteMessage::parse(message.payload)
+            {
+                found = route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                });
+            }
+            Ok(())
+        });
+        matches!(answer, Ok(Answer::Complete)).then_some(found).flatten()
+    }
+}
+
+fn request(local: IpAddr, remote: IpAddr, sequence: u32) -> Vec<u8> {
+    let mut route = RouteMessage::default();
+    let (family, length) = if remote.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+    route.header.address_family = family;
+    route.header.destination_prefix_length = length;
+    route.header.source_prefix_length = length;
+    route.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(remote)),
+        RouteAttribute::Source(RouteAddress::from(local)),
+    ];
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetRoute(route)));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}

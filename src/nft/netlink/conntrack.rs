@@ -1,0 +1,261 @@
+//! Connection tracking entries: the kernel's messages to [`Flow`], and the requests to list and to end them. It stands here
+//! because conntrack speaks the same nfnetlink as nf_tables: one header, one kind of attribute.
+//!
+//! The layout is that of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::attribute::{Attributes, Malformed, Writer};
+use super::constant::{
+    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_CODE,
+    CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_CODE, CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE,
+    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_STATUS,
+    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_ZONE, IP_CT_TCP_FLAG_BE_LIBERAL,
+    IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4, NFPROTO_IPV6,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+};
+use super::decode::Message;
+use super::encode::{finish, header};
+use crate::net::flow::{Detail, Flow, Tuple};
+use crate::net::protocol::Protocol;
+
+/// A request for every entry of both families.
+pub fn list_flows(sequence: u32) -> Vec<u8> {
+    let mut writer = Writer::default();
+    let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET;
+    let start = header(&mut writer, kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0, 0);
+    finish(&mut writer, start);
+    writer.bytes
+}
+
+/// Appends the request to end exactly this flow: its tuple, its zone and its id, so that a flow that took its place
+/// meanwhile is left alone (the kernel says `ENOENT` then). It is acknowledged.
+pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32) {
+    let mut writer = Writer { bytes: std::mem::take(bytes) };
+    let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE;
+    let family = if flow.original.source.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+    let start = header(&mut writer, kind, NLM_F_REQUEST | NLM_F_ACK, sequence, family, 0);
+    // Without a tuple the request would end every flow.
+    put_tuple(&mut writer, CTA_TUPLE_ORIG, &flow.original);
+    if flow.zone != 0 {
+        writer.put_u16(CTA_ZONE, flow.zone);
+    }
+    writer.put_u32(CTA_ID, flow.id);
+    finish(&mut writer, start);
+    *bytes = writer.bytes;
+}
+
+fn put_tuple(writer: &mut Writer, kind: u16, tuple: &Tuple) {
+    writer.nest(kind, |writer| {
+        writer.nest(CTA_TUPLE_IP, |writer| {
+            let ends =
+                [(tuple.source, CTA_IP_V4_SRC, CTA_IP_V6_SRC), (tuple.destination, CTA_IP_V4_DST, CTA_IP_V6_DST)];
+            for (address, v4, v6) in ends {
+                match address {
+                    IpAddr::V4(address) => writer.put(v4, &address.octets()),
+                    IpAddr::V6(address) => writer.put(v6, &address.octets()),
+                }
+            }
+        });
+        writer.nest(CTA_TUPLE_PROTO, |writer| {
+            writer.put(CTA_PROTO_NUM, &[tuple.protocol.0]);
+            match tuple.detail {
+                Detail::Ports(source, destination) => {
+                    writer.put_u16(CTA_PROTO_SRC_PORT, source);
+                    writer.put_u16(CTA_PROTO_DST_PORT, destination);
+                }
+                Detail::Icmp { kind, code, id } => {
+                    let [id_kind, type_kind, code_kind] = icmp_attributes(tuple.protocol);
+                    writer.put_u16(id_kind, id);
+                    writer.put(type_kind, &[kind]);
+                    writer.put(code_kind, &[code]);
+                }
+                Detail::None => {}
+            }
+        });
+    });
+}
+
+/// Identifier, type and code.
+fn icmp_attributes(protocol: Protocol) -> [u16; 3] {
+    if protocol == Protocol::ICMPV6 {
+        [CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_ICMPV6_CODE]
+    } else {
+        [CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE]
+    }
+}
+
+/// The flow in a message; `None` if the message is about something else.
+///
+/// # Errors
+/// Attributes that are missing, or not what the kernel writes.
+pub fn flow(message: &Message<'_>) -> Result<Option<Flow>, Malformed> {
+    if message.kind != NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW {
+        return Ok(None);
+    }
+    let attributes = message.attributes()?;
+    Ok(Some(Flow {
+        original: tuple(&attributes.nested(CTA_TUPLE_ORIG)?)?,
+        reply: tuple(&attributes.nested(CTA_TUPLE_REPLY)?)?,
+        zone: attributes.u16(CTA_ZONE)?.unwrap_or(0),
+        id: attributes.u32(CTA_ID)?.ok_or_else(|| Malformed::new("a flow without an id"))?,
+        status: attributes.u32(CTA_STATUS)?.unwrap_or(0),
+        picked_up: picked_up(&attributes)?,
+    }))
+}
+
+/// The kernel is liberal with the windows of connections whose beginning it did not see (`tcp_new`,
+/// net/netfilter/nf_conntrack_proto_tcp.c), and of no others.
+fn picked_up(attributes: &Attributes<'_>) -> Result<bool, Malformed> {
+    let tcp = attributes.nested(CTA_PROTOINFO)?.nested(CTA_PROTOINFO_TCP)?;
+    let flags = tcp.get(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL).and_then(|flags| flags.first());
+    Ok(flags.is_some_and(|flags| flags & IP_CT_TCP_FLAG_BE_LIBERAL != 0))
+}
+
+fn tuple(attributes: &Attributes<'_>) -> Result<Tuple, Malformed> {
+    let addresses = attributes.nested(CTA_TUPLE_IP)?;
+    let (source, destination) = if addresses.get(CTA_IP_V4_SRC).is_some() {
+        let address = |kind| addresses.bytes::<4>(kind).map(|bytes| IpAddr::V4(Ipv4Addr::from(bytes)));
+        (address(CTA_IP_V4_SRC)?, address(CTA_IP_V4_DST)?)
+    } else {
+        let address = |kind| addresses.bytes::<16>(kind).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)));
+        (address(CTA_IP_V6_SRC)?, address(CTA_IP_V6_DST)?)
+    };
+    let transport = attributes.nested(CTA_TUPLE_PROTO)?;
+    let [number] = transport.bytes::<1>(CTA_PROTO_NUM)?;
+    let protocol = Protocol(number);
+    let [id_kind, type_kind, code_kind] = icmp_attributes(protocol);
+    let detail = if let Some(source) = transport.u16(CTA_PROTO_SRC_PORT)? {
+        let destination = u16::from_be_bytes(transport.bytes(CTA_PROTO_DST_PORT)?);
+        Detail::Ports(source, destination)
+    } else if transport.get(type_kind).is_some() {
+        let ([kind], [code]) = (transport.bytes(type_kind)?, transport.bytes(code_kind)?);
+        Detail::Icmp { kind, code, id: transport.u16(id_kind)?.unwrap_or(0) }
+    } else {
+        Detail::None
+    };
+    Ok(Tuple { source, destination, protocol, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::super::decode::messages;
+    use super::*;
+
+    fn tuple_of(source: &str, destination: &str, protocol: Protocol, detail: Detail) -> Tuple {
+        Tuple { source: source.parse().unwrap(), destination: destination.parse().unwrap(), protocol, detail }
+    }
+
+    fn examples() -> Vec<Flow> {
+        let echo = |kind| Detail::Icmp { kind, code: 0, id: 77 };
+        let pairs = [
+            (
+                tuple_of("10.0.0.1", "10.0.0.2", Protocol::TCP, Detail::Ports(40_000, 22)),
+                tuple_of("10.0.0.3", "10.0.0.1", Protocol::TCP, Detail::Ports(2222, 40_000)),
+            ),
+            (
+                tuple_of("10.0.0.1", "10.0.0.2", Protocol::ICMP, echo(8)),
+                tuple_of("10.0.0.2", "10.0.0.1", Protocol::ICMP, echo(0)),
+            ),
+            (
+                tuple_of("fd00::1", "fd00::2", Protocol::ICMPV6, echo(128)),
+                tuple_of("fd00::2", "fd00::1", Protocol::ICMPV6, echo(129)),
+            ),
+            (
+                tuple_of("fd00::1", "fd00::2", Protocol(50), Detail::None),
+                tuple_of("fd00::2", "fd00::1", Protocol(50), Detail::None),
+            ),
+        ];
+        (0..)
+            .zip(pairs)
+            .map(|(zone, (original, reply))| Flow {
+                original,
+                reply,
+                zone,
+                id: 0x1234_5678,
+                status: 0x1a,
+                picked_up: zone == 0,
+            })
+            .collect()
+    }
+
+    /// A message as the kernel writes it.
+    fn bytes(flow: &Flow) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let start = header(&mut writer, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, 0, 1, NFPROTO_IPV4, 0);
+        put_tuple(&mut writer, CTA_TUPLE_ORIG, &flow.original);
+        put_tuple(&mut writer, CTA_TUPLE_REPLY, &flow.reply);
+        writer.put_u32(CTA_STATUS, flow.status);
+        writer.put_u16(CTA_ZONE, flow.zone);
+        writer.put_u32(CTA_ID, flow.id);
+        if flow.original.protocol == Protocol::TCP {
+            let flags = if flow.picked_up { IP_CT_TCP_FLAG_BE_LIBERAL | 0x03 } else { 0x03 };
+            writer.nest(CTA_PROTOINFO, |writer| {
+                writer.nest(CTA_PROTOINFO_TCP, |writer| writer.put(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &[flags, 0]));
+            });
+        }
+        finish(&mut writer, start);
+        writer.bytes
+    }
+
+    #[test]
+    fn every_kind_of_flow_is_read() {
+        for example in examples() {
+            let bytes = bytes(&example);
+            let messages = messages(&bytes).unwrap();
+            assert_eq!(flow(&messages[0]), Ok(Some(example)));
+        }
+    }
+
+    #[test]
+    fn the_request_to_end_a_flow_names_its_tuple_zone_and_id() {
+        for example in examples() {
+            let mut bytes = Vec::new();
+            end_flow(&mut bytes, &example, 5);
+            end_flow(&mut bytes, &example, 6);
+            let messages = messages(&bytes).unwrap();
+            assert_eq!(messages.iter().map(|message| message.sequence).collect::<Vec<_>>(), [5, 6]);
+            for message in &messages {
+                assert_eq!(message.kind, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE);
+                let attributes = message.attributes().unwrap();
+                assert_eq!(tuple(&attributes.nested(CTA_TUPLE_ORIG).unwrap()), Ok(example.original));
+                assert_eq!(attributes.u32(CTA_ID), Ok(Some(example.id)));
+                assert_eq!(attributes.u16(CTA_ZONE), Ok((example.zone != 0).then_some(example.zone)));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        /// Whatever is flipped or cut off, the answer is a flow or an error.
+        #[test]
+        fn no_bytes_make_the_reader_panic(
+            which in 0usize..4,
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            end in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut bytes = bytes(&examples()[which]);
+            for (at, value) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if cut {
+                bytes.truncate(end.index(bytes.len()));
+            }
+            if let Ok(messages) = messages(&bytes) {
+                for message in messages {
+                    let _ = flow(&message);
+                }
+            }
+            // And with a frame that is right around what is not.
+            if bytes.len() > 20 {
+                let _ = flow(&Message { kind: NFNL_SUBSYS_CTNETLINK << 8, flags: 0, sequence: 1, port: 0, payload: &bytes[16..] });
+            }
+        }
+    }
+}
