@@ -466,11 +466,13 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     let mut effective = None;
     if let Some(documents) = state.unjudged.take() {
         effective = judge(state, documents, &facts, effects);
-    } else if let Some(Version { policy, settings, .. }) = &state.good {
+    } else if let Some(Version { number, policy, settings, .. }) = &state.good {
         let (resolved, findings) = resolve(policy, settings, &facts);
-        // Facts can make good documents bad. What is in force was right until then, and stays.
+        // Facts can make good documents bad. What is in force was right until then, and stays; but not when it is what
+        // somebody goes back from: then the policies without errors are better than it.
+        let other = state.in_force.as_ref().is_some_and(|in_force| in_force.number != *number);
         state.unresolved = first_error(&findings);
-        effective = state.unresolved.is_none().then_some(resolved);
+        effective = (other || state.unresolved.is_none()).then_some(resolved);
     }
     let number = state.good.as_ref().map_or(0, |version| version.number);
     let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
@@ -529,7 +531,7 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         let (effective, resolved) = resolve(policy, held, facts);
         state.unresolved = first_error(&resolved);
         (state.findings, state.refused, state.settings) = (findings, None, Some(settings));
-        return state.unresolved.is_none().then_some(effective);
+        return Some(effective);
     }
     let (effective, resolved) = resolve(&policy, &settings, facts);
     findings.extend(resolved);
@@ -1588,6 +1590,19 @@ mod tests {
         check(&mut state, done(), &["in-force 3", "forget", "ready"], Phase::InForce);
         // A deadline that comes late finds nothing to do.
         check(&mut state, Event::DeadlineDue, &[], Phase::InForce);
+    }
+
+    #[test]
+    fn the_way_back_is_taken_even_when_not_all_of_it_can_be_used_any_more() {
+        let mut state = unconfirmed();
+        let mut broken = documents("a").policy.policies[0].clone();
+        (broken.name, broken.tier) = ("broken".to_owned(), "no such tier".to_owned());
+        state.confirmed.as_mut().unwrap().policy.policies.push(broken);
+        let effects = step(&mut state, Event::DeadlineDue);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Apply(_))), "{:?}", words(&effects));
+        check(&mut state, done(), &["in-force 1", "forget", "ready"], Phase::Degraded);
+        assert_eq!(state.summary().unwrap().policies.len(), 1);
+        assert_eq!(state.summary().unwrap().policies[0].name, "a");
     }
 
     #[test]
