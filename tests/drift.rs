@@ -293,14 +293,20 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
     assert_eq!(probe(&probes(8080)), [Answer::Allowed, Answer::Allowed]);
     assert_eq!(probe(&probes(10250)), [Answer::Denied, Answer::Denied]);
     let done = AtomicBool::new(false);
-    let (windows, wrong_allowed, tries) = std::thread::scope(|scope| {
+    let (windows, wrong_allowed, (tries, lost)) = std::thread::scope(|scope| {
         let allowed = scope.spawn(|| {
-            let mut tries = 0;
+            let (mut tries, mut lost) = (0, Vec::new());
             while !done.load(Ordering::Relaxed) {
-                assert_eq!(probe(&probes(8080)), [Answer::Allowed, Answer::Allowed], "wrongly denied");
+                let start = Instant::now();
+                if probe(&probes(8080)) != [Answer::Allowed, Answer::Allowed] {
+                    // The kernel takes the rules out of a chain a moment before the chain itself, and its policy is drop: whoever
+                    // flushes can lose a packet that is just then on its way. The next one must come through, as TCP's second does.
+                    lost.push((start, Instant::now()));
+                    assert_eq!(probe(&probes(8080)), [Answer::Allowed, Answer::Allowed], "wrongly denied");
+                }
                 tries += 1;
             }
-            tries
+            (tries, lost)
         });
         // A denied probe waits long for its answer: several, one after the other, so that one is always about to be sent.
         let denied: Vec<_> = (0..DENIED_AT_ONCE)
@@ -337,15 +343,18 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
         let denied: Vec<_> = denied.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         (windows, denied, allowed.join().unwrap())
     });
-    for (start, end) in &wrong_allowed {
-        let inside = windows.iter().any(|(flush, repaired)| flush <= end && start <= repaired);
-        assert!(inside, "wrongly allowed with the table in place");
+    for (what, probes) in [("wrongly allowed", &wrong_allowed), ("lost", &lost)] {
+        for (start, end) in probes {
+            let inside = windows.iter().any(|(flush, repaired)| flush <= end && start <= repaired);
+            assert!(inside, "{what} with the table in place");
+        }
     }
     assert_eq!(probe(&probes(10250)), [Answer::Denied, Answer::Denied]);
     let mut lengths: Vec<Duration> = windows.iter().map(|(start, end)| *end - *start).collect();
     lengths.sort();
     println!(
-        "{tries} rounds of allowed probes, {} of denied ones let through; from the start of nft(8) until seen repaired: {lengths:?}",
+        "{tries} rounds of allowed probes, {} with a packet lost, {} of denied ones let through; from the start of nft(8) until seen repaired: {lengths:?}",
+        lost.len(),
         wrong_allowed.len()
     );
     assert!(lengths[lengths.len() / 2] < Duration::from_secs(1), "{lengths:?}");
