@@ -32,7 +32,9 @@ fn start(folder: &std::path::Path, policy: &str) -> Daemon {
     std::fs::create_dir(&policy_directory).unwrap();
     std::fs::write(policy_directory.join("bench.toml"), policy).unwrap();
     let config = folder.join("nodewall.toml");
-    std::fs::write(&config, format!("socket = \"{}\"\n", folder.join("nodewall.sock").display())).unwrap();
+    let (socket, state) = (folder.join("nodewall.sock"), folder.join("state"));
+    let settings = format!("socket = \"{}\"\nstate_directory = \"{}\"\n", socket.display(), state.display());
+    std::fs::write(&config, settings).unwrap();
     let notify = folder.join("notify");
     let ready = UnixDatagram::bind(&notify).unwrap();
     ready.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

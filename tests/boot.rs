@@ -374,7 +374,11 @@ fn the_daemon_takes_over_without_a_gap() {
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir(path("policy.d")).unwrap();
     std::fs::write(path("policy.d/policy.toml"), POLICY).unwrap();
-    std::fs::write(path("nodewall.toml"), format!("socket = \"{}\"\n", path("socket").display())).unwrap();
+    std::fs::write(
+        path("nodewall.toml"),
+        format!("socket = \"{}\"\nstate_directory = \"{}\"\n", path("socket").display(), path("state").display()),
+    )
+    .unwrap();
     for batches in [Vec::new(), vec![boot_batch(&ruleset(""))]] {
         let state = state(&batches);
         let (node, front) = (Host::new(), Host::new());

@@ -458,7 +458,11 @@ fn a_new_policy_ends_the_flows_that_it_denies() {
         // And not where it is switched off.
         node.write(
             "nodewall.toml",
-            &format!("socket = \"{}\"\n[conntrack]\nrevoke = false\n", node.path("run/nodewall.sock").display()),
+            &format!(
+                "socket = \"{}\"\nstate_directory = \"{}\"\n[conntrack]\nrevoke = false\n",
+                node.path("run/nodewall.sock").display(),
+                node.path("state").display()
+            ),
         );
         node.signal(Signal::SIGHUP);
         node.told("READY=1");

@@ -58,7 +58,12 @@ impl Daemon {
         std::fs::create_dir(folder.path().join("policy.d")).unwrap();
         std::fs::write(folder.path().join("policy.d/20-kubelet.toml"), policy).unwrap();
         let socket = folder.path().join("nodewall.sock");
-        std::fs::write(folder.path().join("nodewall.toml"), format!("socket = \"{}\"\n", socket.display())).unwrap();
+        let settings = format!(
+            "socket = \"{}\"\nstate_directory = \"{}\"\n",
+            socket.display(),
+            folder.path().join("state").display()
+        );
+        std::fs::write(folder.path().join("nodewall.toml"), settings).unwrap();
         let notify = folder.path().join("notify");
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
