@@ -44,6 +44,33 @@ pub fn boot_batch(desired: &Ruleset) -> Vec<u8> {
     encode(&Batch { generation: None, changes }, 0).bytes
 }
 
+/// The transaction before the one of [`plan`], if one is needed: new sets with intervals, and the chains that their elements
+/// lead to, still without rules. Nothing in force uses them yet. The kernel publishes the contents of such a set at the end of a
+/// commit, after the rules have changed (`nft_set_commit_update` in nf_tables_commit): were they sent together, the first packets
+/// would find the set empty.
+pub(crate) fn preparation(current: &Loaded, desired: &Ruleset) -> Option<Batch> {
+    if !current.foreign.is_empty() {
+        return None;
+    }
+    let new: Vec<(&String, &Set)> = desired
+        .sets
+        .iter()
+        .filter(|(name, set)| set.interval && !set.elements.is_empty() && !current.ruleset.sets.contains_key(*name))
+        .collect();
+    if new.is_empty() {
+        return None;
+    }
+    let mut changes = Vec::new();
+    if !current.exists {
+        changes.push(Change::AddTable);
+    }
+    let chains: BTreeSet<String> = new.iter().flat_map(|(_, set)| chains_of(&set.elements)).collect();
+    let chains = chains.into_iter().filter(|name| !current.ruleset.chains.contains_key(name));
+    changes.extend(chains.map(|name| Change::AddChain { name, base: None }));
+    changes.extend(new.into_iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
+    Some(Batch { generation: Some(current.generation), changes })
+}
+
 /// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.
 fn create(desired: &Ruleset) -> Vec<Change> {
     let mut changes = vec![Change::AddTable];

@@ -6,7 +6,7 @@ use super::{Applied, Error, Kernel, Read};
 use crate::nft::change::{Batch, Change, Loaded};
 use crate::nft::ir::{Elements, Ruleset, Set};
 use crate::nft::netlink::canonical;
-use crate::plan::plan_canonical;
+use crate::plan::{plan_canonical, preparation};
 
 /// How often we plan anew when other transactions come between. kube-proxy commits a few times a second at most; a
 /// plan and a commit take milliseconds.
@@ -29,11 +29,22 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
             Some(known) if kernel.generation()? == known.generation => known.clone(),
             _ => kernel.load(&Read::Everything)?,
         };
-        let Some(batch) = plan_canonical(&current, &desired) else {
-            return Ok(Applied { loaded: current, changes: 0, deferred: Vec::new() });
+        let (mut current, mut prepared) = (current, Vec::new());
+        if let Some(batch) = preparation(&current, &desired) {
+            match kernel.commit(&batch) {
+                Ok(()) => {}
+                Err(Error::Contended) => continue,
+                Err(error) => return Err(error),
+            }
+            prepared = batch.changes;
+            current = with_known_sets(kernel.load(&Read::Only(Vec::new()))?, &current.ruleset, &desired);
+        }
+        let Some(mut batch) = plan_canonical(&current, &desired) else {
+            return Ok(Applied { loaded: current, changes: prepared.len(), deferred: Vec::new() });
         };
         match kernel.commit(&batch) {
             Ok(()) => {
+                batch.changes.extend(prepared);
                 let (loaded, deferred) = read_back(kernel, &desired, &current, &batch)?;
                 let loaded = clean_up(kernel, &desired, loaded)?;
                 return match difference(&loaded, &desired) {
@@ -82,16 +93,22 @@ fn clean_up(kernel: &mut dyn Kernel, desired: &Ruleset, loaded: Loaded) -> Resul
             Ok(()) | Err(Error::Contended) => {}
             Err(error) => return Err(error),
         }
-        let mut fresh = kernel.load(&Read::Only(Vec::new()))?;
-        for name in std::mem::take(&mut fresh.unread) {
-            match (fresh.ruleset.sets.get_mut(&name), loaded.ruleset.sets.remove(&name)) {
-                (Some(set), Some(known)) => set.elements = known.elements,
-                _ => fresh.unread.push(name),
-            }
-        }
-        loaded = fresh;
+        let fresh = kernel.load(&Read::Only(Vec::new()))?;
+        loaded = with_known_sets(fresh, &loaded.ruleset, &Ruleset::default());
     }
     Ok(loaded)
+}
+
+/// A reading without elements, with those that are known: of what was read before, else of what was sent.
+fn with_known_sets(mut fresh: Loaded, before: &Ruleset, sent: &Ruleset) -> Loaded {
+    for name in std::mem::take(&mut fresh.unread) {
+        let known = before.sets.get(&name).or_else(|| sent.sets.get(&name));
+        match (fresh.ruleset.sets.get_mut(&name), known) {
+            (Some(set), Some(known)) => set.elements = known.elements.clone(),
+            _ => fresh.unread.push(name),
+        }
+    }
+    fresh
 }
 
 /// Reads back the rules, and of the sets those that were written; large new ones are left for [`verify`] and named. Where
