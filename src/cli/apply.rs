@@ -53,6 +53,10 @@ struct Report {
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
+    if options.root.is_some() {
+        output.message("--root looks at another machine, and apply changes this one; use check or render");
+        return Exit::Usage;
+    }
     if let Some(confirm) = arguments.confirm {
         return under_confirm(options, arguments, confirm, output);
     }
@@ -61,6 +65,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
     let mut findings = documents.findings.clone();
     findings.extend(resolved);
+    findings.extend(options.absent());
     output.findings(&findings, &documents.texts);
     if documents::errors(&findings) > 0 {
         output.message("the policy has errors; nothing was changed");

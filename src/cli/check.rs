@@ -50,6 +50,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let (_, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
     let mut findings = documents.findings.clone();
     findings.extend(resolved);
+    findings.extend(options.absent());
     let sorted = render::sorted(&findings);
     let errors = sorted.iter().filter(|finding| finding.severity == crate::text::finding::Severity::Error).count();
     let warnings = sorted.len() - errors;

@@ -16,12 +16,14 @@ mod rollback;
 mod run;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::daemon::documents::Whereabouts;
+use crate::text::finding::{Code, Finding};
+use crate::text::place::Place;
 use exit::Exit;
 use output::Output;
 
@@ -37,6 +39,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Where the settings are when the command line does not say.
+const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -54,7 +59,7 @@ Exit codes:
 #[derive(Args, Debug)]
 struct Options {
     /// The settings file
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/nodewall/nodewall.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// A directory of policy files instead of those that the settings name; may be repeated, later ones take precedence
     #[arg(long = "policy-dir", global = true, value_name = "DIR")]
@@ -107,6 +112,20 @@ enum Command {
 }
 
 impl Options {
+    /// What the command line names and is not there: taken for empty, it would be a policy without rules.
+    fn absent(&self) -> Vec<Finding> {
+        let directories = self.policy_directories.iter().filter(|path| !path.exists());
+        let settings = (self.config != Path::new(DEFAULT_CONFIG) && !self.config.exists()).then_some(&self.config);
+        directories
+            .chain(settings)
+            .map(|path| {
+                let message = format!("{} does not exist", path.display());
+                Finding::error(Code::Unreadable, &Place::file(path.display().to_string()), message)
+                    .help("name one that is there, or leave the option out")
+            })
+            .collect()
+    }
+
     /// Where to look for documents; `paths` are those of the subcommand.
     fn whereabouts(&self, paths: &[PathBuf]) -> Whereabouts {
         Whereabouts { config: self.config.clone(), directories: self.policy_directories.clone(), paths: paths.to_vec() }

@@ -52,6 +52,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
     let mut findings = documents.findings.clone();
     findings.extend(resolved);
+    findings.extend(options.absent());
     output.findings(&findings, &documents.texts);
     if documents::errors(&findings) > 0 {
         output.message("the policy has errors; it would not be loaded");

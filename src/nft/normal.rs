@@ -228,7 +228,16 @@ fn sorted_elements(types: &[Option<DataType>], elements: Vec<Json>) -> Vec<Json>
             .into_iter()
             .enumerate()
             .map(|(index, field)| match types.get(index).copied().flatten() {
-                Some(data_type) if data_type != DataType::Ifname => match bounds(data_type, field) {
+                // nft keeps names in host order and sorts them as numbers: the last byte counts most.
+                Some(DataType::Ifname) => {
+                    let mut bytes = [0; 16];
+                    for (byte, letter) in bytes.iter_mut().zip(field.as_str().unwrap_or_default().bytes().take(15)) {
+                        *byte = letter;
+                    }
+                    let number = u128::from_le_bytes(bytes);
+                    (Some((number, number)), field.to_string())
+                }
+                Some(data_type) => match bounds(data_type, field) {
                     Some(bounds) => (Some(bounds), String::new()),
                     None => (None, field.to_string()),
                 },

@@ -109,6 +109,21 @@ impl Resolver<'_> {
     fn tiers(&mut self) -> Vec<EffectiveTier> {
         let mut tiers: Vec<_> = self.policy.tiers.values().collect();
         tiers.sort_by(|left, right| (left.order, &left.name).cmp(&(right.order, &right.name)));
+        for pair in tiers.windows(2) {
+            if let [first, second] = pair
+                && first.order == second.order
+            {
+                let (name, other, order) = (&second.name, &first.name, first.order);
+                let message = format!("tier \"{name}\" has the same order as tier \"{other}\": {order}");
+                // The built-in one has no place in a file.
+                let (place, elsewhere) =
+                    if second.place.line == 0 { (&first.place, &second.place) } else { (&second.place, &first.place) };
+                let finding = Finding::error(Code::DuplicateOrder, place, message).label("which of them goes first?");
+                let finding = finding.help("give one of them another `order`");
+                let finding = if elsewhere.line == 0 { finding } else { finding.related(elsewhere, "the other one") };
+                self.findings.push(finding);
+            }
+        }
         let known: BTreeSet<&str> = tiers.iter().map(|tier| tier.name.as_str()).collect();
         let mut by_tier: BTreeMap<&str, Vec<&HostPolicy>> = BTreeMap::new();
         for policy in &self.policy.policies {

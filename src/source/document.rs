@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::net::addr::Family;
-use crate::net::interface::{Direction, InterfaceName};
+use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{PortSet, Protocol};
 use crate::policy::model::{
     Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Mode, NamedSet, Not, Rule, Service, Tier,
@@ -111,7 +111,12 @@ fn all<'t, T>(
 fn interface<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<InterfaceOverride> {
     let place = reader.place(fields.span);
     let matches = fields.need(reader, "match", "[[interface]]");
-    let role = fields.get("role").and_then(|role| parse::role_name(reader, role));
+    let role_node = fields.get("role");
+    let role = role_node.and_then(|role| parse::role_name(reader, role));
+    if let (Some(node), Some(Role::Loopback)) = (role_node, role) {
+        let help = "the kernel says what is loopback; it is trusted, so nothing else can be given that role";
+        reader.error_with_help(Code::Value, node.span, "an interface cannot be given the role loopback", help);
+    }
     let labels = fields.get("labels");
     if let Some(Value::Table(entries)) = labels.map(|labels| &labels.value) {
         for entry in entries.iter().filter(|entry| BUILT_IN_LABELS.contains(&&*entry.key)) {
