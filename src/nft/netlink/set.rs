@@ -314,10 +314,30 @@ pub(super) struct Gathered {
 
 #[derive(Clone, Debug)]
 struct Raw {
-    key: Vec<u8>,
-    key_end: Option<Vec<u8>>,
+    key: Bytes,
+    key_end: Option<Box<[u8]>>,
     end: bool,
-    verdict: Option<Verdict>,
+    verdict: Option<Box<Verdict>>,
+}
+
+/// A key in little room: a set of 100,000 ranges comes as twice as many elements, and few keys are longer than an address.
+#[derive(Clone, Debug)]
+enum Bytes {
+    Short(Datum),
+    Long(Box<[u8]>),
+}
+
+impl Bytes {
+    fn of(bytes: &[u8]) -> Self {
+        if bytes.len() <= 16 { Self::Short(Datum::new(bytes)) } else { Self::Long(bytes.into()) }
+    }
+
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Short(datum) => datum.bytes(),
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 impl Gathered {
@@ -340,9 +360,9 @@ impl Gathered {
                     self.foreign.push(words.to_owned());
                 }
             }
-            let key = element.nested(NFTA_SET_ELEM_KEY)?.need(NFTA_DATA_VALUE)?.to_vec();
+            let key = element.nested(NFTA_SET_ELEM_KEY)?.need(NFTA_DATA_VALUE)?;
             let key_end = match element.get(NFTA_SET_ELEM_KEY_END) {
-                Some(data) => Some(Attributes::parse(data)?.need(NFTA_DATA_VALUE)?.to_vec()),
+                Some(data) => Some(Attributes::parse(data)?.need(NFTA_DATA_VALUE)?.into()),
                 None => None,
             };
             let mut verdict = None;
@@ -352,6 +372,7 @@ impl Gathered {
                     Err(words) => self.foreign.push(words),
                 }
             }
+            let (key, verdict) = (Bytes::of(key), verdict.map(Box::new));
             self.raw.push(Raw { key, key_end, end: flags & NFT_SET_ELEM_INTERVAL_END != 0, verdict });
         }
         Ok(())
@@ -359,17 +380,17 @@ impl Gathered {
 
     /// The elements of a set of this shape, and in words what they have that the IR cannot say.
     pub(super) fn finish(mut self, set: &Set) -> Result<(Elements, Vec<String>), Malformed> {
-        let length = |raw: &Raw| raw.key_end.as_ref().is_none_or(|end| end.len() == raw.key.len());
+        let length = |raw: &Raw| raw.key_end.as_ref().is_none_or(|end| end.len() == raw.key.get().len());
         let size: usize =
             if let [single] = *set.key { single.size() } else { set.key.iter().map(|part| padded(*part)).sum() };
-        if !self.raw.iter().all(|raw| raw.key.len() == size && length(raw)) {
+        if !self.raw.iter().all(|raw| raw.key.get().len() == size && length(raw)) {
             return Err(Malformed::new("an element's key has another length than its set's"));
         }
         let [data_type] = *set.key else {
             let keys = self.raw.iter().map(|raw| {
-                let fields = fields(&set.key, &raw.key);
+                let fields = fields(&set.key, raw.key.get());
                 let ends = raw.key_end.as_deref().map_or_else(|| fields.clone(), |end| self::fields(&set.key, end));
-                (ElementKey(fields.into_iter().zip(ends).collect()), raw.verdict.clone())
+                (ElementKey(fields.into_iter().zip(ends).collect()), raw.verdict.as_deref().cloned())
             });
             return Ok((Elements::Keys(keys.collect()), self.foreign));
         };
@@ -379,10 +400,10 @@ impl Gathered {
         let mut spans: Vec<(Datum, Datum, Option<Verdict>)> = Vec::with_capacity(self.raw.len());
         if set.interval {
             // The kernel walks a tree whose order is its own; at one value, the end of a range comes before a start.
-            self.raw.sort_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
+            self.raw.sort_unstable_by(|a, b| (a.key.get(), !a.end).cmp(&(b.key.get(), !b.end)));
             let mut open: Option<(Datum, Option<Verdict>)> = None;
             for raw in self.raw {
-                let value = from_wire(data_type, &raw.key);
+                let value = from_wire(data_type, raw.key.get());
                 if let Some((start, verdict)) = open.take() {
                     // A start without an end before it: nft leaves an end out where the next range follows at once.
                     let Some(end) = before(&value) else {
@@ -391,7 +412,7 @@ impl Gathered {
                     spans.push((start, end, verdict));
                 }
                 if !raw.end {
-                    open = Some((value, raw.verdict));
+                    open = Some((value, raw.verdict.map(|verdict| *verdict)));
                 }
             }
             if let Some((start, verdict)) = open {
@@ -399,8 +420,8 @@ impl Gathered {
             }
         } else {
             for raw in self.raw {
-                let value = from_wire(data_type, &raw.key);
-                spans.push((value, value, raw.verdict));
+                let value = from_wire(data_type, raw.key.get());
+                spans.push((value, value, raw.verdict.map(|verdict| *verdict)));
             }
         }
         let elements = match (data_type, set.map) {
