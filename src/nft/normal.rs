@@ -25,11 +25,18 @@ pub fn normalise(listing: Json) -> Json {
 }
 
 /// Kind and name of an object; rules by the name of their chain.
-fn order(object: &Json) -> (u8, String) {
+/// nft lists what was made first, and we make interval sets before the rest (`plan::preparation`).
+fn order(object: &Json) -> (u8, bool, String) {
     const KINDS: [(&str, u8); 5] = [("table", 0), ("set", 1), ("map", 1), ("chain", 2), ("rule", 3)];
     let (kind, rank) = KINDS.into_iter().find(|(kind, _)| object.get(kind).is_some()).unwrap_or(("", 9));
-    let name = object.get(kind).and_then(|body| body.get(if kind == "rule" { "chain" } else { "name" }));
-    (rank, name.and_then(Json::as_str).unwrap_or_default().to_owned())
+    let body = object.get(kind);
+    let name = body.and_then(|body| body.get(if kind == "rule" { "chain" } else { "name" }));
+    let interval = body
+        .filter(|body| body.get("elem").is_some())
+        .and_then(|body| body.get("flags"))
+        .and_then(Json::as_array)
+        .is_some_and(|flags| flags.iter().any(|flag| flag == "interval"));
+    (rank, !interval, name.and_then(Json::as_str).unwrap_or_default().to_owned())
 }
 
 fn normal_object(mut object: Json) -> Json {
