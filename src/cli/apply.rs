@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Options;
-use super::check::facts;
+use super::examine::{Examined, examine};
 use super::exit::{self, Exit};
 use super::order;
 use super::output::Output;
@@ -21,7 +21,6 @@ use crate::driver::{self, Conntrack, Kernel as _, Netlink, Read, Revoked};
 use crate::nft::change::Change;
 use crate::nft::ir::Ruleset;
 use crate::plan::plan;
-use crate::policy::resolve::resolve;
 use crate::revoke::Revocation;
 use crate::source::Trust;
 
@@ -60,12 +59,8 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     if let Some(confirm) = arguments.confirm {
         return under_confirm(options, arguments, confirm, output);
     }
-    let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Required);
-    let facts = documents.complete(facts(options.root.as_deref(), output));
-    let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
-    let mut findings = documents.findings.clone();
-    findings.extend(resolved);
-    findings.extend(options.absent());
+    let Examined { documents, facts, effective, findings } =
+        examine(options, &arguments.paths, Trust::Required, output);
     output.findings(&findings, &documents.texts);
     if documents::errors(&findings) > 0 {
         output.message("the policy has errors; nothing was changed");

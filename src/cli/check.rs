@@ -1,19 +1,17 @@
 //! `nodewall check`: what is wrong with settings and policy.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::Options;
-use super::exit::{self, Exit};
+use super::examine::{Examined, examine};
+use super::exit::Exit;
 use super::output::Output;
-use crate::daemon::documents::{self, Documents};
+use crate::daemon::documents::Documents;
 use crate::daemon::status::FindingRecord;
-use crate::host;
-use crate::net::facts::Facts;
-use crate::policy::resolve::resolve;
 use crate::source::Trust;
 use crate::text::render;
 
@@ -45,12 +43,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     if arguments.host {
         return super::host::run(options.root.as_deref(), arguments.strict, output);
     }
-    let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Anyone);
-    let facts = documents.complete(facts(options.root.as_deref(), output));
-    let (_, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
-    let mut findings = documents.findings.clone();
-    findings.extend(resolved);
-    findings.extend(options.absent());
+    let Examined { documents, findings, .. } = examine(options, &arguments.paths, Trust::Anyone, output);
     let sorted = render::sorted(&findings);
     let errors = sorted.iter().filter(|finding| finding.severity == crate::text::finding::Severity::Error).count();
     let warnings = sorted.len() - errors;
@@ -83,21 +76,4 @@ fn summary(documents: &Documents, errors: usize, warnings: usize) -> String {
         (0, 0) => format!("{documents}: no findings\n"),
         _ => format!("{documents}: {}, {}\n", count(errors, "error", "errors"), count(warnings, "warning", "warnings")),
     }
-}
-
-/// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
-pub(super) fn facts(root: Option<&Path>, output: &Output) -> Facts {
-    if let Some(root) = root {
-        return host::collect_fixture(root);
-    }
-    let slash = Path::new("/");
-    let collected = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| host::Error::Netlink { attempt: "start a task for questions", source })
-        .and_then(|runtime| runtime.block_on(host::collect(slash)));
-    collected.unwrap_or_else(|error| {
-        output.message(&format!("{}; looking at /sys and /proc instead", exit::chain(&error)));
-        host::collect_fixture(slash)
-    })
 }

@@ -6,6 +6,7 @@ mod check;
 mod confirm;
 mod disarm;
 mod emergency;
+mod examine;
 mod exit;
 mod history;
 mod host;

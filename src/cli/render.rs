@@ -6,14 +6,13 @@ use clap::{Args, ValueEnum};
 
 use super::Options;
 use super::boot::LockdownArguments;
-use super::check::facts;
+use super::examine::{Examined, examine};
 use super::exit::Exit;
 use super::output::Output;
 use crate::compile::compile;
 use crate::daemon::documents;
 use crate::nft;
 use crate::nft::ir::Ruleset;
-use crate::policy::resolve::resolve;
 use crate::source::Trust;
 
 /// Arguments of `render`.
@@ -47,12 +46,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("--ssh-port and --ssh-from belong to --lockdown");
         return Exit::Usage;
     }
-    let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Anyone);
-    let facts = documents.complete(facts(options.root.as_deref(), output));
-    let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
-    let mut findings = documents.findings.clone();
-    findings.extend(resolved);
-    findings.extend(options.absent());
+    let Examined { documents, effective, findings, .. } = examine(options, &arguments.paths, Trust::Anyone, output);
     output.findings(&findings, &documents.texts);
     if documents::errors(&findings) > 0 {
         output.message("the policy has errors; it would not be loaded");

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use super::emit::{conditions, reject_parts};
 use super::flat::{Flat, FlatL4, Peer, PeerRanges};
 use super::names;
@@ -153,14 +151,14 @@ impl Target<'_> {
 
     /// The map over one side's address, a chain per rule that counts and decides, and the rule that looks up.
     fn address_map(&mut self, chain: &str, side: Side, family: Family, lines: &[&Line]) -> Rule {
-        let mut chains: BTreeMap<Vec<Rule2>, String> = BTreeMap::new();
+        let mut chains: BTreeMap<Identity, String> = BTreeMap::new();
         let (mut covered4, mut covered6) = (RangeSet::<u32>::empty(), RangeSet::<u128>::empty());
         let mut elements = BTreeMap::new();
         for line in lines {
             let Some((_, peer)) = only_peer(line) else { continue };
             let bare =
                 Line { flat: Flat { family: None, from: None, to: None, ..line.flat.clone() }, ..(*line).clone() };
-            let identity = vec![(bare.effect.clone(), bare.comment.clone(), bare.log.clone())];
+            let identity = (bare.effect.clone(), bare.comment.clone(), bare.log.clone());
             let name = match chains.get(&identity) {
                 Some(name) => name.clone(),
                 None => {
@@ -247,7 +245,7 @@ impl Target<'_> {
     /// new ones come into force goes on in the old rules with the sets as they are now (`nft_do_chain` reads the generation
     /// once, a lookup each time), so old rules have to keep their own maps.
     fn add_map(&mut self, wanted: String, keys: &[Key], elements: Elements) -> String {
-        let wanted = format!("{wanted}/{}", digest(&elements));
+        let wanted = format!("{wanted}/{}", names::digest(&elements));
         let name = free(&wanted, |name| self.ruleset.sets.contains_key(name));
         let set = Set {
             key: keys.iter().map(|key| key.data_type()).collect(),
@@ -282,7 +280,7 @@ impl Target<'_> {
 }
 
 /// What makes two per-rule chains the same.
-type Rule2 = (Effect, String, Option<String>);
+type Identity = (Effect, String, Option<String>);
 
 /// For each exact (protocol, port): the lines that can match it, by index, in order.
 type PortKeys = BTreeMap<(Protocol, u16), Vec<usize>>;
@@ -296,39 +294,6 @@ fn free(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
         number += 1;
     }
     name
-}
-
-/// Six hexadecimal digits that stand for the elements of a set or map.
-pub(super) fn digest(elements: &Elements) -> String {
-    let mut hash = Sha256::new();
-    match elements {
-        Elements::V4(ranges) => hash.update(format!("{:?}", ranges.ranges())),
-        Elements::V6(ranges) => hash.update(format!("{:?}", ranges.ranges())),
-        Elements::Keys(_) => {}
-    }
-    if let Elements::Keys(keys) = elements {
-        for (key, verdict) in keys {
-            for (start, end) in &key.0 {
-                hash.update(start.bytes());
-                hash.update(end.bytes());
-            }
-            match verdict {
-                Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => hash.update(chain),
-                other => hash.update(format!("{other:?}")),
-            }
-            hash.update([0]);
-        }
-    }
-    short(hash)
-}
-
-/// Six hexadecimal digits that stand for a text.
-pub(super) fn digest_text(text: &str) -> String {
-    short(Sha256::new().chain_update(text))
-}
-
-fn short(hash: Sha256) -> String {
-    hash.finalize().iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn suffixed(name: &str, number: usize) -> String {

@@ -69,7 +69,7 @@ impl Compiler<'_> {
         // Interfaces come and go as elements of one map; where there are other chains to go to than before, it is another map,
         // so that no packet that is on its way through the old rules is sent to a chain that they do not have.
         let chains: Vec<&str> = classes.chains.keys().map(String::as_str).collect();
-        let map = format!("{map}/{}", lower::digest_text(&chains.join(" ")));
+        let map = format!("{map}/{}", names::digest_text(&chains.join(" ")));
         let mut rules = base::preamble(self.direction, self.effective.drop_invalid, &self.deny());
         rules.push(self.dispatch(&map, side, &classes.interfaces));
         for (index, (pattern, chain)) in classes.expected.iter().enumerate() {

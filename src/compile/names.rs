@@ -1,10 +1,11 @@
 //! Names for sets that a policy has no name for: after what they hold, so that equal sets are one set and other contents are
 //! another set.
 
-use super::lower::digest;
+use sha2::{Digest, Sha256};
+
 use crate::net::addr::Family;
 use crate::net::protocol::Protocol;
-use crate::nft::ir::{ElementKey, Elements};
+use crate::nft::ir::{ElementKey, Elements, Verdict};
 use crate::nft::key::{Datum, Key};
 
 /// Longer names than this say a digest instead of the elements.
@@ -41,4 +42,37 @@ fn words(keys: &[Key], element: &ElementKey) -> String {
         if start == end { word(start) } else { format!("{}-{}", word(start), word(end)) }
     });
     fields.collect::<Vec<_>>().join("-")
+}
+
+/// Six hexadecimal digits that stand for the elements of a set or map.
+pub(super) fn digest(elements: &Elements) -> String {
+    let mut hash = Sha256::new();
+    match elements {
+        Elements::V4(ranges) => hash.update(format!("{:?}", ranges.ranges())),
+        Elements::V6(ranges) => hash.update(format!("{:?}", ranges.ranges())),
+        Elements::Keys(_) => {}
+    }
+    if let Elements::Keys(keys) = elements {
+        for (key, verdict) in keys {
+            for (start, end) in &key.0 {
+                hash.update(start.bytes());
+                hash.update(end.bytes());
+            }
+            match verdict {
+                Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => hash.update(chain),
+                other => hash.update(format!("{other:?}")),
+            }
+            hash.update([0]);
+        }
+    }
+    short(hash)
+}
+
+/// Six hexadecimal digits that stand for a text.
+pub(super) fn digest_text(text: &str) -> String {
+    short(Sha256::new().chain_update(text))
+}
+
+fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -109,6 +109,23 @@ pub enum DataType {
 }
 
 impl DataType {
+    /// Every type.
+    pub const ALL: [Self; 13] = [
+        Self::NfProto,
+        Self::Ipv4Addr,
+        Self::Ipv6Addr,
+        Self::InetProto,
+        Self::InetService,
+        Self::IcmpType,
+        Self::IcmpCode,
+        Self::Icmpv6Type,
+        Self::Icmpv6Code,
+        Self::Ifname,
+        Self::IfaceType,
+        Self::CtState,
+        Self::Integer,
+    ];
+
     /// Its number in nft's `enum datatypes` (include/datatype.h): what `NFTA_SET_KEY_TYPE` carries so that nft can print
     /// the set. The kernel does not read it.
     pub const fn id(self) -> u32 {

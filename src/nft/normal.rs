@@ -70,23 +70,8 @@ fn normal_set(set: &mut Map<String, Json>) {
 }
 
 fn data_type_named(name: &Json) -> Option<DataType> {
-    const ALL: [DataType; 13] = [
-        DataType::NfProto,
-        DataType::Ipv4Addr,
-        DataType::Ipv6Addr,
-        DataType::InetProto,
-        DataType::InetService,
-        DataType::IcmpType,
-        DataType::IcmpCode,
-        DataType::Icmpv6Type,
-        DataType::Icmpv6Code,
-        DataType::Ifname,
-        DataType::IfaceType,
-        DataType::CtState,
-        DataType::Integer,
-    ];
     let name = name.as_str()?;
-    ALL.into_iter().find(|data_type| data_type.name() == name)
+    DataType::ALL.into_iter().find(|data_type| data_type.name() == name)
 }
 
 fn normal_rule(mut statements: Vec<Json>) -> Vec<Json> {

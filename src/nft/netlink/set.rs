@@ -281,28 +281,12 @@ fn key_types(mut id: u32) -> Option<Vec<DataType>> {
     let mut types = Vec::new();
     while id != 0 {
         let low = id & ((1 << TYPE_BITS) - 1);
-        types.push(*ALL_TYPES.iter().find(|data_type| data_type.id() == low)?);
+        types.push(*DataType::ALL.iter().find(|data_type| data_type.id() == low)?);
         id >>= TYPE_BITS;
     }
     types.reverse();
     (!types.is_empty()).then_some(types)
 }
-
-const ALL_TYPES: [DataType; 13] = [
-    DataType::NfProto,
-    DataType::Ipv4Addr,
-    DataType::Ipv6Addr,
-    DataType::InetProto,
-    DataType::InetService,
-    DataType::IcmpType,
-    DataType::IcmpCode,
-    DataType::Icmpv6Type,
-    DataType::Icmpv6Code,
-    DataType::Ifname,
-    DataType::IfaceType,
-    DataType::CtState,
-    DataType::Integer,
-];
 
 /// The elements of one set as they come in, in any number of messages.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,54 @@
+//! What `check`, `render` and `apply` begin with: the documents, this node, and what the policy comes to on it.
+
+use std::path::{Path, PathBuf};
+
+use super::Options;
+use super::exit;
+use super::output::Output;
+use crate::daemon::documents::{self, Documents};
+use crate::host;
+use crate::net::facts::Facts;
+use crate::policy::effective::Effective;
+use crate::policy::resolve::resolve;
+use crate::source::Trust;
+use crate::text::finding::Finding;
+
+/// Documents on a node.
+pub(super) struct Examined {
+    /// What was read.
+    pub(super) documents: Documents,
+    /// The node.
+    pub(super) facts: Facts,
+    /// What the policy comes to there.
+    pub(super) effective: Effective,
+    /// Everything there is to say: about the documents, about their meaning here, and about the command line.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Reads the documents and resolves them on the node that the options name; `paths` are those of the subcommand.
+pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output: &Output) -> Examined {
+    let documents = documents::load(&options.whereabouts(paths), trust);
+    let facts = documents.complete(facts(options.root.as_deref(), output));
+    let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
+    let mut findings = documents.findings.clone();
+    findings.extend(resolved);
+    findings.extend(options.absent());
+    Examined { documents, facts, effective, findings }
+}
+
+/// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
+fn facts(root: Option<&Path>, output: &Output) -> Facts {
+    if let Some(root) = root {
+        return host::collect_fixture(root);
+    }
+    let slash = Path::new("/");
+    let collected = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| host::Error::Netlink { attempt: "start a task for questions", source })
+        .and_then(|runtime| runtime.block_on(host::collect(slash)));
+    collected.unwrap_or_else(|error| {
+        output.message(&format!("{}; looking at /sys and /proc instead", exit::chain(&error)));
+        host::collect_fixture(slash)
+    })
+}
