@@ -1222,7 +1222,7 @@ mod tests {
     use super::*;
     use crate::net::facts::Link;
     use crate::net::interface::InterfaceName;
-    use crate::policy::model::{HostPolicy, Tier, TierDefault};
+    use crate::policy::model::{HostPolicy, Stage, Tier, TierDefault};
     use crate::policy::selector::Selector;
     use crate::policy::settings::LogSettings;
     use crate::text::finding::Code;
@@ -1242,7 +1242,9 @@ mod tests {
             order: None,
             interfaces: Selector::All,
             nodes: Selector::All,
+            stage: Stage::Host,
             mode: Mode::Enforce,
+            expires: None,
             ingress: Some(Vec::new()),
             egress: None,
             place: place("10.toml"),
@@ -1253,6 +1255,7 @@ mod tests {
             labels: Default::default(),
             failsafe: Vec::new(),
             defaults: Default::default(),
+            accept_mark: 0x10,
             drop_invalid: true,
             revoke: false,
             log: LogSettings { group: 5, rate: 1, burst: 1 },

@@ -243,6 +243,10 @@ impl<'a> Judge<'a> {
             icmp: first.icmp,
             hop_limit: 64,
             state: ConntrackState::New,
+            forward: None,
+            translated: None,
+            socket: None,
+            time: 0,
         };
         decide(&self.revocation.effective, &packet).outcome != Outcome::Accepted
     }

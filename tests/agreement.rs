@@ -19,7 +19,7 @@ use nodewall::policy::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface,
     Pattern, RuleId,
 };
-use nodewall::policy::model::{Action, Mode, TierDefault};
+use nodewall::policy::model::{Action, Mode, Stage, TierDefault};
 use nodewall::policy::selector::{Labels, Selector};
 use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
 use nodewall::simulate::ruleset::{End, run};
@@ -107,6 +107,7 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
         failsafe: Vec::new(),
         tiers: Vec::new(),
         defaults: keys.map(allow_mgmt).collect(),
+        accept_mark: 0x10,
         drop_invalid: true,
         log: LogSettings { group: 1, rate: 1, burst: 1 },
     };
@@ -221,8 +222,19 @@ fn effective() -> impl Strategy<Value = Effective> {
                 .collect();
             let unknown = labels(Role::Unknown, team);
             let log = LogSettings { group: 1, rate: 10, burst: 5 };
-            let mut effective =
-                Effective { mode, interfaces, expected, unknown, failsafe, tiers, defaults, drop_invalid, log };
+            let accept_mark = 0x10;
+            let mut effective = Effective {
+                mode,
+                interfaces,
+                expected,
+                unknown,
+                failsafe,
+                tiers,
+                defaults,
+                accept_mark,
+                drop_invalid,
+                log,
+            };
             name_everything(&mut effective);
             effective
         },
@@ -304,6 +316,8 @@ fn policy() -> impl Strategy<Value = EffectivePolicy> {
     let mode = prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
     (mode, selector(), rules(), rules()).prop_map(|(mode, interfaces, ingress, egress)| EffectivePolicy {
         name: String::new(),
+        stage: Stage::Host,
+        expires: None,
         mode,
         interfaces,
         ingress,
@@ -372,6 +386,8 @@ fn rule() -> impl Strategy<Value = EffectiveRule> {
             l4,
             source_ports,
             family,
+            process: None,
+            limit: None,
             log,
         },
     )
@@ -586,6 +602,10 @@ impl Points {
             icmp: (sketch.readable && is_icmp).then(|| (ICMP_TYPES[icmp % ICMP_TYPES.len()], (icmp / 16 % 7) as u8)),
             hop_limit: sketch.hop_limit,
             state: sketch.state,
+            forward: None,
+            translated: None,
+            socket: None,
+            time: 0,
         }
     }
 }

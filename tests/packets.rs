@@ -272,6 +272,10 @@ fn packet(direction: Direction, interface: &str, probe: &Probe) -> Packet {
         icmp: port.is_none().then_some((if protocol == Protocol::ICMP { 8 } else { 128 }, 0)),
         hop_limit: 64,
         state: ConntrackState::New,
+        forward: None,
+        translated: None,
+        socket: None,
+        time: 0,
     }
 }
 

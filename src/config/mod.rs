@@ -13,7 +13,7 @@ use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
 use crate::policy::model::{Mode, ServicePort};
 use crate::policy::selector::Selector;
-use crate::policy::settings::{Failsafe, LogSettings, NodeSettings};
+use crate::policy::settings::{ACCEPT_MARK, Failsafe, LogSettings, NodeSettings};
 use crate::text::finding::Finding;
 use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
@@ -41,6 +41,7 @@ impl Config {
     pub fn shipped() -> Self {
         Self {
             settings: NodeSettings {
+                accept_mark: ACCEPT_MARK,
                 mode: Mode::Enforce,
                 labels: BTreeMap::new(),
                 failsafe: shipped_failsafe(),

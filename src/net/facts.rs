@@ -19,6 +19,21 @@ pub struct Facts {
     pub links: BTreeMap<u32, Link>,
     /// The cluster API servers this host is configured to talk to (address, TCP port), learned from its kubeconfig.
     pub api_servers: BTreeSet<(IpAddr, u16)>,
+    /// The numbers of the users that the policy names and this node knows.
+    pub users: BTreeMap<String, u32>,
+    /// The numbers of the groups that the policy names and this node knows.
+    pub groups: BTreeMap<String, u32>,
+    /// The control groups of the systemd units and slices that the policy names, while they run.
+    pub units: BTreeMap<String, BTreeSet<Cgroup>>,
+}
+
+/// A control group of the unified hierarchy (cgroup v2), as `socket cgroupv2` of nft(8) sees it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cgroup {
+    /// How deep it is: 1 for "system.slice", 2 for "system.slice/sshd.service".
+    pub level: u8,
+    /// Its id: the inode number of its directory (kernel `cgroup_id`).
+    pub id: u64,
 }
 
 impl Facts {

@@ -1,15 +1,17 @@
 //! What the policy comes to on this node at this moment: names looked up, sets filled, tiers in order. The compiler
 //! turns it into rules, the simulator evaluates it; neither has to look anything up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::model::{Action, Mode, TierDefault};
+use super::model::{Action, Limit, Mode, Stage, TierDefault};
 use super::selector::{Labels, Selector};
 use super::settings::{Default, LogSettings};
 use crate::net::addr::{AddrSet, Family};
+use crate::net::facts::Cgroup;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{L4Match, PortSet};
+use crate::net::range::RangeSet;
 use crate::text::place::Place;
 
 /// The policy of one node, ready to be compiled or simulated.
@@ -30,6 +32,8 @@ pub struct Effective {
     pub tiers: Vec<EffectiveTier>,
     /// What each role does with what no policy decided; every role and direction is there.
     pub defaults: BTreeMap<(Role, Direction), Default>,
+    /// The bit of the packet mark by which a stage tells later ones that it accepted.
+    pub accept_mark: u32,
     /// Whether packets in conntrack state "invalid" are dropped.
     pub drop_invalid: bool,
     /// How packets are logged.
@@ -102,6 +106,10 @@ pub struct EffectiveTier {
 pub struct EffectivePolicy {
     /// Its name.
     pub name: String,
+    /// Where it is evaluated.
+    pub stage: Stage,
+    /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     /// Enforce or audit (the policy's own; the node-wide mode comes on top).
     pub mode: Mode,
     /// The interfaces it applies to.
@@ -143,8 +151,32 @@ pub struct EffectiveRule {
     pub source_ports: Option<PortSet>,
     /// Only this IP version.
     pub family: Option<Family>,
+    /// Only packets of these local processes.
+    pub process: Option<ProcessMatch>,
+    /// How often it matches at most.
+    pub limit: Option<Limit>,
     /// Log what matches: the text, which may be empty.
     pub log: Option<String>,
+}
+
+/// The local processes a rule looks for; each condition that is there must hold.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, std::default::Default)]
+pub struct ProcessMatch {
+    /// The owner of the socket (`meta skuid`). Empty when none of the names is known here: then nothing matches.
+    pub users: Option<RangeSet<u32>>,
+    /// The group of the socket (`meta skgid`).
+    pub groups: Option<RangeSet<u32>>,
+    /// The control groups of the socket.
+    pub units: Option<Units>,
+}
+
+/// The control groups of systemd units and slices that run now.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Units {
+    /// The name that their set has in the kernel (without the level); says which units, not which control groups.
+    pub name: String,
+    /// The control groups; none while no unit runs, and then nothing matches.
+    pub cgroups: BTreeSet<Cgroup>,
 }
 
 /// Names a rule for people and for counters: `kubelet#2`.

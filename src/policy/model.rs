@@ -156,6 +156,35 @@ pub enum Mode {
     Audit,
 }
 
+/// Where on a packet's way through the kernel a policy is evaluated (`policy.md` section 3); in the kernel's order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Stage {
+    /// Before connection tracking, both directions, without state: what it allows is not tracked (`notrack`).
+    Untracked,
+    /// Ingress before any DNAT: NodePorts, hostPorts and load-balancer addresses as the sender wrote them.
+    Prednat,
+    /// To and from this host's own sockets.
+    #[default]
+    Host,
+    /// Through this host: ingress by the interface it arrives on, then egress by the one it leaves by.
+    Forward,
+}
+
+impl Stage {
+    /// Every stage, in the kernel's order.
+    pub const ALL: [Self; 4] = [Self::Untracked, Self::Prednat, Self::Host, Self::Forward];
+
+    /// The word of the policy language.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untracked => "untracked",
+            Self::Prednat => "prednat",
+            Self::Host => "host",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// `[[policy]]`: rules for the selected interfaces.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostPolicy {
@@ -169,8 +198,12 @@ pub struct HostPolicy {
     pub interfaces: Selector,
     /// The nodes it exists on.
     pub nodes: Selector,
+    /// Where it is evaluated.
+    pub stage: Stage,
     /// Enforce or audit.
     pub mode: Mode,
+    /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     /// Its rules for packets to this host; `None` when it does not govern that direction.
     pub ingress: Option<Vec<Rule>>,
     /// Its rules for packets from this host; `None` when it does not govern that direction.
@@ -230,6 +263,10 @@ pub struct Rule {
     pub family: Option<Family>,
     /// What is taken away.
     pub not: Option<Not>,
+    /// The local process that sends the packet; only in egress of stage `host`.
+    pub process: Option<LocalProcess>,
+    /// How often it matches at most.
+    pub limit: Option<Limit>,
     /// Log what matches: the text, which may be empty.
     pub log: Option<String>,
     /// A word to the reader.
@@ -257,6 +294,40 @@ pub struct Not {
     pub ports: Option<PortSet>,
     /// These ICMP types.
     pub icmp: Option<IcmpMatch>,
+}
+
+/// `users`, `groups` and `units`: each that is there must hold; an empty list is one that was not written.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct LocalProcess {
+    /// One of these users owns the socket.
+    pub users: Vec<(Account, Place)>,
+    /// The socket has one of these groups.
+    pub groups: Vec<(Account, Place)>,
+    /// The socket belongs to one of these systemd units or slices, or to something in them: "sshd.service",
+    /// "system.slice/ollama.service".
+    pub units: Vec<(String, Place)>,
+}
+
+/// A user or group.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Account {
+    /// Its number.
+    Id(u32),
+    /// Its name, looked up on this node.
+    Name(String),
+}
+
+/// `limit { rate, burst, per }`: a token bucket; the rule matches while there are tokens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Limit {
+    /// So many packets...
+    pub rate: u32,
+    /// ...in so many seconds: 1, 60, 3600 or 86,400.
+    pub seconds: u32,
+    /// So many packets at once before the rate counts.
+    pub burst: u32,
+    /// Each source address has a bucket of its own.
+    pub per_source: bool,
 }
 
 /// `from` or `to`: the parts are united, then `except` is taken away.

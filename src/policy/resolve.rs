@@ -76,6 +76,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         failsafe,
         tiers,
         defaults,
+        accept_mark: settings.accept_mark,
         drop_invalid: settings.drop_invalid,
         log: settings.log,
     };
@@ -160,6 +161,8 @@ impl Resolver<'_> {
         // Its findings are worth having on every node, but it takes effect only where it is meant.
         (self.errors() == before && policy.nodes.matches(&self.node)).then(|| EffectivePolicy {
             name: policy.name.clone(),
+            stage: policy.stage,
+            expires: policy.expires,
             mode: policy.mode,
             interfaces: policy.interfaces.clone(),
             ingress,
@@ -189,6 +192,8 @@ impl Resolver<'_> {
             l4,
             source_ports,
             family: rule.family,
+            process: None,
+            limit: None,
             log: rule.log.clone(),
         };
         // An entity without addresses and a name that nothing has have their own finding, and usually another cause.
@@ -329,6 +334,8 @@ impl Resolver<'_> {
                 l4: l4_of_services(&entry.ports),
                 source_ports: None,
                 family: None,
+                process: None,
+                limit: None,
                 log: None,
             },
         }
@@ -396,6 +403,8 @@ fn cluster_api(entry: &Failsafe, facts: &Facts) -> Vec<EffectiveFailsafe> {
                 l4: L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into()),
                 source_ports: None,
                 family: None,
+                process: None,
+                limit: None,
                 log: None,
             },
         })

@@ -19,6 +19,8 @@ pub struct NodeSettings {
     /// What an interface does with packets that no policy decided; missing entries as shipped
     /// (see [`NodeSettings::default_for`]).
     pub defaults: BTreeMap<(Role, Direction), Default>,
+    /// The bit of the packet mark by which a stage tells later ones that it accepted.
+    pub accept_mark: u32,
     /// Whether packets in conntrack state "invalid" are dropped.
     pub drop_invalid: bool,
     /// Whether flows end that a new generation would not let begin.
@@ -26,6 +28,10 @@ pub struct NodeSettings {
     /// How packets are logged.
     pub log: LogSettings,
 }
+
+/// The mark bit as shipped: one that Calico (the upper 16 bits), Cilium (0x0f00), kube-proxy (0xc000), Tailscale (0xff0000) and
+/// the AWS VPC CNI (0x80) leave alone.
+pub const ACCEPT_MARK: u32 = 0x10;
 
 /// What an interface does with a new packet that no policy decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

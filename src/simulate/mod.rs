@@ -17,7 +17,7 @@ pub use decision::{Decision, Outcome, Reason};
 pub use evaluate::trace;
 pub use interface::{How, Recognised, is_loopback, recognise};
 pub use matching::{Mismatch, matches};
-pub use packet::{ConntrackState, Packet};
+pub use packet::{ConntrackState, Exit, Packet, Socket};
 pub use trace::{FailsafeStep, PolicyStep, RuleStep, Step, TierEnd, Trace};
 
 use crate::policy::effective::Effective;

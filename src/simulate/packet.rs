@@ -1,8 +1,10 @@
 //! A packet as the host stage sees it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::net::addr::Family;
+use crate::net::facts::Cgroup;
 use crate::net::interface::{Direction, InterfaceName};
 use crate::net::protocol::Protocol;
 
@@ -29,6 +31,34 @@ pub struct Packet {
     pub hop_limit: u8,
     /// What conntrack says of it.
     pub state: ConntrackState,
+    /// Where it leaves this host if it is forwarded; `direction` is ingress then.
+    pub forward: Option<Exit>,
+    /// The destination address and port after DNAT by somebody else's rules, which only the stages `host` and `forward` see.
+    pub translated: Option<(IpAddr, u16)>,
+    /// The local socket that sends it.
+    pub socket: Option<Socket>,
+    /// When it is sent or received, in seconds since 1970-01-01 UTC.
+    pub time: u64,
+}
+
+/// The interface by which a forwarded packet leaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exit {
+    /// Its name.
+    pub interface: InterfaceName,
+    /// Its kind (`IFLA_INFO_KIND`).
+    pub kind: Option<String>,
+}
+
+/// What is known of the local socket that sends a packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Socket {
+    /// The user who owns it.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The control group it belongs to and all above it.
+    pub cgroups: BTreeSet<Cgroup>,
 }
 
 /// `ct state`.

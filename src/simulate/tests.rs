@@ -15,7 +15,7 @@ use crate::net::range::RangeSet;
 use crate::policy::effective::{
     Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern, RuleId,
 };
-use crate::policy::model::{Action, Mode, TierDefault};
+use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::selector::{Labels, Selector};
 use crate::policy::settings::{Default, LogSettings};
 use crate::text::place::Place;
@@ -60,6 +60,7 @@ fn node(tiers: Vec<EffectiveTier>) -> Effective {
             .iter()
             .flat_map(|role| Direction::BOTH.map(|direction| default(*role, direction)))
             .collect(),
+        accept_mark: 0x10,
         drop_invalid: true,
         log: LogSettings { group: 1, rate: 1, burst: 1 },
     }
@@ -74,7 +75,9 @@ fn policy(name: &str, rules: &[EffectiveRule]) -> EffectivePolicy {
     let rules = (1..).zip(rules).map(|(number, rule)| EffectiveRule { id: id(name, number), ..rule.clone() });
     EffectivePolicy {
         name: name.to_owned(),
+        stage: Stage::Host,
         mode: Mode::Enforce,
+        expires: None,
         interfaces: Selector::All,
         ingress: Some(rules.collect()),
         egress: None,
@@ -101,6 +104,8 @@ fn rule(action: Action) -> EffectiveRule {
         l4: L4Match::Any,
         source_ports: None,
         family: None,
+        process: None,
+        limit: None,
         log: None,
     }
 }
@@ -126,6 +131,10 @@ fn packet() -> Packet {
         icmp: None,
         hop_limit: 64,
         state: New,
+        forward: None,
+        translated: None,
+        socket: None,
+        time: 0,
     }
 }
 

@@ -7,8 +7,8 @@ use crate::net::addr::Family;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{PortSet, Protocol};
 use crate::policy::model::{
-    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Mode, NamedSet, Not, Rule, Service, Tier,
-    TierDefault, Transport,
+    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Mode, NamedSet, Not, Rule, Service,
+    Stage, Tier, TierDefault, Transport,
 };
 use crate::policy::parse::{self, EntityPlace, unsupported};
 use crate::policy::selector::Selector;
@@ -306,7 +306,9 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         order,
         interfaces: interfaces?,
         nodes: nodes?,
+        stage: Stage::Host,
         mode: mode?,
+        expires: None,
         ingress,
         egress,
         place,
@@ -362,7 +364,22 @@ fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> O
     }
     fields.finish(reader, "a rule");
     let Matched { from, to, protocol, ports, services, icmp, family, .. } = matched;
-    Some(Rule { action: action?, from, to, protocol, ports, services, icmp, family, not, log, comment, place })
+    Some(Rule {
+        action: action?,
+        from,
+        to,
+        protocol,
+        ports,
+        services,
+        icmp,
+        family,
+        not,
+        process: None,
+        limit: None,
+        log,
+        comment,
+        place,
+    })
 }
 
 /// What rules and expectations have in common: the packets.
