@@ -409,8 +409,9 @@ fn the_daemon_takes_over_without_a_gap() {
             let mut daemon = node.enter(|| command.stderr(log).spawn().unwrap());
             let start = Instant::now();
             let mut taken_over = false;
-            while !taken_over && start.elapsed() < Duration::from_secs(20) {
-                taken_over = node.sh("nft list table inet nodewall").contains("front#1 policy.toml");
+            // A quick daemon is there before the first look: connections go on beyond the moment in which it is seen.
+            while connected < 10 || (!taken_over && start.elapsed() < Duration::from_secs(20)) {
+                taken_over = taken_over || node.sh("nft list table inet nodewall").contains("front#1 policy.toml");
                 assert_eq!(probe(std::slice::from_ref(&ssh)), [Allowed]);
                 connected += 1;
             }
@@ -420,7 +421,6 @@ fn the_daemon_takes_over_without_a_gap() {
             assert!(taken_over, "{}", std::fs::read_to_string(path("log")).unwrap());
             assert!(sending.join().unwrap() > 20);
         });
-        assert!(connected > 1, "{connected}");
         denied.set_nonblocking(true).unwrap();
         assert!(denied.recv(&mut [0; 16]).is_err(), "a packet came through between the two");
     }
