@@ -33,11 +33,16 @@ pub struct BaseChain {
     pub priority: i32,
     /// What happens at its end.
     pub policy: ChainPolicy,
+    /// The interface of a chain at [`Hook::Ingress`], as [`Datum::name`]; `None` at every other hook.
+    pub device: Option<Datum>,
 }
 
 /// A netfilter hook of the inet family (`enum nf_inet_hooks`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Hook {
+    /// As it arrives on one interface, before reassembly and connection tracking (Linux 5.10; `NF_INET_INGRESS`). IPv4 and IPv6 only:
+    /// what still has a VLAN tag at this point goes by (kernel nft_chain_filter.c `nft_do_chain_inet_ingress`).
+    Ingress,
     /// Before routing.
     Prerouting,
     /// To a local socket.
@@ -59,12 +64,14 @@ impl Hook {
             Self::Forward => 2,
             Self::Output => 3,
             Self::Postrouting => 4,
+            Self::Ingress => 5,
         }
     }
 
     /// Its name in nft(8).
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Ingress => "ingress",
             Self::Prerouting => "prerouting",
             Self::Input => "input",
             Self::Forward => "forward",
@@ -74,7 +81,8 @@ impl Hook {
     }
 
     /// Every hook.
-    pub const ALL: [Self; 5] = [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+    pub const ALL: [Self; 6] =
+        [Self::Ingress, Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
 }
 
 /// What a base chain does with a packet that reaches its end.
@@ -126,12 +134,23 @@ pub enum Statement {
     /// `counter`
     Counter,
     /// `limit rate N/second burst N packets`
-    Limit {
-        /// Packets a second.
-        rate: u32,
-        /// Packets at once.
-        burst: u32,
+    Limit(Limit),
+    /// `update @set { ip saddr limit rate N/second burst N packets }`: a bucket for each key, kept in a dynamic set. It ends the
+    /// rule when the key's bucket is empty, or when the set is full (kernel nft_dynset.c).
+    Meter {
+        /// What has a bucket of its own.
+        keys: Vec<Key>,
+        /// The dynamic set.
+        set: String,
+        /// Each bucket.
+        limit: Limit,
     },
+    /// `notrack`: no conntrack entry; only in prerouting and output before conntrack (priority below -200).
+    Notrack,
+    /// `meta mark set meta mark | BITS`
+    MarkSet(u32),
+    /// `meta mark set meta mark & ~BITS`
+    MarkClear(u32),
     /// `log prefix "..." group N`
     Log {
         /// The prefix, at most 127 bytes.
@@ -147,6 +166,27 @@ pub enum Statement {
     Foreign(String),
 }
 
+/// A token bucket (nft(8) "LIMIT STATEMENT").
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Limit {
+    /// Packets...
+    pub rate: u32,
+    /// ...in so many seconds: 1, 60, 3600 or 86,400 (`/second`, `/minute`, `/hour`, `/day`).
+    pub seconds: u32,
+    /// Packets at once.
+    pub burst: u32,
+}
+
+/// What makes a set dynamic: rules put elements into it, and they time out (`flags dynamic,timeout`). What is in it is never part
+/// of the ruleset, neither when it is compared nor when it is read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dynamic {
+    /// Seconds after which an element that no packet updates is gone.
+    pub timeout: u32,
+    /// The most elements; a packet whose key does not fit ends the rule.
+    pub size: u32,
+}
+
 /// What a single key is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Value {
@@ -156,7 +196,7 @@ pub enum Value {
     Prefix(Datum, u8),
     /// An inclusive range.
     Range(Datum, Datum),
-    /// Any of these bits (`ct state established,related`).
+    /// Any of these bits (`ct state established,related`, `meta mark & 0x10 != 0`).
     Flags(u32),
 }
 
@@ -178,6 +218,8 @@ pub struct Set {
     pub interval: bool,
     /// Whether its elements carry verdicts.
     pub map: bool,
+    /// Whether rules fill it; `elements` is empty then.
+    pub dynamic: Option<Dynamic>,
     /// What is in it.
     pub elements: Elements,
 }

@@ -106,6 +106,14 @@ pub enum DataType {
     CtState,
     /// An integer of one byte without a name of its own: the hop limit
     Integer,
+    /// `mark`: the packet mark, a bit mask
+    Mark,
+    /// `uid`
+    Uid,
+    /// `gid`
+    Gid,
+    /// `cgroupsv2`: the id of a control group, 8 bytes
+    Cgroup,
 }
 
 impl DataType {
@@ -227,6 +235,14 @@ pub enum Key {
     Icmpv6Type,
     /// `icmpv6 code`
     Icmpv6Code,
+    /// `meta mark`
+    Mark,
+    /// `meta skuid`: the user of the local socket; no packet without one has it
+    SocketUser,
+    /// `meta skgid`
+    SocketGroup,
+    /// `socket cgroupv2 level N`: the control group of the local socket, or the one above it at this level, counted from the root
+    SocketCgroup(u8),
 }
 
 impl Key {
