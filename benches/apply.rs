@@ -59,7 +59,8 @@ fn one_prefix(criterion: &mut Criterion) {
     let ranges = |count: u32| -> Elements {
         Elements::V4((0..count).map(|index| (0x0a00_0000 + index * 8, 0x0a00_0003 + index * 8)).collect())
     };
-    let set = Set { key: vec![DataType::Ipv4Addr], interval: true, map: false, elements: ranges(10_000) };
+    let set =
+        Set { key: vec![DataType::Ipv4Addr], interval: true, map: false, dynamic: None, elements: ranges(10_000) };
     let mut ruleset = Ruleset::default();
     ruleset.sets.insert("big".to_owned(), set.clone());
     kernel.commit(&replacing(&ruleset)).unwrap();

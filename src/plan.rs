@@ -360,7 +360,7 @@ mod tests {
     /// The kernel's order of things within one batch is told in [`new_chain`].
     #[test]
     fn a_new_base_chain_drops_only_from_the_commit_on() {
-        let base = |policy, priority| Some(BaseChain { hook: Hook::Input, priority, policy });
+        let base = |policy, priority| Some(BaseChain { hook: Hook::Input, priority, policy, device: None });
         let chain = |base| Chain { base, rules: Vec::new() };
         let ruleset = |base| Ruleset {
             chains: [("input".to_owned(), chain(base)), ("jumped_to".to_owned(), chain(None))].into(),

@@ -65,7 +65,7 @@ fn keys<const N: usize>(elements: [(ElementKey, Option<Verdict>); N]) -> Element
 }
 
 fn input(rules: Vec<Rule>) -> Chain {
-    let base = BaseChain { hook: Hook::Input, priority: 0, policy: ChainPolicy::Drop };
+    let base = BaseChain { hook: Hook::Input, priority: 0, policy: ChainPolicy::Drop, device: None };
     Chain { base: Some(base), rules }
 }
 
@@ -153,14 +153,15 @@ fn everything() -> Ruleset {
         rule(
             "",
             [
-                Statement::Limit { rate: 10, burst: 20 },
+                Statement::Limit(Limit { rate: 10, seconds: 1, burst: 20 }),
                 Statement::Log { prefix: "nodewall drop: ".to_owned(), group: 5 },
             ],
         ),
         rule("", [is(Key::L4Proto, 6u8), Statement::Reject(Reject::TcpReset)]),
         rule("", [Statement::Reject(Reject::AdminProhibited)]),
     ];
-    let set = |key: &[DataType], interval, map, elements| Set { key: key.to_vec(), interval, map, elements };
+    let set =
+        |key: &[DataType], interval, map, elements| Set { key: key.to_vec(), interval, map, dynamic: None, elements };
     let sets = [
         (
             "pool4",
@@ -305,7 +306,7 @@ fn pool(interval: bool, ranges: impl IntoIterator<Item = (u32, u32)>) -> Ruleset
     Ruleset {
         sets: BTreeMap::from([(
             "pool".to_owned(),
-            Set { key: vec![DataType::Ipv4Addr], interval, map: false, elements },
+            Set { key: vec![DataType::Ipv4Addr], interval, map: false, dynamic: None, elements },
         )]),
         chains: BTreeMap::from([(
             "input".to_owned(),

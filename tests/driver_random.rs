@@ -195,7 +195,11 @@ impl Random {
             statements.push(Statement::Counter);
         }
         if self.chance(4) {
-            statements.push(Statement::Limit { rate: 1 + self.below(1000) as u32, burst: 1 + self.below(50) as u32 });
+            statements.push(Statement::Limit(Limit {
+                rate: 1 + self.below(1000) as u32,
+                seconds: 1,
+                burst: 1 + self.below(50) as u32,
+            }));
             let prefix = (*self.pick(&["", "nw ", "nodewall: "])).to_owned();
             statements.push(Statement::Log { prefix, group: self.below(65536) as u16 });
         }
@@ -232,7 +236,7 @@ impl Random {
             // Maps jump to the last chain only, which jumps nowhere: no loop through a map.
             let targets = chains.last().map(std::slice::from_ref).unwrap_or_default();
             let elements = self.elements(&key, interval, map, targets);
-            ruleset.sets.insert(name.clone(), Set { key, interval, map, elements });
+            ruleset.sets.insert(name.clone(), Set { key, interval, map, dynamic: None, elements });
             sets.push((name, keys, map));
         }
         let plain: Vec<_> = sets.iter().filter(|(_, _, map)| !map).cloned().collect();
@@ -248,7 +252,7 @@ impl Random {
                 continue;
             }
             let policy = *self.pick(&[ChainPolicy::Accept, ChainPolicy::Drop]);
-            let base = BaseChain { hook, priority: *self.pick(&[0, -10]), policy };
+            let base = BaseChain { hook, priority: *self.pick(&[0, -10]), policy, device: None };
             let count = self.below(10);
             let rules = (0..count).map(|_| self.rule(&sets, &chains)).collect();
             ruleset.chains.insert(hook.name().to_owned(), Chain { base: Some(base), rules });
@@ -538,6 +542,7 @@ impl Random {
                     key: vec![DataType::Ipv4Addr],
                     interval: true,
                     map: false,
+                    dynamic: None,
                     elements: Elements::V4([(5, 9)].into_iter().collect()),
                 },
             },
@@ -547,6 +552,7 @@ impl Random {
                     key: vec![DataType::Ipv4Addr],
                     interval: true,
                     map: false,
+                    dynamic: None,
                     elements: Elements::V4(Default::default()),
                 });
                 let mut set = set.with(self.elements(&set.key, set.interval, set.map, &[]));

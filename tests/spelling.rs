@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Hook, Reject, Rule, Ruleset, Set, SetRef, Statement, Value,
-    Verdict, ct_state,
+    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Hook, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement,
+    Value, Verdict, ct_state,
 };
 use nodewall::nft::key::{DataType, Datum, Key, Side};
 use nodewall::nft::{json, text};
@@ -223,9 +223,9 @@ fn rules() -> Vec<Vec<Statement>> {
         vec![Statement::Counter, accept()],
         vec![is(DPORT, 1u16), Statement::Counter, drop()],
         vec![is(Key::L4Proto, 6u8), Statement::Counter, is(DPORT, 1u16), drop()],
-        vec![Statement::Limit { rate: 5, burst: 5 }],
-        vec![Statement::Limit { rate: 1, burst: 0 }],
-        vec![Statement::Limit { rate: u32::MAX, burst: u32::MAX }, drop()],
+        vec![Statement::Limit(Limit { rate: 5, seconds: 1, burst: 5 })],
+        vec![Statement::Limit(Limit { rate: 1, seconds: 1, burst: 0 })],
+        vec![Statement::Limit(Limit { rate: u32::MAX, seconds: 1, burst: u32::MAX }), drop()],
         vec![Statement::Log { prefix: "nodewall deny \\ ' % kubelet#1 ".into(), group: 65535 }],
         vec![Statement::Log { prefix: String::new(), group: 0 }],
         vec![is(Key::L4Proto, 6u8), Statement::Reject(Reject::TcpReset)],
@@ -272,6 +272,7 @@ fn sets() -> BTreeMap<String, Set> {
         key: key.to_vec(),
         interval: elements.needs_interval(),
         map: false,
+        dynamic: None,
         elements,
     };
     let bytes = |values: &[u8]| keys(values.iter().map(|value| vec![one(*value)]).collect());
@@ -331,12 +332,17 @@ fn sets() -> BTreeMap<String, Set> {
             ),
         ),
     ]);
-    let empty =
-        Set { key: vec![DataType::Ipv6Addr], interval: true, map: false, elements: Elements::V6(Default::default()) };
+    let empty = Set {
+        key: vec![DataType::Ipv6Addr],
+        interval: true,
+        map: false,
+        dynamic: None,
+        elements: Elements::V6(Default::default()),
+    };
     sets.insert("empty".into(), empty);
     let map = |key: &[DataType], elements: BTreeMap<ElementKey, Option<Verdict>>| {
         let elements = Elements::Keys(elements);
-        Set { key: key.to_vec(), interval: elements.needs_interval(), map: true, elements }
+        Set { key: key.to_vec(), interval: elements.needs_interval(), map: true, dynamic: None, elements }
     };
     let dispatch = BTreeMap::from([
         (ElementKey::of([Datum::name("eth0")]), Some(Verdict::Jump("one".into()))),
@@ -352,7 +358,7 @@ fn sets() -> BTreeMap<String, Set> {
     sets.insert("networks".into(), map(&[DataType::Ipv4Addr], networks));
     sets.insert(
         "states-map".into(),
-        Set { key: vec![DataType::CtState], interval: false, map: true, elements: verdicts() },
+        Set { key: vec![DataType::CtState], interval: false, map: true, dynamic: None, elements: verdicts() },
     );
     sets
 }
@@ -361,7 +367,7 @@ fn base_chains() -> BTreeMap<String, Chain> {
     let mut chains = BTreeMap::new();
     for (index, hook) in Hook::ALL.into_iter().enumerate() {
         for (policy, priority) in [(ChainPolicy::Accept, -300), (ChainPolicy::Drop, -110), (ChainPolicy::Accept, 0)] {
-            let base = BaseChain { hook, priority: priority + index as i32, policy };
+            let base = BaseChain { hook, priority: priority + index as i32, policy, device: None };
             chains.insert(format!("{}_{}", hook.name(), -priority), Chain { base: Some(base), rules: Vec::new() });
         }
     }
@@ -423,7 +429,7 @@ fn chains_named_like_keywords_load_under_another_name() {
 #[test]
 fn a_hundred_thousand_prefixes_are_written_in_a_moment() {
     let addresses = Elements::V4((0..100_000u32).map(|index| (index * 1024, index * 1024 + 255)).collect());
-    let set = Set { key: vec![DataType::Ipv4Addr], interval: true, map: false, elements: addresses };
+    let set = Set { key: vec![DataType::Ipv4Addr], interval: true, map: false, dynamic: None, elements: addresses };
     let ruleset = Ruleset { sets: BTreeMap::from([("large".to_owned(), set)]), chains: BTreeMap::new() };
     let start = std::time::Instant::now();
     let written = text::body(&ruleset);
@@ -648,7 +654,7 @@ mod generated {
     fn effects() -> impl Strategy<Value = Vec<Statement>> {
         let effect = prop_oneof![
             Just(Statement::Counter),
-            (1..=u32::MAX, any::<u32>()).prop_map(|(rate, burst)| Statement::Limit { rate, burst }),
+            (1..=u32::MAX, any::<u32>()).prop_map(|(rate, burst)| Statement::Limit(Limit { rate, seconds: 1, burst })),
             ("[a-zA-Z0-9 #:%'\\\\.]{0,127}", any::<u16>()).prop_map(|(prefix, group)| Statement::Log { prefix, group }),
         ];
         proptest::collection::vec(effect, 0..3)
@@ -697,6 +703,7 @@ mod generated {
                     key: types(&keys),
                     interval: elements.needs_interval(),
                     map: false,
+                    dynamic: None,
                     elements: elements.clone(),
                 });
                 SetRef::Named("SET".into())
@@ -716,6 +723,7 @@ mod generated {
                     key: types(&keys),
                     interval: elements.needs_interval(),
                     map: true,
+                    dynamic: None,
                     elements: elements.clone(),
                 });
                 SetRef::Named("MAP".into())

@@ -130,6 +130,7 @@ fn address(peer: &Peer, side: Side, ruleset: &mut Ruleset) -> Statement {
         key: vec![key.data_type()],
         interval: elements.needs_interval(),
         map: false,
+        dynamic: None,
         elements,
     });
     Statement::Lookup { keys: vec![key], negated: false, set: SetRef::Named(name) }

@@ -205,7 +205,7 @@ impl Target<'_> {
         let mut rules = Vec::new();
         let log = line.log.as_ref().map(|prefix| {
             let log = Statement::Log { prefix: prefix.clone(), group: self.log.group };
-            [Statement::Limit { rate: self.log.rate, burst: self.log.burst }, log]
+            [Statement::Limit(crate::nft::ir::Limit { rate: self.log.rate, seconds: 1, burst: self.log.burst }), log]
         });
         let mut rule = |statements: Vec<Statement>, comment: &str| {
             rules.push(Rule { statements, comment: Some(comment.to_owned()) });
@@ -251,6 +251,7 @@ impl Target<'_> {
             key: keys.iter().map(|key| key.data_type()).collect(),
             interval: elements.needs_interval(),
             map: true,
+            dynamic: None,
             elements,
         };
         self.ruleset.sets.insert(name.clone(), set);
@@ -269,7 +270,7 @@ impl Target<'_> {
             let key = keys.iter().map(|key| key.data_type()).collect();
             *set = SetRef::Named(name.clone());
             let interval = elements.needs_interval();
-            self.ruleset.sets.entry(name).or_insert(Set { key, interval, map: false, elements });
+            self.ruleset.sets.entry(name).or_insert(Set { key, interval, map: false, dynamic: None, elements });
         }
         statements
     }

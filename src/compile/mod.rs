@@ -87,7 +87,7 @@ impl Compiler<'_> {
             (Direction::Ingress, Mode::Enforce) => ChainPolicy::Drop,
             _ => ChainPolicy::Accept,
         };
-        let base_chain = BaseChain { hook, priority: FILTER_PRIORITY, policy };
+        let base_chain = BaseChain { hook, priority: FILTER_PRIORITY, policy, device: None };
         self.ruleset.chains.insert(base.to_owned(), Chain { base: Some(base_chain), rules });
         let essentials = base::essentials(self.direction);
         self.ruleset.chains.insert(base::essentials_name(self.direction).to_owned(), essentials);
@@ -111,7 +111,13 @@ impl Compiler<'_> {
             .iter()
             .map(|(name, chain)| (ElementKey::of([Datum::name(name.as_str())]), Some(Verdict::Goto(chain.clone()))))
             .collect();
-        let set = Set { key: vec![DataType::Ifname], interval: false, map: true, elements: Elements::Keys(elements) };
+        let set = Set {
+            key: vec![DataType::Ifname],
+            interval: false,
+            map: true,
+            dynamic: None,
+            elements: Elements::Keys(elements),
+        };
         self.ruleset.sets.insert(map.to_owned(), set);
         let keys = vec![Key::InterfaceName(side)];
         Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map.to_owned()) }], comment: None }
@@ -169,7 +175,7 @@ impl Compiler<'_> {
             let log = self.effective.log;
             let prefix = comment::fit(format!("would deny: {comment} "));
             let statements = vec![
-                Statement::Limit { rate: log.rate, burst: log.burst },
+                Statement::Limit(crate::nft::ir::Limit { rate: log.rate, seconds: 1, burst: log.burst }),
                 Statement::Log { prefix, group: log.group },
             ];
             rules.push(Rule { statements, comment: Some(comment::fit(format!("{comment} log"))) });

@@ -8,7 +8,7 @@ use super::{Error, Kernel, Read};
 use crate::net::range::{Point, RangeSet};
 use crate::nft::TABLE;
 use crate::nft::change::{Batch, Change, Loaded, RuleState};
-use crate::nft::ir::{BaseChain, Chain, ElementKey, Elements, Rule, Set, SetRef, Statement, Verdict};
+use crate::nft::ir::{BaseChain, Chain, ElementKey, Elements, Limit, Rule, Set, SetRef, Statement, Verdict};
 use crate::nft::key::{DataType, Key};
 use crate::nft::netlink::{canonical_rule, canonical_set};
 
@@ -206,9 +206,9 @@ impl Table {
                     let key = keys.iter().map(|key| key.data_type()).collect();
                     let map = matches!(statement, Statement::Vmap { .. });
                     let interval = elements.needs_interval();
-                    self.check_elements(&Set { key, interval, map, elements: elements.clone() })?;
+                    self.check_elements(&Set { key, interval, map, dynamic: None, elements: elements.clone() })?;
                 }
-                Statement::Limit { rate: 0, .. } => return Err(Errno::EINVAL),
+                Statement::Limit(Limit { rate: 0, .. }) => return Err(Errno::EINVAL),
                 _ => {}
             }
         }

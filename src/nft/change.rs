@@ -133,6 +133,6 @@ impl Set {
     /// The same set with other elements.
     #[must_use]
     pub fn with(&self, elements: Elements) -> Self {
-        Self { key: self.key.clone(), interval: self.interval, map: self.map, elements }
+        Self { key: self.key.clone(), interval: self.interval, map: self.map, dynamic: self.dynamic, elements }
     }
 }

@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::TABLE_NAME;
-use super::ir::{Chain, ChainPolicy, Elements, Hook, Reject, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict};
+use super::ir::{
+    Chain, ChainPolicy, Elements, Hook, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict,
+};
 use super::key::{DataType, Datum, Key, Side};
 use super::normal;
 use super::words::{self, Span};
@@ -50,6 +52,7 @@ fn chain(name: &str, chain: &Chain) -> Json {
         name: name.into(),
         _type: base.map(|_| NfChainType::Filter),
         hook: base.map(|base| match base.hook {
+            Hook::Ingress => NfHook::Ingress,
             Hook::Prerouting => NfHook::Prerouting,
             Hook::Input => NfHook::Input,
             Hook::Forward => NfHook::Forward,
@@ -110,7 +113,7 @@ fn statement(statement: &Statement) -> Json {
         }
         Statement::Vmap { keys, map } => json!({ "vmap": { "key": left(keys), "data": set_ref(keys, map) } }),
         Statement::Counter => value(stmt::Statement::Counter(stmt::Counter::Anonymous(None))),
-        Statement::Limit { rate, burst } => value(stmt::Statement::Limit(stmt::Limit {
+        Statement::Limit(Limit { rate, seconds: _, burst }) => value(stmt::Statement::Limit(stmt::Limit {
             rate: *rate,
             rate_unit: None,
             per: Some("second".into()),
@@ -133,6 +136,7 @@ fn statement(statement: &Statement) -> Json {
             }
         }))),
         Statement::Verdict(verdict) => self::verdict(verdict),
+        Statement::Meter { .. } | Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => Json::Null,
         // nft has no JSON for what it does not know either; an object under a name of ours equals nothing it prints.
         Statement::Foreign(words) => json!({ "foreign": words }),
     }
@@ -221,6 +225,10 @@ fn key(key: Key) -> Expression<'static> {
         Key::IcmpCode => payload("icmp", "code"),
         Key::Icmpv6Type => payload("icmpv6", "type"),
         Key::Icmpv6Code => payload("icmpv6", "code"),
+        Key::Mark => meta(MetaKey::Mark),
+        Key::SocketUser => meta(MetaKey::Skuid),
+        Key::SocketGroup => meta(MetaKey::Skgid),
+        Key::SocketCgroup(_) => meta(MetaKey::Cgroup),
     }
 }
 

@@ -118,7 +118,7 @@ pub enum DataType {
 
 impl DataType {
     /// Every type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::NfProto,
         Self::Ipv4Addr,
         Self::Ipv6Addr,
@@ -132,6 +132,10 @@ impl DataType {
         Self::IfaceType,
         Self::CtState,
         Self::Integer,
+        Self::Mark,
+        Self::Uid,
+        Self::Gid,
+        Self::Cgroup,
     ];
 
     /// Its number in nft's `enum datatypes` (include/datatype.h): what `NFTA_SET_KEY_TYPE` carries so that nft can print
@@ -145,12 +149,16 @@ impl DataType {
             Self::InetProto => 12,
             Self::InetService => 13,
             Self::IcmpType => 14,
+            Self::Mark => 19,
             Self::IfaceType => 21,
+            Self::Uid => 24,
+            Self::Gid => 25,
             Self::CtState => 26,
             Self::Icmpv6Type => 29,
             Self::IcmpCode => 32,
             Self::Icmpv6Code => 33,
             Self::Ifname => 41,
+            Self::Cgroup => 48,
         }
     }
 
@@ -170,6 +178,10 @@ impl DataType {
             Self::IcmpCode => "icmp_code",
             Self::Icmpv6Code => "icmpv6_code",
             Self::Ifname => "ifname",
+            Self::Mark => "mark",
+            Self::Uid => "uid",
+            Self::Gid => "gid",
+            Self::Cgroup => "cgroupsv2",
         }
     }
 
@@ -184,14 +196,15 @@ impl DataType {
             | Self::Icmpv6Code
             | Self::Integer => 1,
             Self::InetService | Self::IfaceType => 2,
-            Self::Ipv4Addr | Self::CtState => 4,
+            Self::Ipv4Addr | Self::CtState | Self::Mark | Self::Uid | Self::Gid => 4,
+            Self::Cgroup => 8,
             Self::Ipv6Addr | Self::Ifname => 16,
         }
     }
 
     /// Whether the kernel keeps it in host byte order.
     pub const fn host_order(self) -> bool {
-        matches!(self, Self::CtState | Self::IfaceType)
+        matches!(self, Self::CtState | Self::IfaceType | Self::Mark | Self::Uid | Self::Gid | Self::Cgroup)
     }
 }
 
@@ -262,6 +275,10 @@ impl Key {
             Self::IcmpCode => DataType::IcmpCode,
             Self::Icmpv6Type => DataType::Icmpv6Type,
             Self::Icmpv6Code => DataType::Icmpv6Code,
+            Self::Mark => DataType::Mark,
+            Self::SocketUser => DataType::Uid,
+            Self::SocketGroup => DataType::Gid,
+            Self::SocketCgroup(_) => DataType::Cgroup,
         }
     }
 

@@ -14,7 +14,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::TABLE;
 use super::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Reject, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict,
+    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement, Value,
+    Verdict,
 };
 use super::key::{DataType, Datum, Key, Side};
 use super::words::{self, Span};
@@ -90,7 +91,7 @@ impl<'a> Names<'a> {
 
 fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", names.spell(name));
-    if let Some(BaseChain { hook, priority, policy }) = &chain.base {
+    if let Some(BaseChain { hook, priority, policy, device: _ }) = &chain.base {
         let policy = match policy {
             ChainPolicy::Accept => "accept",
             ChainPolicy::Drop => "drop",
@@ -146,7 +147,7 @@ fn write_statement(out: &mut String, names: &Names<'_>, statement: &Statement) -
             write_set_ref(out, names, keys, map)
         }
         Statement::Counter => write_text(out, "counter"),
-        Statement::Limit { rate, burst } => {
+        Statement::Limit(Limit { rate, seconds: _, burst }) => {
             // A burst of 0 means the default to the kernel (nft_limit.c, NFT_LIMIT_PKT_BURST_DEFAULT), and nft refuses it.
             let burst = if *burst == 0 { 5 } else { *burst };
             write_text(out, &format!("limit rate {rate}/second burst {burst} packets"))
@@ -161,6 +162,9 @@ fn write_statement(out: &mut String, names: &Names<'_>, statement: &Statement) -
         Statement::Verdict(verdict) => {
             write_verdict(out, names, verdict);
             Ok(())
+        }
+        Statement::Meter { .. } | Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => {
+            Err(Unspeakable)
         }
         Statement::Foreign(words) => {
             out.push_str(words);
@@ -268,6 +272,13 @@ fn write_key(out: &mut String, key: Key) {
         Key::IcmpCode => "icmp code",
         Key::Icmpv6Type => "icmpv6 type",
         Key::Icmpv6Code => "icmpv6 code",
+        Key::Mark => "meta mark",
+        Key::SocketUser => "meta skuid",
+        Key::SocketGroup => "meta skgid",
+        Key::SocketCgroup(level) => {
+            let _ = write!(out, "socket cgroupv2 level {level}");
+            return;
+        }
     };
     out.push_str(word);
 }
@@ -365,6 +376,10 @@ const fn example_key(data_type: DataType) -> &'static str {
         DataType::IfaceType => "meta iiftype",
         DataType::CtState => "ct state",
         DataType::Integer => "ip6 hoplimit",
+        DataType::Mark => "meta mark",
+        DataType::Uid => "meta skuid",
+        DataType::Gid => "meta skgid",
+        DataType::Cgroup => "socket cgroupv2 level 1",
     }
 }
 

@@ -53,7 +53,11 @@ pub(super) fn symbol(data_type: DataType, value: u128) -> Option<&'static str> {
         | DataType::InetProto
         | DataType::InetService
         | DataType::Ifname
-        | DataType::Integer => None,
+        | DataType::Integer
+        | DataType::Mark
+        | DataType::Uid
+        | DataType::Gid
+        | DataType::Cgroup => None,
     }
 }
 

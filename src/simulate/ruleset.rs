@@ -182,7 +182,8 @@ impl<'a> Interpreter<'a> {
                     }
                 }
                 Statement::Counter => self.counted.push(rule.comment.clone().unwrap_or_default()),
-                Statement::Limit { .. } => {}
+                Statement::Limit(_) | Statement::Meter { .. } => {}
+                Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => {}
                 Statement::Log { prefix, .. } => self.logged.push(prefix.clone()),
                 Statement::Reject(reject) => return Ok(Step::Reject(*reject)),
                 Statement::Verdict(verdict) => return Ok(Step::Verdict(verdict.clone())),

@@ -101,6 +101,7 @@ impl View {
             Key::Port(_, Side::Destination) => self.words.map(|(_, second)| Datum::from(second)),
             Key::IcmpType | Key::Icmpv6Type => self.icmp.map(|(kind, _)| Datum::from(kind)),
             Key::IcmpCode | Key::Icmpv6Code => self.icmp.map(|(_, code)| Datum::from(code)),
+            Key::Mark | Key::SocketUser | Key::SocketGroup | Key::SocketCgroup(_) => None,
         }
     }
 

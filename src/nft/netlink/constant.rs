@@ -212,16 +212,26 @@ pub const NFTA_PAYLOAD_BASE: u16 = 2;
 pub const NFTA_PAYLOAD_OFFSET: u16 = 3;
 pub const NFTA_PAYLOAD_LEN: u16 = 4;
 
+pub const NFT_META_MARK: u32 = 3;
 pub const NFT_META_IIFNAME: u32 = 6;
 pub const NFT_META_OIFNAME: u32 = 7;
 pub const NFT_META_IIFTYPE: u32 = 8;
 pub const NFT_META_OIFTYPE: u32 = 9;
+pub const NFT_META_SKUID: u32 = 10;
+pub const NFT_META_SKGID: u32 = 11;
 pub const NFT_META_NFPROTO: u32 = 15;
 pub const NFT_META_L4PROTO: u32 = 16;
 pub const NFT_META_IIFKIND: u32 = 26;
 pub const NFT_META_OIFKIND: u32 = 27;
 pub const NFTA_META_DREG: u16 = 1;
 pub const NFTA_META_KEY: u16 = 2;
+
+pub const NFTA_META_SREG: u16 = 3;
+
+pub const NFT_SOCKET_CGROUPV2: u32 = 3;
+pub const NFTA_SOCKET_KEY: u16 = 1;
+pub const NFTA_SOCKET_DREG: u16 = 2;
+pub const NFTA_SOCKET_LEVEL: u16 = 3;
 
 pub const NFT_CT_STATE: u32 = 0;
 pub const NFTA_CT_DREG: u16 = 1;

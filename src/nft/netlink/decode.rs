@@ -181,7 +181,7 @@ impl Snapshot {
                 _ => ChainPolicy::Accept,
             };
             match Hook::ALL.into_iter().find(|hook| hook.number() == number) {
-                Some(hook) if kind == "filter" => base = Some(BaseChain { hook, priority, policy }),
+                Some(hook) if kind == "filter" => base = Some(BaseChain { hook, priority, policy, device: None }),
                 _ => self.foreign.push(format!("chain {name} of type {kind} at hook {number}")),
             }
         }

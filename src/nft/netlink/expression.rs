@@ -12,7 +12,7 @@ use super::set::{from_wire, padded, to_wire};
 use crate::net::addr::Family;
 use crate::net::protocol::Protocol;
 use crate::nft::change::RuleState;
-use crate::nft::ir::{Elements, Reject, Rule, SetRef, Statement, Value, Verdict};
+use crate::nft::ir::{Elements, Limit, Reject, Rule, SetRef, Statement, Value, Verdict};
 use crate::nft::key::{DataType, Datum, Key, Side};
 
 /// The rule in the one form in which the kernel gives it back.
@@ -168,6 +168,7 @@ impl Needed {
 enum Load {
     Meta(u32),
     Conntrack(u32),
+    Socket(u8),
     Payload { base: u32, offset: u32, length: u32 },
 }
 
@@ -195,6 +196,10 @@ fn load_of(key: Key) -> Load {
         Key::Port(_, Side::Destination) => transport(2, 2),
         Key::IcmpType | Key::Icmpv6Type => transport(0, 1),
         Key::IcmpCode | Key::Icmpv6Code => transport(1, 1),
+        Key::Mark => Load::Meta(NFT_META_MARK),
+        Key::SocketUser => Load::Meta(NFT_META_SKUID),
+        Key::SocketGroup => Load::Meta(NFT_META_SKGID),
+        Key::SocketCgroup(level) => Load::Socket(level),
     }
 }
 
@@ -254,11 +259,11 @@ impl List<'_> {
                 counter.put_u64(NFTA_COUNTER_BYTES, 0);
                 counter.put_u64(NFTA_COUNTER_PACKETS, 0);
             }),
-            Statement::Limit { rate, burst } => self.expression("limit", |limit| {
+            Statement::Limit(Limit { rate, seconds, burst }) => self.expression("limit", |limit| {
                 // The kernel takes a burst of nothing for its default.
                 let burst = if *burst == 0 { NFT_LIMIT_PKT_BURST_DEFAULT } else { *burst };
                 limit.put_u64(NFTA_LIMIT_RATE, u64::from(*rate));
-                limit.put_u64(NFTA_LIMIT_UNIT, 1);
+                limit.put_u64(NFTA_LIMIT_UNIT, u64::from(*seconds));
                 limit.put_u32(NFTA_LIMIT_BURST, burst);
                 limit.put_u32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
                 limit.put_u32(NFTA_LIMIT_FLAGS, 0);
@@ -282,7 +287,11 @@ impl List<'_> {
                 immediate.nest(NFTA_IMMEDIATE_DATA, |data| data_verdict(data, verdict));
             }),
             // Left out, the rule would match more than it says; the kernel refuses an expression that it does not know.
-            Statement::Foreign(_) => self.expression("foreign", |_| {}),
+            Statement::Meter { .. }
+            | Statement::Notrack
+            | Statement::MarkSet(_)
+            | Statement::MarkClear(_)
+            | Statement::Foreign(_) => self.expression("foreign", |_| {}),
         }
     }
 
@@ -303,6 +312,11 @@ impl List<'_> {
             Load::Conntrack(key) => self.expression("ct", |ct| {
                 ct.put_u32(NFTA_CT_KEY, key);
                 ct.put_u32(NFTA_CT_DREG, register);
+            }),
+            Load::Socket(level) => self.expression("socket", |socket| {
+                socket.put_u32(NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2);
+                socket.put_u32(NFTA_SOCKET_DREG, register);
+                socket.put_u32(NFTA_SOCKET_LEVEL, u32::from(level));
             }),
             Load::Payload { base, offset, length } => self.expression("payload", |payload| {
                 payload.put_u32(NFTA_PAYLOAD_DREG, register);
@@ -635,7 +649,7 @@ impl Reader<'_> {
         let kind = data.u32(NFTA_LIMIT_TYPE)?.unwrap_or(0);
         let flags = data.u32(NFTA_LIMIT_FLAGS)?.unwrap_or(0);
         match (u32::try_from(rate), unit, kind, flags) {
-            (Ok(rate), 1, NFT_LIMIT_PKTS, 0) => self.push(Statement::Limit { rate, burst }),
+            (Ok(rate), 1, NFT_LIMIT_PKTS, 0) => self.push(Statement::Limit(Limit { rate, seconds: 1, burst })),
             _ => self.foreign(format!("limit of {rate} in {unit} s, type {kind}, flags {flags}")),
         }
         Ok(())

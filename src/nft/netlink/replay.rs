@@ -219,7 +219,7 @@ mod tests {
     use crate::nft::key::{DataType, Datum, Key, Side};
 
     fn changes() -> Vec<Change> {
-        let base = BaseChain { hook: Hook::Input, priority: 0, policy: ChainPolicy::Drop };
+        let base = BaseChain { hook: Hook::Input, priority: 0, policy: ChainPolicy::Drop, device: None };
         let ports = BTreeMap::from([(ElementKey::of([Datum::from(22u16)]), None)]);
         let lookup = Statement::Lookup {
             keys: vec![Key::Port(Some(crate::net::protocol::Protocol::TCP), Side::Destination)],
@@ -230,6 +230,7 @@ mod tests {
             key: vec![DataType::Ipv4Addr],
             interval: true,
             map: false,
+            dynamic: None,
             elements: Elements::V4(RangeSet::single(7)),
         };
         let rule = Rule { statements: vec![lookup, Statement::Verdict(Verdict::Accept)], comment: None };

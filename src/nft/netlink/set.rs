@@ -259,7 +259,7 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Result<Read, Malformed> {
             let size: usize = key.iter().map(|part| if single { part.size() } else { padded(*part) }).sum();
             if size == length {
                 let interval = flags & NFT_SET_INTERVAL != 0;
-                Ok(Set { elements: empty(&key, map), key, interval, map })
+                Ok(Set { elements: empty(&key, map), key, interval, map, dynamic: None })
             } else {
                 Err(format!("set {name} with keys of {length} bytes"))
             }

@@ -33,7 +33,7 @@ fn v6() -> View {
 }
 
 fn base(priority: i32, policy: ChainPolicy) -> Option<BaseChain> {
-    Some(BaseChain { hook: Hook::Input, priority, policy })
+    Some(BaseChain { hook: Hook::Input, priority, policy, device: None })
 }
 
 fn verdict(verdict: Verdict) -> Statement {
@@ -121,7 +121,7 @@ fn jump_comes_back_and_goto_goes_back_to_the_last_jump() {
 #[test]
 fn statements_run_from_left_to_right_until_one_fails() {
     let log = || Statement::Log { prefix: "word".to_owned(), group: 1 };
-    let limit = Statement::Limit { rate: 1, burst: 1 };
+    let limit = Statement::Limit(crate::nft::ir::Limit { rate: 1, seconds: 1, burst: 1 });
     let udp = is(Key::L4Proto, 17u8);
     let rules = vec![
         Rule { statements: vec![Statement::Counter, udp, log(), verdict(Verdict::Drop)], comment: Some("a".into()) },
@@ -234,7 +234,7 @@ fn what_the_kernel_would_not_load_is_an_error() {
         let rules = vec![Rule { statements: vec![statement], comment: None }];
         let mut ruleset = ruleset(vec![("input", base(0, ChainPolicy::Accept), rules)]);
         let elements = Elements::V6(RangeSet::full());
-        let set = Set { key: vec![DataType::Ipv6Addr], interval: true, map: false, elements };
+        let set = Set { key: vec![DataType::Ipv6Addr], interval: true, map: false, dynamic: None, elements };
         ruleset.sets.insert("six".to_owned(), set);
         run(&ruleset, Hook::Input, &view()).map(|run| run.end)
     };
