@@ -6,7 +6,7 @@
 //! announced (`IPS_EXPECTED`), whose first packet was "related" and as such let through by the essentials.
 //!
 //! A TCP connection that was there before connection tracking was has no known beginning, and ends only if it is denied
-//! in both directions.
+//! in both directions. Nor does anybody know any more which process began a flow: where a rule would have to, the flow goes on.
 //!
 //! Connection tracking does not know interfaces, and a policy may deny on one what it allows on another. A flow ends only
 //! if it is denied on every interface that it can use: the one with the local address, those whose network the other side
@@ -27,7 +27,7 @@ use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::{Effective, EffectivePolicy};
 use crate::policy::model::Mode;
-use crate::simulate::{ConntrackState, Outcome, Packet, decide};
+use crate::simulate::{ConntrackState, Origin, Outcome, Packet, decide};
 
 /// A policy with what of the node decides which flows it is about.
 #[derive(Clone, Debug)]
@@ -99,14 +99,21 @@ impl Revocation {
             (true, false) => Direction::Egress,
             (true, true) | (false, false) => return None,
         };
+        let real_port = flow.reply.ports().map(|(real, _)| real);
         let (ports, icmp) = match flow.original.detail {
-            Detail::Ports(source, destination) => {
-                (Some((source, flow.reply.ports().map_or(destination, |(real, _)| real))), None)
-            }
+            Detail::Ports(source, destination) => (Some((source, destination)), None),
             Detail::Icmp { kind, code, .. } => (None, Some((kind, code))),
             Detail::None => (None, None),
         };
-        Some(First { direction, source, destination, protocol: flow.original.protocol, ports, icmp })
+        let written = (flow.original.destination, ports.map(|(_, port)| port));
+        let translated = (direction == Direction::Ingress && written != (destination, real_port.or(written.1)))
+            .then(|| (destination, real_port.unwrap_or_default()));
+        let (destination, ports) = match direction {
+            // What the sender wrote, for the stage before DNAT.
+            Direction::Ingress => (flow.original.destination, ports),
+            Direction::Egress => (destination, ports.map(|(source, port)| (source, real_port.unwrap_or(port)))),
+        };
+        Some(First { direction, source, destination, protocol: flow.original.protocol, ports, icmp, translated })
     }
 }
 
@@ -123,19 +130,26 @@ struct First {
     protocol: Protocol,
     ports: Option<(u16, u16)>,
     icmp: Option<(u8, u8)>,
+    /// See [`Packet::translated`].
+    translated: Option<(IpAddr, u16)>,
 }
 
 impl First {
     /// The same if the other side had begun.
     fn reversed(self) -> Self {
+        let (destination, ports) = match self.translated {
+            Some((address, port)) => (address, self.ports.map(|(source, _)| (source, port))),
+            None => (self.destination, self.ports),
+        };
         Self {
+            translated: None,
             direction: match self.direction {
                 Direction::Ingress => Direction::Egress,
                 Direction::Egress => Direction::Ingress,
             },
-            source: self.destination,
+            source: destination,
             destination: self.source,
-            ports: self.ports.map(|(source, destination)| (destination, source)),
+            ports: ports.map(|(source, destination)| (destination, source)),
             ..self
         }
     }
@@ -143,7 +157,7 @@ impl First {
     /// This host's address and the other side's.
     fn ends(&self) -> (IpAddr, IpAddr) {
         match self.direction {
-            Direction::Ingress => (self.destination, self.source),
+            Direction::Ingress => (self.translated.map_or(self.destination, |(address, _)| address), self.source),
             Direction::Egress => (self.source, self.destination),
         }
     }
@@ -238,17 +252,18 @@ impl<'a> Judge<'a> {
             kind: link.kind.clone(),
             source: first.source,
             destination: first.destination,
-            protocol: first.protocol,
+            protocol: Some(first.protocol),
             ports: first.ports,
             icmp: first.icmp,
             hop_limit: 64,
             state: ConntrackState::New,
             forward: None,
-            translated: None,
-            socket: None,
-            time: 0,
+            translated: first.translated,
+            // Connection tracking does not know processes.
+            origin: Origin::Unknown,
         };
-        decide(&self.revocation.effective, &packet).outcome != Outcome::Accepted
+        let decision = decide(&self.revocation.effective, &packet);
+        decision.outcome != Outcome::Accepted && !decision.unsure
     }
 }
 

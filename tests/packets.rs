@@ -20,7 +20,7 @@ use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::Loaded;
 use nodewall::policy::effective::Effective;
 use nodewall::policy::resolve::resolve;
-use nodewall::simulate::{ConntrackState, Outcome, Packet, decide};
+use nodewall::simulate::{ConntrackState, Origin, Outcome, Packet, Socket, decide};
 use nodewall::source;
 use nodewall::text::finding::Severity;
 
@@ -267,15 +267,15 @@ fn packet(direction: Direction, interface: &str, probe: &Probe) -> Packet {
         kind: Some("veth".to_owned()),
         source: probe.source,
         destination: probe.destination,
-        protocol,
+        protocol: Some(protocol),
         ports: port.map(|port| (45_000, port)),
         icmp: port.is_none().then_some((if protocol == Protocol::ICMP { 8 } else { 128 }, 0)),
         hop_limit: 64,
         state: ConntrackState::New,
         forward: None,
         translated: None,
-        socket: None,
-        time: 0,
+        // The probe is a process of root's.
+        origin: if direction == Direction::Egress { Origin::Process(Socket::default()) } else { Origin::Kernel },
     }
 }
 

@@ -5,15 +5,19 @@
 use std::collections::BTreeMap;
 
 use super::emit::among;
+use super::point::Point;
 use crate::net::addr::Family;
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, SetRef, Statement, Value, Verdict, ct_state};
 use crate::nft::key::{Datum, Key, Side};
+use crate::policy::model::{Mode, Stage};
 
 /// `ARPHRD_LOOPBACK` (include/uapi/linux/if_arp.h): the device, whatever its name.
 const LOOPBACK_TYPE: u16 = 772;
+/// RoCEv2's port (`ROCE_V2_UDP_DPORT`, include/rdma/ib_verbs.h).
+const ROCE_V2_PORT: u16 = 4791;
 /// RFC 4861 section 7.1: discovery from beyond the link has a smaller hop limit and is not to be believed.
 const DISCOVERY_HOP_LIMIT: u8 = 255;
 
@@ -43,29 +47,69 @@ fn vmap(key: Key, elements: impl IntoIterator<Item = (Datum, Verdict)>) -> State
     Statement::Vmap { keys: vec![key], map: SetRef::Anonymous(Elements::Keys(elements)) }
 }
 
-/// The name of the chain with the essentials of a direction.
-pub(super) const fn essentials_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "essential_in",
-        Direction::Egress => "essential_out",
+/// The name of the chain with the essentials of a point.
+pub(super) const fn essentials_name(point: Point) -> &'static str {
+    match (point.stage, point.direction) {
+        (Stage::Forward, _) => "essential_forward",
+        (_, Direction::Ingress) => "essential_in",
+        (_, Direction::Egress) => "essential_out",
     }
 }
 
-/// The rules at the start of `input` or `output`. `deny` is the verdict of the guards: drop, or accept under node-wide audit.
-pub(super) fn preamble(direction: Direction, drop_invalid: bool, deny: &Verdict) -> Vec<Rule> {
-    let side = match direction {
-        Direction::Ingress => Side::Source,
-        Direction::Egress => Side::Destination,
-    };
-    let mut rules = vec![rule(vec![is(Key::InterfaceType(side), LOOPBACK_TYPE)], Verdict::Accept, "loopback")];
-    let followed = [ct_state::ESTABLISHED, ct_state::RELATED].map(|state| (Datum::from(state), Verdict::Accept));
-    let states = vmap(Key::CtState, followed);
-    rules.push(Rule { statements: vec![states], comment: Some("established flows".to_owned()) });
-    if drop_invalid {
+/// What of the stages there are before this point, and of the packet mark by which they tell that they let a packet through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Marks {
+    /// The bit.
+    pub(super) bit: u32,
+    /// Whether this is the first of our chains that a packet meets and others read the mark.
+    pub(super) clear: bool,
+    /// Whether an earlier stage may have set it.
+    pub(super) read: bool,
+}
+
+/// The rules at the start of the first chain of a point, before any interface is looked at.
+pub(super) fn preamble(point: Point, marks: Marks, drop_invalid: bool, deny: &Verdict) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if point.base(Mode::Enforce).is_none() {
+        return rules;
+    }
+    let marked = Statement::Match { key: Key::Mark, negated: false, value: Value::Flags(marks.bit) };
+    if marks.clear {
+        // Nobody else tells our stages what to skip: a process with CAP_NET_RAW may set marks, too.
+        let statements = vec![marked.clone(), Statement::MarkClear(marks.bit)];
+        rules.push(Rule { statements, comment: Some("the mark is set by our stages only".to_owned()) });
+    }
+    let allowed = rule(vec![marked], Verdict::Accept, "allowed by an earlier stage");
+    if point.stage != Stage::Forward {
+        rules.push(rule(vec![is(Key::InterfaceType(point.side()), LOOPBACK_TYPE)], Verdict::Accept, "loopback"));
+    }
+    if marks.read && point.stage != Stage::Host {
+        rules.push(allowed.clone());
+    }
+    if point.stage != Stage::Untracked {
+        let followed = [ct_state::ESTABLISHED, ct_state::RELATED].map(|state| (Datum::from(state), Verdict::Accept));
+        let states = vmap(Key::CtState, followed);
+        rules.push(Rule { statements: vec![states], comment: Some("established flows".to_owned()) });
+    }
+    if point.stage == Stage::Host {
+        rules.extend(guards(point, drop_invalid, deny));
+        // What is dropped before anything else is dropped whatever an earlier stage said.
+        if marks.read {
+            rules.push(allowed);
+        }
+        rules.push(essentials_jump(point));
+    }
+    rules
+}
+
+/// What is dropped before any policy is asked.
+pub(super) fn guards(point: Point, drop_invalid: bool, deny: &Verdict) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if drop_invalid && point.stage != Stage::Untracked {
         let invalid = Statement::Match { key: Key::CtState, negated: false, value: Value::Flags(ct_state::INVALID) };
         rules.push(counted(vec![invalid], deny.clone(), "conntrack state invalid"));
     }
-    if direction == Direction::Ingress {
+    if point.direction == Direction::Ingress {
         // CVE-2020-8558: with route_localnet set, neighbours reach what listens on 127.0.0.1 only.
         for side in [Side::Destination, Side::Source] {
             let v4 = within(Key::IpAddr(Family::V4, side), 0x7f00_0000u32, 8);
@@ -74,15 +118,22 @@ pub(super) fn preamble(direction: Direction, drop_invalid: bool, deny: &Verdict)
             rules.push(counted(vec![v6], deny.clone(), "loopback address from outside"));
         }
     }
-    let jump = Verdict::Jump(essentials_name(direction).to_owned());
-    let carriers = [Protocol::ICMP, Protocol::UDP, Protocol::ICMPV6];
-    let carriers = carriers.map(|protocol| (Datum::from(protocol.0), jump.clone()));
-    rules.push(Rule { statements: vec![vmap(Key::L4Proto, carriers)], comment: Some("essentials".to_owned()) });
     rules
 }
 
+/// The visit to the essentials.
+pub(super) fn essentials_jump(point: Point) -> Rule {
+    let jump = Verdict::Jump(essentials_name(point).to_owned());
+    let carriers: &[Protocol] = match point.stage {
+        Stage::Forward => &[Protocol::ICMP, Protocol::ICMPV6],
+        _ => &[Protocol::ICMP, Protocol::UDP, Protocol::ICMPV6],
+    };
+    let carriers = carriers.iter().map(|protocol| (Datum::from(protocol.0), jump.clone()));
+    Rule { statements: vec![vmap(Key::L4Proto, carriers)], comment: Some("essentials".to_owned()) }
+}
+
 /// What a host cannot do without, whatever its policy.
-pub(super) fn essentials(direction: Direction) -> Chain {
+pub(super) fn essentials(point: Point) -> Chain {
     let types = |numbers: &[u8]| -> RangeSet<u8> { numbers.iter().map(|number| (*number, *number)).collect() };
     let ports = |source: u16, destination: u16| {
         [Side::Source, Side::Destination]
@@ -91,7 +142,14 @@ pub(super) fn essentials(direction: Direction) -> Chain {
             .map(|(side, port)| is(Key::Port(Some(Protocol::UDP), side), port))
     };
     let accept = |statements: Vec<Statement>, comment: &str| counted(statements, Verdict::Accept, comment);
-    let (discovery, membership): (&[u8], &[u8]) = match direction {
+    let path_mtu = vec![
+        accept(vec![is(Key::IcmpType, 3u8), is(Key::IcmpCode, 4u8)], "path MTU discovery (RFC 1191)"),
+        accept(vec![is(Key::Icmpv6Type, 2u8)], "path MTU discovery (RFC 8201)"),
+    ];
+    if point.stage == Stage::Forward {
+        return Chain { base: None, rules: path_mtu };
+    }
+    let (discovery, membership): (&[u8], &[u8]) = match point.direction {
         // Router and neighbour solicitations and advertisements; multicast listener queries and reports.
         Direction::Ingress => (&[133, 134, 135, 136], &[130, 131, 132, 143]),
         Direction::Egress => (&[133, 135, 136], &[131, 132, 143]),
@@ -99,7 +157,7 @@ pub(super) fn essentials(direction: Direction) -> Chain {
     let v4 = is(Key::NfProto, 2u8);
     let mut dhcp = vec![v4];
     let mut dhcp6 = Vec::new();
-    match direction {
+    match point.direction {
         Direction::Ingress => {
             dhcp.extend(ports(67, 68));
             dhcp6.extend(ports(547, 546));
@@ -112,13 +170,20 @@ pub(super) fn essentials(direction: Direction) -> Chain {
         }
     }
     let hop_limit = is(Key::HopLimit, DISCOVERY_HOP_LIMIT);
-    let rules = vec![
+    let mut rules = vec![
         accept(vec![among(vec![Key::Icmpv6Type], &types(discovery)), hop_limit], "neighbour discovery (RFC 4861)"),
         accept(vec![among(vec![Key::Icmpv6Type], &types(membership))], "multicast listener discovery (RFC 3810)"),
-        accept(vec![is(Key::IcmpType, 3u8), is(Key::IcmpCode, 4u8)], "path MTU discovery (RFC 1191)"),
-        accept(vec![is(Key::Icmpv6Type, 2u8)], "path MTU discovery (RFC 8201)"),
-        accept(dhcp, "DHCPv4 client (RFC 2131)"),
-        accept(dhcp6, "DHCPv6 client (RFC 8415)"),
     ];
+    rules.extend(path_mtu);
+    rules.push(accept(dhcp, "DHCPv4 client (RFC 2131)"));
+    rules.push(accept(dhcp6, "DHCPv6 client (RFC 8415)"));
+    if point.direction == Direction::Egress {
+        // rdma_rxe spins when its packets are dropped on the way out. It sends from the kernel, where no socket has a user; what a
+        // process sends to that port is left to the policy.
+        let roce = is(Key::Port(Some(Protocol::UDP), Side::Destination), ROCE_V2_PORT);
+        let of_process = Statement::Match { key: Key::SocketUser, negated: true, value: Value::Is(u32::MAX.into()) };
+        rules.push(rule(vec![roce.clone(), of_process], Verdict::Return, "UDP of a process, whatever its port"));
+        rules.push(accept(vec![roce], "Soft-RoCE is decided where it arrives"));
+    }
     Chain { base: None, rules }
 }

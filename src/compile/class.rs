@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::net::interface::{Direction, InterfaceName, Role};
+use super::point::Point;
+use crate::net::interface::{InterfaceName, Role};
 use crate::policy::effective::{Effective, Pattern};
+use crate::policy::model::Stage;
 use crate::policy::selector::Labels;
 
 /// Interfaces under the same failsafe entries, policies and default in one direction.
@@ -17,32 +19,29 @@ pub(super) struct ClassKey {
     pub(super) policies: Vec<Vec<usize>>,
 }
 
-/// The classes of one direction and who belongs to them.
+/// The classes of one point and who belongs to them. Outside the host stage, where interfaces have defaults, an interface that no
+/// policy governs has no chain.
 pub(super) struct Classes {
     /// Chain name to class.
     pub(super) chains: BTreeMap<String, ClassKey>,
     /// Interfaces there are, with their chain.
-    pub(super) interfaces: Vec<(InterfaceName, String)>,
+    pub(super) interfaces: Vec<(InterfaceName, Option<String>)>,
     /// Patterns for interfaces there may be, in order, with their chain.
-    pub(super) expected: Vec<(Pattern, String)>,
+    pub(super) expected: Vec<(Pattern, Option<String>)>,
     /// The chain of everything else.
-    pub(super) unknown: String,
+    pub(super) unknown: Option<String>,
 }
 
 /// Sorts the interfaces into classes. Loopback has none: it is accepted before.
-pub(super) fn classes(effective: &Effective, direction: Direction) -> Classes {
-    let prefix = match direction {
-        Direction::Ingress => "in",
-        Direction::Egress => "out",
-    };
-    let mut names = Names { prefix, by_key: BTreeMap::new(), chains: BTreeMap::new() };
+pub(super) fn classes(effective: &Effective, point: Point) -> Classes {
+    let mut names = Names { point, by_key: BTreeMap::new(), chains: BTreeMap::new() };
     let interfaces = effective
         .interfaces
         .iter()
         .filter(|interface| interface.role != Role::Loopback)
         .map(|interface| {
-            let key = class_key(effective, direction, interface.role, &interface.labels);
-            let chain = names.chain(effective, direction, key, interface.name.as_str());
+            let key = class_key(effective, point, interface.role, &interface.labels);
+            let chain = names.chain(effective, key, interface.name.as_str());
             (interface.name.clone(), chain)
         })
         .collect();
@@ -50,26 +49,26 @@ pub(super) fn classes(effective: &Effective, direction: Direction) -> Classes {
         .expected
         .iter()
         .map(|expected| {
-            let key = class_key(effective, direction, expected.role, &expected.labels);
+            let key = class_key(effective, point, expected.role, &expected.labels);
             let hint = match &expected.pattern {
                 Pattern::Name(name) => name.to_string(),
                 Pattern::Prefix(prefix) => format!("{prefix}any"),
                 Pattern::Kind(kind) => kind.clone(),
             };
-            (expected.pattern.clone(), names.chain(effective, direction, key, &hint))
+            (expected.pattern.clone(), names.chain(effective, key, &hint))
         })
         .collect();
-    let key = class_key(effective, direction, Role::Unknown, &effective.unknown);
-    let unknown = names.chain(effective, direction, key, "other");
+    let key = class_key(effective, point, Role::Unknown, &effective.unknown);
+    let unknown = names.chain(effective, key, "other");
     Classes { chains: names.chains, interfaces, expected, unknown }
 }
 
-fn class_key(effective: &Effective, direction: Direction, role: Role, labels: &Labels) -> ClassKey {
+fn class_key(effective: &Effective, point: Point, role: Role, labels: &Labels) -> ClassKey {
     let failsafe = effective
         .failsafe
         .iter()
         .enumerate()
-        .filter(|(_, entry)| entry.direction == direction && entry.interfaces.matches(labels))
+        .filter(|(_, entry)| entry.direction == point.direction && entry.interfaces.matches(labels))
         .map(|(index, _)| index)
         .collect();
     let policies = effective
@@ -79,7 +78,11 @@ fn class_key(effective: &Effective, direction: Direction, role: Role, labels: &L
             tier.policies
                 .iter()
                 .enumerate()
-                .filter(|(_, policy)| policy.rules(direction).is_some() && policy.interfaces.matches(labels))
+                .filter(|(_, policy)| {
+                    policy.stage == point.stage
+                        && policy.rules(point.direction).is_some()
+                        && policy.interfaces.matches(labels)
+                })
                 .map(|(index, _)| index)
                 .collect()
         })
@@ -88,7 +91,7 @@ fn class_key(effective: &Effective, direction: Direction, role: Role, labels: &L
 }
 
 struct Names {
-    prefix: &'static str,
+    point: Point,
     by_key: BTreeMap<ClassKey, String>,
     chains: BTreeMap<String, ClassKey>,
 }
@@ -96,14 +99,17 @@ struct Names {
 impl Names {
     /// The chain of a class: `in_mgmt` for what an interface of the role gets that has no other label, so that the name does
     /// not depend on which interfaces there are; `in_mgmt.eth1` after its first interface for a class that differs from it.
-    fn chain(&mut self, effective: &Effective, direction: Direction, key: ClassKey, hint: &str) -> String {
+    fn chain(&mut self, effective: &Effective, key: ClassKey, hint: &str) -> Option<String> {
+        if self.point.stage != Stage::Host && key.policies.iter().all(Vec::is_empty) {
+            return None;
+        }
         if let Some(name) = self.by_key.get(&key) {
-            return name.clone();
+            return Some(name.clone());
         }
         let plain: Labels = [("role".to_owned(), key.role.name().to_owned())].into();
-        let base = format!("{}_{}", self.prefix, key.role);
+        let base = format!("{}_{}", self.point.prefix(), key.role);
         let mut name = base.clone();
-        if key != class_key(effective, direction, key.role, &plain) {
+        if key != class_key(effective, self.point, key.role, &plain) {
             let word: String =
                 hint.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
             name = format!("{base}.{word}");
@@ -115,6 +121,6 @@ impl Names {
         }
         self.by_key.insert(key.clone(), name.clone());
         self.chains.insert(name.clone(), key);
-        name
+        Some(name)
     }
 }

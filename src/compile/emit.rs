@@ -1,6 +1,6 @@
 //! One flat rule -> the statements that test it.
 
-use super::flat::{Flat, FlatL4, Peer, PeerRanges};
+use super::flat::{Flat, FlatCgroups, FlatL4, FlatProcess, Peer, PeerRanges};
 use crate::net::addr::{Family, prefix_of_v4, prefix_of_v6};
 use crate::net::protocol::{IcmpSet, PortSet, Protocol};
 use crate::net::range::{Point, RangeSet};
@@ -20,6 +20,25 @@ pub(super) fn conditions(flat: &Flat, ruleset: &mut Ruleset) -> Vec<Statement> {
         if let Some(peer) = peer {
             statements.push(address(peer, side, ruleset));
         }
+    }
+    if let Some(process) = &flat.process {
+        statements.extend(sender(process, ruleset));
+    }
+    statements
+}
+
+/// The process that sends the packet.
+fn sender(process: &FlatProcess, ruleset: &mut Ruleset) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    let accounts = [(Key::SocketUser, &process.users), (Key::SocketGroup, &process.groups)];
+    statements.extend(accounts.into_iter().filter_map(|(key, ids)| Some(among(vec![key], ids.as_ref()?))));
+    if let Some(FlatCgroups { set, level, ids }) = &process.cgroups {
+        let elements = ids.iter().map(|id| (ElementKey::of([Datum::from_number(u128::from(*id), 8)]), None)).collect();
+        let elements = Elements::Keys(elements);
+        let key = vec![Key::SocketCgroup(*level).data_type()];
+        ruleset.sets.entry(set.clone()).or_insert(Set { key, interval: false, map: false, dynamic: None, elements });
+        let keys = vec![Key::SocketCgroup(*level)];
+        statements.push(Statement::Lookup { keys, negated: false, set: SetRef::Named(set.clone()) });
     }
     statements
 }

@@ -1,12 +1,12 @@
 //! Rules of the policy -> flat rules: each a conjunction that one nft rule can test, of one address family where it looks at
 //! addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::addr::{AddrSet, Family};
 use crate::net::protocol::{IcmpSet, L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
-use crate::policy::effective::{Addresses, EffectiveRule};
+use crate::policy::effective::{Addresses, EffectiveRule, ProcessMatch, Units};
 
 /// A conjunction of conditions, each absent or one nft statement.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,6 +21,43 @@ pub(super) struct Flat {
     pub(super) l4: FlatL4,
     /// The source port.
     pub(super) source_ports: Option<PortSet>,
+    /// The process that sends it.
+    pub(super) process: Option<FlatProcess>,
+}
+
+impl Flat {
+    /// Whether it holds for every packet.
+    pub(super) fn is_always(&self) -> bool {
+        let Self { family, from, to, l4, source_ports, process } = self;
+        family.is_none()
+            && from.is_none()
+            && to.is_none()
+            && *l4 == FlatL4::Any
+            && source_ports.is_none()
+            && process.is_none()
+    }
+}
+
+/// What a flat rule asks of the local socket.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct FlatProcess {
+    /// One of these users.
+    pub(super) users: Option<RangeSet<u32>>,
+    /// One of these groups.
+    pub(super) groups: Option<RangeSet<u32>>,
+    /// In one of these control groups of one level.
+    pub(super) cgroups: Option<FlatCgroups>,
+}
+
+/// Control groups of one level.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct FlatCgroups {
+    /// The kernel set that holds them.
+    pub(super) set: String,
+    /// The level.
+    pub(super) level: u8,
+    /// Their ids.
+    pub(super) ids: BTreeSet<u64>,
 }
 
 /// Addresses of one family.
@@ -70,17 +107,39 @@ pub(super) enum FlatL4 {
 /// so their order among themselves does not count.
 pub(super) fn flatten(rule: &EffectiveRule) -> Vec<Flat> {
     let transports = transports(&rule.l4, rule.source_ports.as_ref());
-    peers(rule)
-        .into_iter()
-        .flat_map(|(family, from, to)| {
-            transports.iter().filter(move |l4| exists_in(l4, family)).map(move |l4| Flat {
+    let processes = processes(rule.process.as_ref());
+    let mut flats = Vec::new();
+    for (family, from, to) in peers(rule) {
+        for l4 in transports.iter().filter(|l4| exists_in(l4, family)) {
+            flats.extend(processes.iter().map(|process| Flat {
                 family,
                 from: from.clone(),
                 to: to.clone(),
                 l4: l4.clone(),
                 source_ports: rule.source_ports.clone(),
-            })
-        })
+                process: process.clone(),
+            }));
+        }
+    }
+    flats
+}
+
+/// The process part: once where no process is looked at, not at all where none can be meant, and once for each level of control groups.
+fn processes(process: Option<&ProcessMatch>) -> Vec<Option<FlatProcess>> {
+    let Some(ProcessMatch { users, groups, units }) = process else { return vec![None] };
+    let none = |ids: &Option<RangeSet<u32>>| ids.as_ref().is_some_and(RangeSet::is_empty);
+    if none(users) || none(groups) {
+        return Vec::new();
+    }
+    let of = |cgroups| Some(FlatProcess { users: users.clone(), groups: groups.clone(), cgroups });
+    let Some(Units { name, cgroups }) = units else { return vec![of(None)] };
+    let mut levels: BTreeMap<u8, BTreeSet<u64>> = BTreeMap::new();
+    for cgroup in cgroups {
+        levels.entry(cgroup.level).or_default().insert(cgroup.id);
+    }
+    levels
+        .into_iter()
+        .map(|(level, ids)| of(Some(FlatCgroups { set: format!("{name}/{level}"), level, ids })))
         .collect()
 }
 

@@ -13,8 +13,9 @@ use super::names;
 use crate::net::addr::Family;
 use crate::net::protocol::{PortSet, Protocol};
 use crate::net::range::RangeSet;
-use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict};
+use crate::nft::ir::{Chain, Dynamic, ElementKey, Elements, Limit, Rule, Ruleset, Set, SetRef, Statement, Verdict};
 use crate::nft::key::{Datum, Key, Side};
+use crate::policy::model;
 use crate::policy::settings::LogSettings;
 
 /// From how many lines on a lookup is used: a lookup in a small hash costs about as much as this many linear rules
@@ -31,6 +32,11 @@ const MOST_RANGES_OF_A_PEER_IN_A_MAP: usize = 1024;
 /// Bound on the ranges that go into one address map.
 const MOST_RANGES_IN_A_MAP: usize = 16_384;
 
+/// The most sources that have a bucket of one rule: about 16 MiB of the kernel's memory. A source beyond them is over its limit.
+const MOST_BUCKETS: u32 = 65_536;
+/// The longest time that a bucket is kept, in seconds: a day.
+const LONGEST_KEPT_BUCKET: u32 = 86_400;
+
 /// One flat rule and what it does.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Line {
@@ -44,6 +50,31 @@ pub(super) struct Line {
     pub(super) log: Option<String>,
     /// The rule in the words of a chain name: "kubelet-2".
     pub(super) slug: String,
+    /// How often it matches at most.
+    pub(super) limit: Option<Limited>,
+}
+
+/// The limit of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Limited {
+    limit: Limit,
+    /// Each source address has a bucket of its own.
+    per_source: bool,
+}
+
+impl Limited {
+    /// What the policy says.
+    pub(super) const fn of(limit: &model::Limit) -> Self {
+        let model::Limit { rate, seconds, burst, per_source } = *limit;
+        Self { limit: Limit { rate, seconds, burst }, per_source }
+    }
+
+    /// How long a source's bucket is kept after its last packet: until it is full again, and a minute at least.
+    fn kept(self) -> u32 {
+        let Limit { rate, seconds, burst } = self.limit;
+        let full = u64::from(burst).saturating_mul(u64::from(seconds)) / u64::from(rate.max(1)) + 1;
+        u32::try_from(full).unwrap_or(u32::MAX).clamp(60, LONGEST_KEPT_BUCKET)
+    }
 }
 
 /// What a line does.
@@ -63,6 +94,8 @@ pub(super) struct Target<'a> {
     pub(super) ruleset: &'a mut Ruleset,
     /// How packets are logged.
     pub(super) log: LogSettings,
+    /// What names of chains begin with that rules of one point share.
+    pub(super) prefix: &'static str,
 }
 
 impl Target<'_> {
@@ -95,7 +128,7 @@ impl Target<'_> {
 
     /// The lines one by one, for chains that must not leave by a detour: a `return` has to return from the chain itself.
     pub(super) fn linear(&mut self, lines: &[Line]) -> Vec<Rule> {
-        lines.iter().flat_map(|line| self.line(line)).collect()
+        lines.iter().flat_map(|line| self.line(line, Within::TheRule)).collect()
     }
 
     /// The map over (protocol, port), its chains, and the rule that looks up.
@@ -129,7 +162,7 @@ impl Target<'_> {
         let mut rest = lines;
         while let Some(first) = rest.first() {
             let Some(side) = only_peer(first).map(|(side, _)| side) else {
-                rules.extend(self.line(first));
+                rules.extend(self.line(first, Within::AChain));
                 rest = &rest[1..];
                 continue;
             };
@@ -141,7 +174,7 @@ impl Target<'_> {
                 if worth_a_map(&of_family) {
                     rules.push(self.address_map(chain, side, family, &of_family));
                 } else {
-                    rules.extend(of_family.into_iter().flat_map(|line| self.line(line)));
+                    rules.extend(of_family.into_iter().flat_map(|line| self.line(line, Within::AChain)));
                 }
             }
             rest = after;
@@ -163,7 +196,7 @@ impl Target<'_> {
                 Some(name) => name.clone(),
                 None => {
                     let wanted = format!("{chain}.{}", line.slug);
-                    let rules = self.line(&bare);
+                    let rules = self.line(&bare, Within::AChain);
                     let same = self.ruleset.chains.get(&wanted).is_some_and(|there| there.rules == rules);
                     let name = if same { wanted } else { self.free_chain(wanted) };
                     self.ruleset.chains.insert(name.clone(), Chain { base: None, rules });
@@ -201,44 +234,117 @@ impl Target<'_> {
     }
 
     /// One line, linear.
-    fn line(&mut self, line: &Line) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        let log = line.log.as_ref().map(|prefix| {
-            let log = Statement::Log { prefix: prefix.clone(), group: self.log.group };
-            [Statement::Limit(crate::nft::ir::Limit { rate: self.log.rate, seconds: 1, burst: self.log.burst }), log]
-        });
-        let mut rule = |statements: Vec<Statement>, comment: &str| {
-            rules.push(Rule { statements, comment: Some(comment.to_owned()) });
-        };
-        if line.effect == Effect::Continue {
-            let mut statements = self.conditions(&line.flat);
-            statements.push(Statement::Counter);
-            statements.extend(log.into_iter().flatten());
-            rule(statements, &line.comment);
-            return rules;
-        }
-        if let Some(log) = log {
-            // The limit would gate the verdict if both stood in one rule.
-            let mut statements = self.conditions(&line.flat);
-            statements.extend(log);
-            rule(statements, &format!("{} log", line.comment));
-        }
-        match &line.effect {
-            Effect::Verdict(verdict) => {
-                let mut statements = self.conditions(&line.flat);
-                statements.extend([Statement::Counter, Statement::Verdict(verdict.clone())]);
-                rule(statements, &line.comment);
-            }
-            Effect::Reject => {
-                for (flat, reject) in reject_parts(&line.flat) {
-                    let mut statements = self.conditions(&flat);
-                    statements.extend([Statement::Counter, Statement::Reject(reject)]);
-                    rule(statements, &line.comment);
+    fn line(&mut self, line: &Line, within: Within) -> Vec<Rule> {
+        match line.limit {
+            Some(limited) => self.limited(line, limited, within),
+            None => {
+                let Line { effect, comment, log, .. } = line;
+                let log = log.as_ref().map(|prefix| {
+                    let LogSettings { group, rate, burst } = self.log;
+                    let log = Statement::Log { prefix: prefix.clone(), group };
+                    [Statement::Limit(Limit { rate, seconds: 1, burst }), log]
+                });
+                let mut rules = Vec::new();
+                let mut rule = |statements: Vec<Statement>, comment: &str| {
+                    rules.push(Rule { statements, comment: Some(comment.to_owned()) });
+                };
+                if *effect == Effect::Continue {
+                    let mut statements = self.conditions(&line.flat);
+                    statements.push(Statement::Counter);
+                    statements.extend(log.into_iter().flatten());
+                    rule(statements, comment);
+                    return rules;
                 }
+                if let Some(log) = log {
+                    // The limit would gate the verdict if both stood in one rule.
+                    let mut statements = self.conditions(&line.flat);
+                    statements.extend(log);
+                    rule(statements, &format!("{comment} log"));
+                }
+                match effect {
+                    Effect::Verdict(verdict) => {
+                        let mut statements = self.conditions(&line.flat);
+                        statements.extend([Statement::Counter, Statement::Verdict(verdict.clone())]);
+                        rule(statements, comment);
+                    }
+                    Effect::Reject => {
+                        for (flat, reject) in reject_parts(&line.flat) {
+                            let mut statements = self.conditions(&flat);
+                            statements.extend([Statement::Counter, Statement::Reject(reject)]);
+                            rule(statements, comment);
+                        }
+                    }
+                    Effect::Continue => {}
+                }
+                rules
             }
-            Effect::Continue => {}
         }
-        rules
+    }
+
+    /// A line that matches only within its limit. What it does then stands in a chain, and the limit before it in another one, which all
+    /// flat rules of the rule visit, so that they share it.
+    fn limited(&mut self, line: &Line, limited: Limited, within: Within) -> Vec<Rule> {
+        let name = format!("limit_{}/{}", self.prefix, line.slug);
+        let always = Flat { family: None, from: None, to: None, l4: FlatL4::Any, source_ports: None, process: None };
+        let deed = Line { flat: always, limit: None, ..line.clone() };
+        let deed = self.line(&deed, within);
+        let deed = self.shared_chain(&format!("{name}.within"), deed);
+        let gates = self.gates(&name, limited);
+        let goto = Statement::Verdict(Verdict::Goto(deed));
+        let gated: Vec<Vec<Statement>> = gates.into_iter().map(|gate| vec![gate, goto.clone()]).collect();
+        let comment = Some(line.comment.clone());
+        let leads = match within {
+            // What is over its limit comes back from the chain.
+            Within::AChain => {
+                let rules = gated.into_iter().map(|statements| Rule { statements, comment: comment.clone() }).collect();
+                vec![vec![Statement::Verdict(Verdict::Jump(self.shared_chain(&name, rules)))]]
+            }
+            // A `return` of the deed has to leave the chain of this very rule.
+            Within::TheRule => gated,
+        };
+        let conditions = self.conditions(&line.flat);
+        let rule = |lead: Vec<Statement>| Rule {
+            statements: conditions.iter().cloned().chain(lead).collect(),
+            comment: comment.clone(),
+        };
+        leads.into_iter().map(rule).collect()
+    }
+
+    /// The statements of which one lets a packet through that is within the limit.
+    fn gates(&mut self, name: &str, limited: Limited) -> Vec<Statement> {
+        let limit = limited.limit;
+        if !limited.per_source {
+            return vec![Statement::Limit(limit)];
+        }
+        let word = match limit.seconds {
+            1 => "s",
+            60 => "m",
+            3600 => "h",
+            _ => "d",
+        };
+        [(Family::V4, "_4"), (Family::V6, "_6")]
+            .into_iter()
+            .map(|(family, suffix)| {
+                let keys = vec![Key::IpAddr(family, Side::Source)];
+                // A bucket keeps the limit that it was made with: another limit is another set.
+                let set = format!("{name}/{}-{word}-{}{suffix}", limit.rate, limit.burst);
+                self.ruleset.sets.entry(set.clone()).or_insert_with(|| Set {
+                    key: keys.iter().map(|key| key.data_type()).collect(),
+                    interval: false,
+                    map: false,
+                    dynamic: Some(Dynamic { timeout: limited.kept(), size: MOST_BUCKETS }),
+                    elements: Elements::Keys(BTreeMap::new()),
+                });
+                Statement::Meter { keys, set, limit }
+            })
+            .collect()
+    }
+
+    /// The chain of these rules, under this name or one like it.
+    fn shared_chain(&mut self, wanted: &str, rules: Vec<Rule>) -> String {
+        let name = free(wanted, |name| self.ruleset.chains.get(name).is_some_and(|there| there.rules != rules));
+        self.ruleset.chains.insert(name.clone(), Chain { base: None, rules });
+        name
     }
 
     /// Adds a map under a name that says what is in it, to the letter: a packet that is half-way through the old rules when
@@ -280,6 +386,15 @@ impl Target<'_> {
     }
 }
 
+/// Where the deed of a limited line may stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Within {
+    /// In a chain that is visited: it decides, or comes back to the line after.
+    AChain,
+    /// Nowhere else: it returns from the chain of the line itself.
+    TheRule,
+}
+
 /// What makes two per-rule chains the same.
 type Identity = (Effect, String, Option<String>);
 
@@ -303,21 +418,18 @@ fn suffixed(name: &str, number: usize) -> String {
 
 /// The lines up to and with the first that always matches and always decides: none after it can be reached.
 fn until_unconditional(lines: &[Line]) -> &[Line] {
-    let reached = lines.iter().position(|line| {
-        let Flat { family, from, to, l4, source_ports } = &line.flat;
-        line.effect != Effect::Continue
-            && family.is_none()
-            && from.is_none()
-            && to.is_none()
-            && *l4 == FlatL4::Any
-            && source_ports.is_none()
-    });
+    let reached =
+        lines.iter().position(|line| line.effect != Effect::Continue && line.limit.is_none() && line.flat.is_always());
     reached.map_or(lines, |index| &lines[..=index])
 }
 
 /// Whether a line may be part of a run that becomes a port map: it looks at destination ports and decides, or it is about
 /// protocols without ports, which changes nothing for a packet that the map knows.
 fn in_port_run(line: &Line) -> bool {
+    // A packet would come by its limit twice: in the map's chain, and behind it.
+    if line.limit.is_some() {
+        return false;
+    }
     match &line.flat.l4 {
         FlatL4::Ports(_) => line.effect != Effect::Continue,
         FlatL4::Icmp(_) | FlatL4::Icmpv6(_) => true,
@@ -390,8 +502,9 @@ fn behind_the_map(line: &Line) -> Option<Line> {
 
 /// The one address that a deciding line looks at, if it looks at nothing else.
 fn only_peer(line: &Line) -> Option<(Side, &Peer)> {
-    let Flat { family: _, from, to, l4, source_ports } = &line.flat;
-    if *l4 != FlatL4::Any || source_ports.is_some() || line.effect == Effect::Continue {
+    let Flat { family: _, from, to, l4, source_ports, process } = &line.flat;
+    let others = *l4 != FlatL4::Any || source_ports.is_some() || process.is_some() || line.limit.is_some();
+    if others || line.effect == Effect::Continue {
         return None;
     }
     match (from, to) {

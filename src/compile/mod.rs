@@ -1,14 +1,19 @@
 //! Effective policy -> ruleset.
 //!
 //! ```text
-//! input ── loopback ── established ── guards ── essentials ── iifname vmap @in_interfaces ─┬─> in_mgmt ── failsafe, first tier
-//!                                                             iifname "cali*" ─────────────┤     └─> in_mgmt/default ── next tier
-//!                                                             iifkind "veth" ──────────────┤           └─> … ── role's default
-//!                                                             anything else ───────────────┴─> in_unknown
+//! raw_prerouting (-300) ── prednat (-110) ─┬─> input ── loopback ── established ── guards ── allowed before? ── essentials ── dispatch
+//!   only where such policies exist         └─> forward ── dispatch by iifname ── forward_out ── dispatch by oifname
+//! raw_output (-300) ──────────────────────────> output ── ... ── dispatch
+//!
+//! dispatch ── iifname vmap @in_interfaces ─┬─> in_mgmt ── failsafe, first tier
+//!             iifname "cali*" ─────────────┤     └─> in_mgmt/default ── next tier
+//!             iifkind "veth" ──────────────┤           └─> … ── role's default
+//!             anything else ───────────────┴─> in_unknown
 //! ```
 //!
-//! Every tier of a class is a chain; `pass` goes to the next one's. A chain ends with the goto to the next tier or with the
-//! role's default, so evaluation always ends in a verdict of ours.
+//! A point is a stage and a direction in it. Every tier of a class of interfaces is a chain; `pass` goes to the next one's. A chain ends
+//! with the goto to the next tier, or with what becomes of a packet that no policy decided: in the host stage the role's default,
+//! elsewhere the packet goes on.
 
 mod base;
 mod class;
@@ -17,109 +22,148 @@ mod emit;
 mod flat;
 mod lower;
 mod names;
+mod point;
 
 use std::collections::BTreeMap;
 
 pub use comment::rule_of;
 
-use crate::net::interface::{Direction, Role};
-use crate::nft::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Hook, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict,
-};
+use crate::net::interface::{Direction, InterfaceName, Role};
+use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict};
 use crate::nft::key::{DataType, Datum, Key, Side};
 use crate::policy::effective::{Effective, EffectivePolicy, EffectiveRule, Pattern};
-use crate::policy::model::{Action, Mode, TierDefault};
+use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::settings::Default;
 
+use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Line, Target};
-
-/// Priority of `input` and `output` (nft(8): `filter`).
-const FILTER_PRIORITY: i32 = 0;
+use lower::{Effect, Limited, Line, Target};
+use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
 pub fn compile(effective: &Effective) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    for direction in Direction::BOTH {
-        Compiler { effective, direction, ruleset: &mut ruleset }.run();
+    let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
+    // Forwarded packets come to the one side by way of the other.
+    let forward = |direction| Point { stage: Stage::Forward, direction };
+    for (side, other) in Direction::BOTH.map(|direction| (direction, opposite(direction))) {
+        if points.contains(&forward(other)) && !points.contains(&forward(side)) {
+            points.push(forward(side));
+        }
     }
+    for point in &points {
+        let marks = marks(*point, &points, effective.accept_mark);
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset }.run();
+    }
+    accepting(effective, &points, &mut ruleset);
     ruleset
+}
+
+const fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
+    }
+}
+
+/// Who may have set the mark before a point, and whether it is the first that sees a packet.
+fn marks(point: Point, points: &[Point], bit: u32) -> Marks {
+    let there = |stage, direction| points.contains(&Point { stage, direction });
+    let raw_in = there(Stage::Untracked, Direction::Ingress);
+    let raw_out = there(Stage::Untracked, Direction::Egress);
+    let prednat = there(Stage::Prednat, Direction::Ingress);
+    let (clear, read) = match (point.stage, point.direction) {
+        (Stage::Untracked, _) => (true, false),
+        (Stage::Prednat, _) => (!raw_in, raw_in),
+        (Stage::Host | Stage::Forward, Direction::Ingress) => (false, raw_in || prednat),
+        (Stage::Host | Stage::Forward, Direction::Egress) => (false, raw_out),
+    };
+    Marks { bit, clear, read }
+}
+
+/// The chains to which early stages send what they let through.
+fn accepting(effective: &Effective, points: &[Point], ruleset: &mut Ruleset) {
+    let early = points.iter().any(|point| matches!(point.stage, Stage::Untracked | Stage::Prednat));
+    let untracked = points.iter().any(|point| point.stage == Stage::Untracked);
+    let mut add = |name: &str, statements: Vec<Statement>| {
+        let rule = base::rule(statements, Verdict::Accept, "allowed: later stages do not ask");
+        ruleset.chains.insert(name.to_owned(), Chain { base: None, rules: vec![rule] });
+    };
+    let mark = Statement::MarkSet(effective.accept_mark);
+    if early {
+        add(ACCEPT_EARLY, vec![mark.clone()]);
+    }
+    if untracked && effective.mode == Mode::Enforce {
+        add(ACCEPT_UNTRACKED, vec![Statement::Notrack, mark]);
+    }
 }
 
 struct Compiler<'a> {
     effective: &'a Effective,
-    direction: Direction,
+    point: Point,
+    marks: Marks,
     ruleset: &'a mut Ruleset,
 }
 
 impl Compiler<'_> {
     fn run(mut self) {
-        let classes = class::classes(self.effective, self.direction);
+        let point = self.point;
+        let classes = class::classes(self.effective, point);
         for (name, class) in &classes.chains {
             self.class(name, class);
         }
-        let side = match self.direction {
-            Direction::Ingress => Side::Source,
-            Direction::Egress => Side::Destination,
-        };
-        let (hook, base, map) = match self.direction {
-            Direction::Ingress => (Hook::Input, "input", "in_interfaces"),
-            Direction::Egress => (Hook::Output, "output", "out_interfaces"),
-        };
         // Interfaces come and go as elements of one map; where there are other chains to go to than before, it is another map,
         // so that no packet that is on its way through the old rules is sent to a chain that they do not have.
         let chains: Vec<&str> = classes.chains.keys().map(String::as_str).collect();
-        let map = format!("{map}/{}", names::digest_text(&chains.join(" ")));
-        let mut rules = base::preamble(self.direction, self.effective.drop_invalid, &self.deny());
-        rules.push(self.dispatch(&map, side, &classes.interfaces));
-        for (index, (pattern, chain)) in classes.expected.iter().enumerate() {
+        let map = format!("{}_interfaces/{}", point.prefix(), names::digest_text(&chains.join(" ")));
+        let mut rules = base::preamble(point, self.marks, self.effective.drop_invalid, &self.deny());
+        let unknown = self.way_of(classes.unknown.as_deref());
+        let patterns: Vec<(&Pattern, Verdict)> =
+            classes.expected.iter().map(|(pattern, chain)| (pattern, self.way_of(chain.as_deref()))).collect();
+        // Where what is not known goes on, an interface that goes on as well needs no entry.
+        let shadowed = patterns.iter().any(|(_, way)| *way != point.go_on()) || unknown != point.go_on();
+        let interfaces: Vec<(&InterfaceName, Verdict)> = classes
+            .interfaces
+            .iter()
+            .filter(|(_, chain)| shadowed || chain.is_some())
+            .map(|(name, chain)| (name, self.way_of(chain.as_deref())))
+            .collect();
+        if !interfaces.is_empty() || point.stage == Stage::Host {
+            rules.push(self.dispatch(&map, &interfaces));
+        }
+        for (index, (pattern, way)) in patterns.iter().enumerate() {
             // What the last rule would do with it anyway needs no rule of its own, unless a wider pattern stands between.
-            if classes.expected[index..].iter().any(|(_, other)| *other != classes.unknown) {
-                let statements = vec![expected(pattern, side)];
-                let goto = Statement::Verdict(Verdict::Goto(chain.clone()));
-                rules.push(Rule { statements: statements.into_iter().chain([goto]).collect(), comment: None });
+            if patterns[index..].iter().any(|(_, other)| *other != unknown) {
+                let statements = vec![expected(pattern, point.side()), Statement::Verdict(way.clone())];
+                rules.push(Rule { statements, comment: None });
             }
         }
-        rules.push(base::rule(Vec::new(), Verdict::Goto(classes.unknown), "interface not known"));
-        // Nothing reaches the end of the chain; if ever it did, closed is the side to err on, except that a host must be able
-        // to answer and under audit nothing may change.
-        let policy = match (self.direction, self.effective.mode) {
-            (Direction::Ingress, Mode::Enforce) => ChainPolicy::Drop,
-            _ => ChainPolicy::Accept,
-        };
-        let base_chain = BaseChain { hook, priority: FILTER_PRIORITY, policy, device: None };
-        self.ruleset.chains.insert(base.to_owned(), Chain { base: Some(base_chain), rules });
-        let essentials = base::essentials(self.direction);
-        self.ruleset.chains.insert(base::essentials_name(self.direction).to_owned(), essentials);
+        let comment = if classes.unknown.is_some() { "interface not known" } else { "no policy of this stage" };
+        rules.push(base::rule(Vec::new(), unknown, comment));
+        let chain = Chain { base: point.base(self.effective.mode), rules };
+        self.ruleset.chains.insert(point.chain().to_owned(), chain);
+        self.ruleset.chains.entry(base::essentials_name(point).to_owned()).or_insert_with(|| base::essentials(point));
+    }
+
+    /// Where the packets of an interface go.
+    fn way_of(&self, chain: Option<&str>) -> Verdict {
+        chain.map_or_else(|| self.point.go_on(), |chain| Verdict::Goto(chain.to_owned()))
     }
 
     /// The verdict of everything that denies.
     fn deny(&self) -> Verdict {
-        match self.effective.mode {
-            Mode::Enforce => Verdict::Drop,
-            Mode::Audit => Verdict::Accept,
-        }
+        self.point.deny(self.effective.mode)
     }
 
-    fn dispatch(
-        &mut self,
-        map: &str,
-        side: Side,
-        interfaces: &[(crate::net::interface::InterfaceName, String)],
-    ) -> Rule {
+    fn dispatch(&mut self, map: &str, interfaces: &[(&InterfaceName, Verdict)]) -> Rule {
         let elements = interfaces
             .iter()
-            .map(|(name, chain)| (ElementKey::of([Datum::name(name.as_str())]), Some(Verdict::Goto(chain.clone()))))
+            .map(|(name, way)| (ElementKey::of([Datum::name(name.as_str())]), Some(way.clone())))
             .collect();
-        let set = Set {
-            key: vec![DataType::Ifname],
-            interval: false,
-            map: true,
-            dynamic: None,
-            elements: Elements::Keys(elements),
-        };
+        let elements = Elements::Keys(elements);
+        let set = Set { key: vec![DataType::Ifname], interval: false, map: true, dynamic: None, elements };
         self.ruleset.sets.insert(map.to_owned(), set);
-        let keys = vec![Key::InterfaceName(side)];
+        let keys = vec![Key::InterfaceName(self.point.side())];
         Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map.to_owned()) }], comment: None }
     }
 
@@ -127,13 +171,13 @@ impl Compiler<'_> {
     fn class(&mut self, name: &str, class: &ClassKey) {
         let governed: Vec<(usize, &Vec<usize>)> =
             class.policies.iter().enumerate().filter(|(_, policies)| !policies.is_empty()).collect();
-        let mut next = self.interface_default(class.role);
+        let mut next = self.undecided(class.role);
         for (position, (tier, policies)) in governed.iter().enumerate().rev() {
             let tier = &self.effective.tiers[*tier];
             let policies: Vec<&EffectivePolicy> = policies.iter().map(|index| &tier.policies[*index]).collect();
             let first = position == 0;
             let chain = if first { name.to_owned() } else { format!("{name}/{}", tier.name) };
-            let mut rules = if first { self.failsafe(name, class) } else { Vec::new() };
+            let mut rules = if first { self.beginning(name, class) } else { Vec::new() };
             rules.extend(self.tier(&chain, &policies, &next));
             let enforced = policies.iter().any(|policy| policy.mode == Mode::Enforce);
             match tier.default {
@@ -148,19 +192,25 @@ impl Compiler<'_> {
             next = Next { verdict: goto, rules: vec![rule] };
         }
         if governed.is_empty() {
-            let mut rules = self.failsafe(name, class);
+            let mut rules = self.beginning(name, class);
             rules.extend(next.rules);
             self.ruleset.chains.insert(name.to_owned(), Chain { base: None, rules });
         }
     }
 
-    fn interface_default(&self, role: Role) -> Next {
-        let default = self.effective.defaults.get(&(role, self.direction)).copied().unwrap_or(Default::Deny);
+    /// What becomes of a packet that no tier decided.
+    fn undecided(&self, role: Role) -> Next {
+        if self.point.stage != Stage::Host {
+            let verdict = self.point.go_on();
+            return Next { rules: vec![base::rule(Vec::new(), verdict.clone(), "no policy decided")], verdict };
+        }
+        let direction = self.point.direction;
+        let default = self.effective.defaults.get(&(role, direction)).copied().unwrap_or(Default::Deny);
         let (verdict, word) = match default {
             Default::Allow => (Verdict::Accept, "allow"),
             Default::Deny => (self.deny(), "deny"),
         };
-        Next { verdict, rules: self.end(default, &format!("default of {role} {}: {word}", self.direction)) }
+        Next { verdict, rules: self.end(default, &format!("default of {role} {direction}: {word}")) }
     }
 
     /// The end of evaluation: count and decide, and under audit log what would have been denied.
@@ -185,13 +235,25 @@ impl Compiler<'_> {
         rules
     }
 
+    /// What goes before the tiers in the first chain of a class.
+    fn beginning(&mut self, chain: &str, class: &ClassKey) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if self.point.stage != Stage::Host {
+            // The host stage has them before its dispatch; another stage leaves interfaces alone that it does not govern.
+            rules.extend(base::guards(self.point, self.effective.drop_invalid, &self.deny()));
+            rules.push(base::essentials_jump(self.point));
+        }
+        rules.extend(self.failsafe(chain, class));
+        rules
+    }
+
     fn failsafe(&mut self, chain: &str, class: &ClassKey) -> Vec<Rule> {
-        let effective = self.effective;
+        let (effective, accept) = (self.effective, self.point.go_on());
         let lines: Vec<Line> = class
             .failsafe
             .iter()
             .flat_map(|index| {
-                lines(&effective.failsafe[*index].rule, |_| Effect::Verdict(Verdict::Accept), Mode::Enforce)
+                lines(&effective.failsafe[*index].rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce)
             })
             .collect();
         self.target().lower(&format!("{chain}.failsafe"), &lines)
@@ -201,11 +263,11 @@ impl Compiler<'_> {
     /// chain that always comes back.
     fn tier(&mut self, chain: &str, policies: &[&EffectivePolicy], next: &Next) -> Vec<Rule> {
         let node_mode = self.effective.mode;
-        let deny = self.deny();
+        let (allow, deny) = (self.point.allow(node_mode), self.deny());
         let effect = |rule: &EffectiveRule| match rule.action {
-            Action::Allow => Effect::Verdict(Verdict::Accept),
+            Action::Allow => Effect::Verdict(allow.clone()),
             Action::Deny => Effect::Verdict(deny.clone()),
-            Action::Reject if node_mode == Mode::Audit => Effect::Verdict(Verdict::Accept),
+            Action::Reject if node_mode == Mode::Audit => Effect::Verdict(deny.clone()),
             Action::Reject => Effect::Reject,
             Action::Pass => Effect::Verdict(next.verdict.clone()),
             Action::Log => Effect::Continue,
@@ -214,7 +276,7 @@ impl Compiler<'_> {
         let mut pending: Vec<Line> = Vec::new();
         let mut part = 0;
         for policy in policies {
-            let of_direction = policy.rules(self.direction).unwrap_or_default();
+            let of_direction = policy.rules(self.point.direction).unwrap_or_default();
             if policy.mode == Mode::Enforce {
                 pending.extend(of_direction.iter().flat_map(|rule| lines(rule, effect, node_mode)));
                 continue;
@@ -242,11 +304,7 @@ impl Compiler<'_> {
 
     /// The chain of a policy in audit mode, shared by all interfaces: what would decide counts, logs and returns.
     fn audit(&mut self, policy: &EffectivePolicy, rules: &[EffectiveRule]) -> String {
-        let direction = match self.direction {
-            Direction::Ingress => "in",
-            Direction::Egress => "out",
-        };
-        let name = format!("audit_{direction}/{}", policy.name);
+        let name = format!("audit_{}/{}", self.point.prefix(), policy.name);
         if !self.ruleset.chains.contains_key(&name) {
             let effect = |rule: &EffectiveRule| match rule.action {
                 Action::Log => Effect::Continue,
@@ -260,7 +318,7 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log }
+        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix() }
     }
 }
 
@@ -292,6 +350,7 @@ fn lines(rule: &EffectiveRule, effect: impl Fn(&EffectiveRule) -> Effect, mode: 
             comment: comment::of_rule(rule),
             log: log.clone(),
             slug: slug(rule),
+            limit: rule.limit.map(|limit| Limited::of(&limit)),
         })
         .collect()
 }

@@ -18,6 +18,8 @@ pub(super) fn of_elements(keys: &[Key], elements: &Elements) -> String {
         Some(Key::IcmpType | Key::IcmpCode) => "icmp",
         Some(Key::Icmpv6Type | Key::Icmpv6Code) => "icmpv6",
         Some(Key::L4Proto) => "protocols",
+        Some(Key::SocketUser) => "users",
+        Some(Key::SocketGroup) => "groups",
         Some(Key::IpAddr(Family::V4, _)) => return format!("addresses/{}_4", digest(elements)),
         Some(Key::IpAddr(Family::V6, _)) => return format!("addresses/{}_6", digest(elements)),
         _ => "values",

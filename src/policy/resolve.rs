@@ -10,7 +10,7 @@ use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
 use super::l4::{l4_of_rule, l4_of_services};
-use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Transport};
+use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
 use super::roles;
 use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
@@ -158,6 +158,7 @@ impl Resolver<'_> {
         let ingress = direction(&policy.ingress);
         let egress = direction(&policy.egress);
         self.roce_both_ways(policy, ingress.as_deref(), egress.as_deref());
+        self.untracked_both_ways(policy, ingress.as_deref(), egress.as_deref());
         // Its findings are worth having on every node, but it takes effect only where it is meant.
         (self.errors() == before && policy.nodes.matches(&self.node)).then(|| EffectivePolicy {
             name: policy.name.clone(),
@@ -193,7 +194,7 @@ impl Resolver<'_> {
             source_ports,
             family: rule.family,
             process: None,
-            limit: None,
+            limit: rule.limit,
             log: rule.log.clone(),
         };
         // An entity without addresses and a name that nothing has have their own finding, and usually another cause.
@@ -363,6 +364,32 @@ impl Resolver<'_> {
                 Finding::warning(Code::OneWayRoce, &rule.place, message)
                     .label(format!("no such rule in {missing}"))
                     .help("conntrack never sees Soft-RoCE as established: write the rule for both directions"),
+            );
+        }
+    }
+
+    /// Without a conntrack entry the answers to what is allowed are packets like any other: they need a rule of their own.
+    fn untracked_both_ways(
+        &mut self,
+        policy: &HostPolicy,
+        ingress: Option<&[EffectiveRule]>,
+        egress: Option<&[EffectiveRule]>,
+    ) {
+        let allows = |rules: Option<&[EffectiveRule]>| {
+            rules.unwrap_or_default().iter().find(|rule| rule.action == Action::Allow).map(|rule| rule.place.clone())
+        };
+        let one_way = match (allows(ingress), allows(egress)) {
+            _ if policy.stage != Stage::Untracked => None,
+            (Some(place), None) => Some((place, "egress")),
+            (None, Some(place)) => Some((place, "ingress")),
+            _ => None,
+        };
+        if let Some((place, missing)) = one_way {
+            let message = format!("policy \"{}\" allows one way only, and its stage knows no flows", policy.name);
+            self.findings.push(
+                Finding::warning(Code::OneWayUntracked, &place, message)
+                    .label(format!("no rule that allows in {missing}"))
+                    .help("stage \"untracked\" makes no conntrack entry: write the rule for both directions"),
             );
         }
     }

@@ -24,6 +24,8 @@ pub enum Reason {
     TierDefault(String),
     /// The default of the interface's role.
     InterfaceDefault,
+    /// No policy of the stages that see a forwarded packet decided it: it goes on.
+    NoPolicy,
 }
 
 /// The answer for one packet.
@@ -38,4 +40,7 @@ pub struct Decision {
     pub audited: Vec<(Reason, Outcome)>,
     /// Rules that matched and only logged.
     pub logged: Vec<RuleId>,
+    /// Whether a rule would have had to know the process that sends the packet, and it is not known
+    /// ([`super::Origin::Unknown`]): with some process the answer may be another.
+    pub unsure: bool,
 }

@@ -2,41 +2,66 @@
 
 use std::net::IpAddr;
 
-use super::decision::Outcome;
 use super::interface::is_loopback;
-use super::packet::{ConntrackState, Packet};
+use super::packet::{ConntrackState, Origin, Packet};
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::Effective;
+use crate::policy::model::Stage;
 
-/// The essential that decides the packet, in words, if one does.
-pub(super) fn essential(effective: &Effective, packet: &Packet) -> Option<(&'static str, Outcome)> {
+/// Soft-RoCE's port (`ROCE_V2_UDP_DPORT`, include/rdma/ib_verbs.h).
+const ROCE_V2_PORT: u16 = 4791;
+
+/// What goes before everything else in a stage, marks of earlier stages included: loopback, and flows that are there already.
+pub(super) fn followed(effective: &Effective, packet: &Packet, stage: Stage) -> Option<&'static str> {
     if is_loopback(effective, packet) {
-        return Some(("loopback", Outcome::Accepted));
+        return Some("loopback");
     }
-    match packet.state {
-        ConntrackState::Established | ConntrackState::Related => {
-            return Some(("established or related flow", Outcome::Accepted));
-        }
-        ConntrackState::Invalid if effective.drop_invalid => return Some(("invalid packet", Outcome::Dropped)),
-        ConntrackState::Invalid | ConntrackState::New | ConntrackState::Untracked => {}
+    // Before connection tracking there are no flows.
+    let tracked = stage != Stage::Untracked;
+    let followed = matches!(packet.state, ConntrackState::Established | ConntrackState::Related);
+    (tracked && followed).then_some("established or related flow")
+}
+
+/// What is dropped before any policy is asked. It goes before every accept that follows: none of them may carry a packet to a
+/// service that listens on loopback only.
+pub(super) fn guard(effective: &Effective, packet: &Packet, at: (Stage, Direction)) -> Option<&'static str> {
+    let (stage, direction) = at;
+    if stage != Stage::Untracked && packet.state == ConntrackState::Invalid && effective.drop_invalid {
+        return Some("invalid packet");
     }
-    // Before every accept below: none of them may carry a packet to a service that listens on loopback only.
-    if packet.direction == Direction::Ingress && (loops(packet.source) || loops(packet.destination)) {
-        return Some(("loopback address from outside (CVE-2020-8558)", Outcome::Dropped));
+    (direction == Direction::Ingress && (loops(packet.source) || loops(packet.destination)))
+        .then_some("loopback address from outside (CVE-2020-8558)")
+}
+
+/// What a stage lets through whatever the policy says.
+pub(super) fn essential(packet: &Packet, (stage, direction): (Stage, Direction)) -> Option<&'static str> {
+    if path_mtu(packet) {
+        return Some("path MTU discovery (RFC 1191, RFC 8201)");
     }
-    let accepted = if neighbour_discovery(packet) {
-        "neighbour discovery (RFC 4861)"
-    } else if multicast_listener(packet) {
-        "multicast listener discovery (RFC 3810)"
-    } else if path_mtu(packet) {
-        "path MTU discovery (RFC 1191, RFC 8201)"
-    } else if dhcp_client(packet) {
-        "DHCP client (RFC 2131, RFC 8415)"
-    } else {
+    // The others are spoken with this host only.
+    if stage == Stage::Forward {
         return None;
-    };
-    Some((accepted, Outcome::Accepted))
+    }
+    if neighbour_discovery(packet, direction) {
+        Some("neighbour discovery (RFC 4861)")
+    } else if multicast_listener(packet, direction) {
+        Some("multicast listener discovery (RFC 3810)")
+    } else if dhcp_client(packet, direction) {
+        Some("DHCP client (RFC 2131, RFC 8415)")
+    } else if direction == Direction::Egress && soft_roce(packet) {
+        Some("Soft-RoCE is decided where it arrives")
+    } else {
+        None
+    }
+}
+
+/// rdma_rxe spins when its packets are dropped on the way out (`domain.md` section 1.2), so that they are decided where they arrive.
+/// It sends from a socket of the kernel's; what a process sends to that port is like any other UDP.
+fn soft_roce(packet: &Packet) -> bool {
+    packet.origin == Origin::Kernel
+        && packet.protocol == Some(Protocol::UDP)
+        && packet.ports().is_some_and(|(_, port)| port == ROCE_V2_PORT)
 }
 
 fn loops(address: IpAddr) -> bool {
@@ -44,9 +69,9 @@ fn loops(address: IpAddr) -> bool {
 }
 
 /// RFC 4861 section 7: hop limit 255 proves that no router forwarded it. A host sends no router advertisements (134); redirects (137) are not needed to reach anybody.
-fn neighbour_discovery(packet: &Packet) -> bool {
+fn neighbour_discovery(packet: &Packet, direction: Direction) -> bool {
     packet.hop_limit == 255
-        && packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| match packet.direction {
+        && packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| match direction {
             Direction::Ingress => matches!(kind, 133..=136),
             Direction::Egress => matches!(kind, 133 | 135 | 136),
         })
@@ -54,8 +79,8 @@ fn neighbour_discovery(packet: &Packet) -> bool {
 
 /// A switch that snoops forwards neighbour solicitations only to those who reported that they listen (RFC 4861 section
 /// 7.2.1, RFC 3810). A host answers queries (130) and sends none.
-fn multicast_listener(packet: &Packet) -> bool {
-    packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| match packet.direction {
+fn multicast_listener(packet: &Packet, direction: Direction) -> bool {
+    packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| match direction {
         Direction::Ingress => matches!(kind, 130 | 131 | 132 | 143),
         Direction::Egress => matches!(kind, 131 | 132 | 143),
     })
@@ -68,12 +93,12 @@ fn path_mtu(packet: &Packet) -> bool {
 }
 
 /// A lease is asked for before conntrack could know the answer, which comes to a broadcast or from another address.
-fn dhcp_client(packet: &Packet) -> bool {
-    if packet.protocol != Protocol::UDP {
+fn dhcp_client(packet: &Packet, direction: Direction) -> bool {
+    if packet.protocol != Some(Protocol::UDP) {
         return false;
     }
     let Some(ports) = packet.ports() else { return false };
-    match (packet.direction, packet.source) {
+    match (direction, packet.source) {
         (Direction::Ingress, IpAddr::V4(_)) => ports == (67, 68),
         (Direction::Ingress, IpAddr::V6(source)) => ports == (547, 546) && source.is_unicast_link_local(),
         (Direction::Egress, IpAddr::V4(_)) => ports == (68, 67),

@@ -1,7 +1,7 @@
 //! Which role and labels the policy gives the interface of a packet.
 
 use super::packet::Packet;
-use crate::net::interface::Role;
+use crate::net::interface::{InterfaceName, Role};
 use crate::policy::effective::{Effective, Pattern};
 use crate::policy::selector::Labels;
 
@@ -27,13 +27,12 @@ pub enum How<'a> {
     Unknown,
 }
 
-/// Recognises the interface of a packet: by its name among those there are, else by the first pattern that matches,
-/// else as unknown.
-pub fn recognise<'a>(effective: &'a Effective, packet: &Packet) -> Recognised<'a> {
-    if let Some(known) = effective.interfaces.iter().find(|interface| interface.name == packet.interface) {
+/// Recognises an interface: by its name among those there are, else by the first pattern that matches, else as unknown.
+pub fn recognise<'a>(effective: &'a Effective, name: &InterfaceName, kind: Option<&str>) -> Recognised<'a> {
+    if let Some(known) = effective.interfaces.iter().find(|interface| interface.name == *name) {
         return Recognised { role: known.role, labels: &known.labels, how: How::Known(&known.why) };
     }
-    if let Some(expected) = effective.expected.iter().find(|expected| fits(&expected.pattern, packet)) {
+    if let Some(expected) = effective.expected.iter().find(|expected| fits(&expected.pattern, name, kind)) {
         return Recognised { role: expected.role, labels: &expected.labels, how: How::Expected(&expected.pattern) };
     }
     let role = effective.unknown.get("role").and_then(|name| Role::by_name(name)).unwrap_or(Role::Unknown);
@@ -43,13 +42,14 @@ pub fn recognise<'a>(effective: &'a Effective, packet: &Packet) -> Recognised<'a
 /// Whether the packet stays on this host: its interface has the role loopback, or is `lo`, the name that the kernel
 /// gives the loopback device of each network namespace (drivers/net/loopback.c), whatever role somebody gave it.
 pub fn is_loopback(effective: &Effective, packet: &Packet) -> bool {
-    packet.interface.as_str() == "lo" || recognise(effective, packet).role == Role::Loopback
+    packet.interface.as_str() == "lo"
+        || recognise(effective, &packet.interface, packet.kind.as_deref()).role == Role::Loopback
 }
 
-fn fits(pattern: &Pattern, packet: &Packet) -> bool {
+fn fits(pattern: &Pattern, name: &InterfaceName, kind: Option<&str>) -> bool {
     match pattern {
-        Pattern::Name(name) => *name == packet.interface,
-        Pattern::Prefix(prefix) => packet.interface.as_str().starts_with(prefix.as_str()),
-        Pattern::Kind(kind) => packet.kind.as_ref() == Some(kind),
+        Pattern::Name(wanted) => wanted == name,
+        Pattern::Prefix(prefix) => name.as_str().starts_with(prefix.as_str()),
+        Pattern::Kind(wanted) => kind == Some(wanted.as_str()),
     }
 }

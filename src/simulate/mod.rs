@@ -17,8 +17,8 @@ pub use decision::{Decision, Outcome, Reason};
 pub use evaluate::trace;
 pub use interface::{How, Recognised, is_loopback, recognise};
 pub use matching::{Mismatch, matches};
-pub use packet::{ConntrackState, Exit, Packet, Socket};
-pub use trace::{FailsafeStep, PolicyStep, RuleStep, Step, TierEnd, Trace};
+pub use packet::{ConntrackState, Exit, Origin, Packet, Socket};
+pub use trace::{FailsafeStep, PolicyStep, RuleStep, StageEnd, Step, TierEnd, Trace};
 
 use crate::policy::effective::Effective;
 

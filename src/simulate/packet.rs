@@ -1,4 +1,4 @@
-//! A packet as the host stage sees it.
+//! A packet as the stages see it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use crate::net::facts::Cgroup;
 use crate::net::interface::{Direction, InterfaceName};
 use crate::net::protocol::Protocol;
 
-/// A packet as the host stage sees it.
+/// A packet as the stages see it: reassembled, as the kernel hands it to nf_tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     /// To this host or from it.
@@ -21,8 +21,8 @@ pub struct Packet {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol; `None` where IPv6 extension headers are broken off before it, so that no rule can tell.
+    pub protocol: Option<Protocol>,
     /// Source and destination port, for a protocol with ports whose header could be read.
     pub ports: Option<(u16, u16)>,
     /// ICMP type and code, for ICMP and ICMPv6.
@@ -35,10 +35,8 @@ pub struct Packet {
     pub forward: Option<Exit>,
     /// The destination address and port after DNAT by somebody else's rules, which only the stages `host` and `forward` see.
     pub translated: Option<(IpAddr, u16)>,
-    /// The local socket that sends it.
-    pub socket: Option<Socket>,
-    /// When it is sent or received, in seconds since 1970-01-01 UTC.
-    pub time: u64,
+    /// Who sends it, of a packet from this host.
+    pub origin: Origin,
 }
 
 /// The interface by which a forwarded packet leaves.
@@ -50,7 +48,19 @@ pub struct Exit {
     pub kind: Option<String>,
 }
 
-/// What is known of the local socket that sends a packet.
+/// Who on this host sends a packet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Origin {
+    /// The kernel by itself: a reset, an ICMP error, Soft-RoCE. It has no user and no control group.
+    #[default]
+    Kernel,
+    /// A process.
+    Process(Socket),
+    /// Nobody knows: a rule that looks at processes does not match, and [`super::Decision::unsure`] says so.
+    Unknown,
+}
+
+/// The local socket that sends a packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Socket {
     /// The user who owns it.
@@ -84,13 +94,23 @@ impl Packet {
 
     /// Source and destination port, if the protocol has ports and they could be read.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        self.ports.filter(|_| self.protocol.has_ports())
+        self.ports.filter(|_| self.protocol.is_some_and(Protocol::has_ports))
     }
 
     /// Type and code, if this is a packet of that ICMP and they could be read: ICMP in IPv4, ICMPv6 in IPv6. The number of
     /// one in the other's packets is a protocol like any other.
     pub fn icmp_of(&self, protocol: Protocol) -> Option<(u8, u8)> {
         let family = if protocol == Protocol::ICMP { Family::V4 } else { Family::V6 };
-        self.icmp.filter(|_| self.protocol == protocol && self.family() == family)
+        self.icmp.filter(|_| self.protocol == Some(protocol) && self.family() == family)
+    }
+
+    /// The packet after somebody else's DNAT, as the stages `host` and `forward` see it.
+    pub(super) fn after_nat(&self) -> Self {
+        let mut packet = self.clone();
+        if let Some((address, port)) = packet.translated.take() {
+            packet.destination = address;
+            packet.ports = packet.ports.map(|(source, _)| (source, port));
+        }
+        packet
     }
 }

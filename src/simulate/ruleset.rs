@@ -3,7 +3,8 @@
 
 use super::view::View;
 use crate::nft::ir::{
-    ChainPolicy, ElementKey, Elements, Hook, Reject, Rule, Ruleset, SetRef, Statement, Value, Verdict,
+    BaseChain, ChainPolicy, ElementKey, Elements, Hook, Reject, Rule, Ruleset, SetRef, Statement, Value, Verdict,
+    ct_state,
 };
 use crate::nft::key::{Datum, Key};
 
@@ -17,7 +18,7 @@ pub struct Run {
     pub end: End,
     /// The comments of the rules whose counter counted it, in order; a rule without a comment counts as "".
     pub counted: Vec<String>,
-    /// The prefixes of the `log` statements that it reached, in order. Limits always let it through.
+    /// The prefixes of the `log` statements that it reached, in order. Limits and meters always let it through.
     pub logged: Vec<String>,
 }
 
@@ -55,15 +56,47 @@ pub enum Broken {
     Foreign(String),
 }
 
-/// Runs the base chains at a hook over a packet, lowest priority first.
+/// Runs the base chains of every hook that a packet passes, in the kernel's order, as far as it gets. What rules of ours set on
+/// its way (the packet mark, no tracking) later chains see.
+///
+/// # Errors
+/// Whatever the kernel would not have loaded: see [`Broken`].
+pub fn travel(ruleset: &Ruleset, view: &View) -> Result<Run, Broken> {
+    let mut whole = Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new() };
+    let mut carried = view.clone();
+    for hook in view.hooks() {
+        let (run, after) = at_hook(ruleset, *hook, carried.at(*hook))?;
+        whole.counted.extend(run.counted);
+        whole.logged.extend(run.logged);
+        whole.end = run.end;
+        if run.end != End::Accepted {
+            break;
+        }
+        (carried.mark, carried.state) = (after.mark, after.state);
+    }
+    Ok(whole)
+}
+
+/// Runs the base chains at one hook over a packet, lowest priority first.
 ///
 /// # Errors
 /// Whatever the kernel would not have loaded: see [`Broken`].
 pub fn run(ruleset: &Ruleset, hook: Hook, view: &View) -> Result<Run, Broken> {
+    Ok(at_hook(ruleset, hook, view.clone())?.0)
+}
+
+fn at_hook(ruleset: &Ruleset, hook: Hook, view: View) -> Result<(Run, View), Broken> {
+    let device = |base: &BaseChain| match (&base.device, &view.input) {
+        (None, _) => true,
+        (Some(wanted), Some(there)) => wanted.as_name() == there.name,
+        (Some(_), None) => false,
+    };
     let mut bases: Vec<_> = ruleset
         .chains
         .iter()
-        .filter_map(|(name, chain)| chain.base.filter(|base| base.hook == hook).map(|base| (base, name)))
+        .filter_map(|(name, chain)| {
+            chain.base.filter(|base| base.hook == hook && device(base)).map(|base| (base, name))
+        })
         .collect();
     bases.sort_by_key(|(base, _)| base.priority);
     let mut interpreter = Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new() };
@@ -82,7 +115,7 @@ pub fn run(ruleset: &Ruleset, hook: Hook, view: &View) -> Result<Run, Broken> {
 
 struct Interpreter<'a> {
     ruleset: &'a Ruleset,
-    view: &'a View,
+    view: View,
     counted: Vec<String>,
     logged: Vec<String>,
 }
@@ -98,8 +131,8 @@ enum Step {
 }
 
 impl<'a> Interpreter<'a> {
-    fn finish(self, end: End) -> Run {
-        Run { end, counted: self.counted, logged: self.logged }
+    fn finish(self, end: End) -> (Run, View) {
+        (Run { end, counted: self.counted, logged: self.logged }, self.view)
     }
 
     /// Runs a base chain; `None` when its end is reached or it returns, so that its policy holds.
@@ -182,8 +215,21 @@ impl<'a> Interpreter<'a> {
                     }
                 }
                 Statement::Counter => self.counted.push(rule.comment.clone().unwrap_or_default()),
-                Statement::Limit(_) | Statement::Meter { .. } => {}
-                Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => {}
+                Statement::Limit(_) => {}
+                Statement::Meter { keys, set, .. } => {
+                    let fits = self.ruleset.sets.get(set).ok_or_else(|| Broken::Set(set.clone()))?;
+                    if fits.dynamic.is_none()
+                        || !fits.key.iter().eq(keys.iter().map(|key| key.data_type()).collect::<Vec<_>>().iter())
+                    {
+                        return Err(Broken::Fit(set.clone()));
+                    }
+                    if self.read_all(keys).is_none() {
+                        return Ok(Step::Next);
+                    }
+                }
+                Statement::Notrack => self.view.state = ct_state::UNTRACKED,
+                Statement::MarkSet(bits) => self.view.mark |= bits,
+                Statement::MarkClear(bits) => self.view.mark &= !bits,
                 Statement::Log { prefix, .. } => self.logged.push(prefix.clone()),
                 Statement::Reject(reject) => return Ok(Step::Reject(*reject)),
                 Statement::Verdict(verdict) => return Ok(Step::Verdict(verdict.clone())),

@@ -13,7 +13,8 @@ use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{L4Detail, L4Match, Protocol};
 use crate::net::range::RangeSet;
 use crate::policy::effective::{
-    Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern, RuleId,
+    Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern,
+    ProcessMatch, RuleId,
 };
 use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::selector::{Labels, Selector};
@@ -126,15 +127,14 @@ fn packet() -> Packet {
         kind: None,
         source: "10.0.0.9".parse().unwrap(),
         destination: "10.0.0.1".parse().unwrap(),
-        protocol: Protocol::TCP,
+        protocol: Some(Protocol::TCP),
         ports: Some((40_000, 22)),
         icmp: None,
         hop_limit: 64,
         state: New,
         forward: None,
         translated: None,
-        socket: None,
-        time: 0,
+        origin: Origin::Kernel,
     }
 }
 
@@ -148,12 +148,12 @@ fn v6(packet: Packet) -> Packet {
 }
 
 fn icmp(protocol: Protocol, kind: u8, code: u8, hop_limit: u8) -> Packet {
-    let packet = Packet { protocol, ports: None, icmp: Some((kind, code)), hop_limit, ..packet() };
+    let packet = Packet { protocol: Some(protocol), ports: None, icmp: Some((kind, code)), hop_limit, ..packet() };
     if protocol == Protocol::ICMPV6 { v6(packet) } else { packet }
 }
 
 fn udp(source: u16, destination: u16) -> Packet {
-    Packet { protocol: Protocol::UDP, ports: Some((source, destination)), ..packet() }
+    Packet { protocol: Some(Protocol::UDP), ports: Some((source, destination)), ..packet() }
 }
 
 fn decided(effective: &Effective, packet: &Packet) -> (Outcome, Reason) {
@@ -337,7 +337,7 @@ fn an_interface_is_known_or_expected_or_unknown() {
         ("cal", None, Role::Unknown),
     ] {
         let packet = Packet { interface: name(interface), kind: kind.map(str::to_owned), ..packet() };
-        assert_eq!(recognise(&effective, &packet).role, role, "{interface}");
+        assert_eq!(recognise(&effective, &packet.interface, packet.kind.as_deref()).role, role, "{interface}");
         let outcome = if role == Role::Pod { Accepted } else { Dropped };
         assert_eq!(decided(&effective, &packet), (outcome, Reason::InterfaceDefault), "{interface}");
     }
@@ -357,7 +357,7 @@ fn every_condition_of_a_rule_must_hold() {
     let echo = only(Protocol::ICMP, L4Detail::Icmp([(8, RangeSet::single(0))].into()));
     let of_icmp = only(Protocol::ICMP, L4Detail::All);
     let sport = |rule: &EffectiveRule| EffectiveRule { source_ports: Some(RangeSet::single(40_000)), ..rule.clone() };
-    let gre = Packet { protocol: Protocol(47), ports: None, ..packet() };
+    let gre = Packet { protocol: Some(Protocol(47)), ports: None, ..packet() };
     let with_l4 = |l4: &L4Match| EffectiveRule { l4: l4.clone(), ..base.clone() };
     let examples = [
         ("everything", base.clone(), packet(), Ok(())),
@@ -419,12 +419,15 @@ fn the_trace_has_every_step() {
             Step::TierEnd(tier, end) => format!("end of {} {end:?}", tier.name),
             Step::InterfaceDefault(role, direction, default) => format!("default {role} {direction} {default:?}"),
             Step::NodeAudit(outcome) => format!("audit {outcome:?}"),
+            Step::Stage(stage, direction, recognised) => format!("{} {direction} on {}", stage.name(), recognised.role),
+            Step::StageEnd(stage, end) => format!("end of {} {end:?}", stage.name()),
         })
         .collect();
     assert_eq!(
         words,
         [
             "mgmt Known(\"example\")",
+            "host ingress on mgmt",
             "no essential",
             "tier t",
             "rails OtherInterface",
@@ -436,4 +439,109 @@ fn the_trace_has_every_step() {
         ]
     );
     assert_eq!(trace.decision, decide(&effective, &packet));
+}
+
+/// The same policy in another stage.
+fn at(stage: Stage, policy: EffectivePolicy) -> EffectivePolicy {
+    EffectivePolicy { stage, ..policy }
+}
+
+/// Arrives on eth0 and leaves by cali7.
+fn forwarded(packet: Packet) -> Packet {
+    Packet { forward: Some(Exit { interface: name("cali7"), kind: Some("veth".to_owned()) }), ..packet }
+}
+
+fn one_tier(policies: Vec<EffectivePolicy>) -> Effective {
+    node(vec![tier("t", TierDefault::Pass, policies)])
+}
+
+#[test]
+fn what_an_early_stage_allows_later_ones_do_not_ask() {
+    for stage in [Stage::Untracked, Stage::Prednat] {
+        let early = at(stage, policy("early", &[tcp(Action::Allow, 22)]));
+        let effective = one_tier(vec![early, policy("late", &[rule(Action::Deny)])]);
+        let decision = decide(&effective, &packet());
+        assert_eq!((decision.outcome, decision.reason), (Accepted, Reason::Rule(id("early", 1))));
+        let other = Packet { ports: Some((1, 23)), ..packet() };
+        assert_eq!(decide(&effective, &other).reason, Reason::Rule(id("late", 1)), "nothing early decided");
+        // What goes before everything else goes before that, too.
+        let to_loopback = Packet { translated: Some(("127.0.0.1".parse().unwrap(), 22)), ..packet() };
+        assert_eq!(decide(&effective, &to_loopback).outcome, Dropped);
+    }
+}
+
+#[test]
+fn an_early_stage_denies_whatever_is_behind_and_has_no_default() {
+    let early = |stage| {
+        one_tier(vec![at(stage, policy("early", &[tcp(Action::Deny, 22)])), policy("late", &[rule(Action::Allow)])])
+    };
+    for stage in [Stage::Untracked, Stage::Prednat] {
+        assert_eq!(decide(&early(stage), &packet()).reason, Reason::Rule(id("early", 1)));
+        assert_eq!(decide(&early(stage), &forwarded(packet())).outcome, Dropped);
+        let other = forwarded(Packet { ports: Some((1, 23)), ..packet() });
+        assert_eq!(decide(&early(stage), &other).reason, Reason::NoPolicy);
+    }
+    // Before connection tracking there is no flow that could be established.
+    let established = Packet { state: Established, ..packet() };
+    assert_eq!(decide(&early(Stage::Untracked), &established).outcome, Dropped);
+    assert_eq!(decide(&early(Stage::Prednat), &established).outcome, Accepted);
+}
+
+#[test]
+fn prednat_sees_what_the_sender_wrote_and_later_stages_what_it_became() {
+    let prednat = at(Stage::Prednat, policy("nodeport", &[tcp(Action::Deny, 30_080)]));
+    let forward = at(Stage::Forward, policy("pods", &[tcp(Action::Deny, 8080)]));
+    let pod = ("10.1.0.7".parse().unwrap(), 8080);
+    let packet = |port| forwarded(Packet { ports: Some((40_000, port)), translated: Some(pod), ..packet() });
+    let both = one_tier(vec![prednat.clone(), forward]);
+    assert_eq!(decide(&both, &packet(30_080)).reason, Reason::Rule(id("nodeport", 1)));
+    assert_eq!(decide(&both, &packet(30_081)).reason, Reason::Rule(id("pods", 1)));
+    assert_eq!(decide(&one_tier(vec![prednat]), &packet(30_081)).reason, Reason::NoPolicy);
+}
+
+#[test]
+fn a_forwarded_packet_needs_the_consent_of_both_sides() {
+    let ingress = |action| at(Stage::Forward, policy("in", &[tcp(action, 22)]));
+    let egress = |action| {
+        let out = policy("out", &[tcp(action, 22)]);
+        let rules = out.ingress.clone();
+        at(Stage::Forward, EffectivePolicy { ingress: None, egress: rules, ..out })
+    };
+    for (one, other, outcome) in [
+        (Action::Allow, Action::Allow, Accepted),
+        (Action::Allow, Action::Deny, Dropped),
+        (Action::Deny, Action::Allow, Dropped),
+        (Action::Allow, Action::Reject, Rejected),
+    ] {
+        let effective = one_tier(vec![ingress(one), egress(other)]);
+        assert_eq!(decide(&effective, &forwarded(packet())).outcome, outcome, "{one:?} {other:?}");
+        // For the host's own packets it is not there.
+        assert_eq!(decide(&effective, &packet()).reason, Reason::InterfaceDefault);
+    }
+}
+
+#[test]
+fn rules_of_local_processes_ask_for_the_sender() {
+    let mut user = tcp(Action::Deny, 22);
+    user.process = Some(ProcessMatch { users: Some(RangeSet::range(1000, 1999)), ..ProcessMatch::default() });
+    let out_policy = policy("users", &[user]);
+    let rules = out_policy.ingress.clone();
+    let effective = one_tier(vec![EffectivePolicy { ingress: None, egress: rules, ..out_policy }]);
+    let of = |origin| decide(&effective, &out(Packet { origin, ..packet() }));
+    let process = |uid| Origin::Process(Socket { uid, ..Socket::default() });
+    assert_eq!(of(process(1500)).outcome, Dropped);
+    assert_eq!(of(process(0)).outcome, Accepted);
+    assert_eq!((of(Origin::Kernel).outcome, of(Origin::Kernel).unsure), (Accepted, false));
+    assert_eq!((of(Origin::Unknown).outcome, of(Origin::Unknown).unsure), (Accepted, true));
+}
+
+#[test]
+fn soft_roce_is_never_dropped_on_its_way_out() {
+    let deny = policy("deny", &[rule(Action::Deny)]);
+    let rules = deny.ingress.clone();
+    let effective = one_tier(vec![EffectivePolicy { egress: rules, ..deny }]);
+    let roce = |origin| Packet { protocol: Some(Protocol::UDP), ports: Some((50_000, 4791)), origin, ..packet() };
+    assert_eq!(decide(&effective, &out(roce(Origin::Kernel))).outcome, Accepted);
+    assert_eq!(decide(&effective, &out(roce(Origin::Process(Socket::default())))).outcome, Dropped);
+    assert_eq!(decide(&effective, &roce(Origin::Kernel)).outcome, Dropped, "where it arrives it is");
 }

@@ -5,7 +5,7 @@ use super::interface::Recognised;
 use super::matching::Mismatch;
 use crate::net::interface::{Direction, Role};
 use crate::policy::effective::{EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier};
-use crate::policy::model::TierDefault;
+use crate::policy::model::{Stage, TierDefault};
 use crate::policy::settings::Default;
 
 /// An evaluation from the first step to the decision.
@@ -22,6 +22,11 @@ pub struct Trace<'a> {
 pub enum Step<'a> {
     /// What the policy knows of the interface.
     Interface(Recognised<'a>),
+    /// A stage begins in which a policy has a say, or the host stage, in which the interface's default has one; with the interface
+    /// that counts in it.
+    Stage(Stage, Direction, Recognised<'a>),
+    /// A stage ended, and the packet goes on.
+    StageEnd(Stage, StageEnd),
     /// An essential decided.
     Essential(&'static str, Outcome),
     /// No essential decided.
@@ -77,6 +82,17 @@ pub enum RuleStep {
     Logged,
     /// It would have decided so if its policy were not in audit mode; the rest of the policy is skipped.
     Audited(Outcome),
+}
+
+/// How a stage let a packet go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StageEnd {
+    /// A rule or a failsafe entry allowed it.
+    Allowed,
+    /// An earlier stage allowed it, so that this one does not ask.
+    Skipped,
+    /// Nothing in it decided.
+    GoesOn,
 }
 
 /// How a tier ended.

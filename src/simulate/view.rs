@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::interface::is_loopback;
-use super::packet::{ConntrackState, Packet};
+use super::packet::{ConntrackState, Origin, Packet, Socket};
 use crate::net::addr::Family;
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
@@ -16,32 +16,45 @@ pub const ETHERNET: u16 = 1;
 /// ARPHRD_LOOPBACK (linux/if_arp.h).
 pub const LOOPBACK: u16 = 772;
 
-/// What the kernel can read of a packet. The interface is that of the hook: in input the packet has no output interface.
+/// An interface as the kernel's expressions read it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct View {
-    /// `iifname` in input, `oifname` in output.
-    pub interface: String,
+pub struct Device {
+    /// Its name.
+    pub name: String,
     /// `IFLA_INFO_KIND`; `None` for hardware.
     pub kind: Option<String>,
-    /// The ARP hardware type of the interface.
+    /// The ARP hardware type.
     pub hardware: u16,
-    /// The hook side of the interface: [`Side::Source`] for a packet to this host.
-    pub side: Side,
+}
+
+/// What the kernel can read of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    /// The interface by which it came; `None` for one that this host sends.
+    pub input: Option<Device>,
+    /// The interface by which it leaves; `None` for one that comes to this host.
+    pub output: Option<Device>,
     /// Source address.
     pub source: IpAddr,
-    /// Destination address.
+    /// Destination address, as it is before any DNAT.
     pub destination: IpAddr,
+    /// Destination address and port after somebody else's DNAT, which is what input and forward see.
+    pub translated: Option<(IpAddr, u16)>,
     /// IPv4 time to live or IPv6 hop limit.
     pub hop_limit: u8,
-    /// The transport protocol.
-    pub protocol: Protocol,
+    /// The transport protocol, if it can be read.
+    pub protocol: Option<Protocol>,
     /// The first two 16-bit words of the transport header, if it can be read: ports where there are ports. `th dport`
     /// reads the second one whatever the protocol is (kernel `nft_payload.c`): of ICMP, the checksum.
     pub words: Option<(u16, u16)>,
     /// ICMP type and code, if this is ICMP or ICMPv6 and they can be read.
     pub icmp: Option<(u8, u8)>,
-    /// The bit of `ct state` (see [`ct_state`]).
+    /// The bit of `ct state` (see [`ct_state`]) from connection tracking on.
     pub state: u32,
+    /// The packet mark.
+    pub mark: u32,
+    /// The socket that sends it, if it is a process's.
+    pub socket: Option<Socket>,
 }
 
 impl View {
@@ -50,20 +63,27 @@ impl View {
     pub fn new(effective: &Effective, packet: &Packet) -> Self {
         let icmp = packet.icmp_of(Protocol::ICMP).or(packet.icmp_of(Protocol::ICMPV6));
         let words = match packet.protocol {
-            protocol if protocol.has_ports() => packet.ports,
-            Protocol::ICMP | Protocol::ICMPV6 => icmp.map(|(kind, code)| (u16::from_be_bytes([kind, code]), 0)),
-            _ => Some((0, 0)),
+            None => None,
+            Some(protocol) if protocol.has_ports() => packet.ports,
+            Some(Protocol::ICMP | Protocol::ICMPV6) => icmp.map(|(kind, code)| (u16::from_be_bytes([kind, code]), 0)),
+            Some(_) => Some((0, 0)),
+        };
+        let hardware = if is_loopback(effective, packet) { LOOPBACK } else { ETHERNET };
+        let device = Device { name: packet.interface.as_str().to_owned(), kind: packet.kind.clone(), hardware };
+        let (input, output) = match (packet.direction, &packet.forward) {
+            (Direction::Egress, _) => (None, Some(device)),
+            (Direction::Ingress, None) => (Some(device), None),
+            (Direction::Ingress, Some(exit)) => {
+                let name = exit.interface.as_str().to_owned();
+                (Some(device), Some(Device { name, kind: exit.kind.clone(), hardware: ETHERNET }))
+            }
         };
         Self {
-            interface: packet.interface.as_str().to_owned(),
-            kind: packet.kind.clone(),
-            hardware: if is_loopback(effective, packet) { LOOPBACK } else { ETHERNET },
-            side: match packet.direction {
-                Direction::Ingress => Side::Source,
-                Direction::Egress => Side::Destination,
-            },
+            input,
+            output,
             source: packet.source,
             destination: packet.destination,
+            translated: packet.translated,
             hop_limit: packet.hop_limit,
             protocol: packet.protocol,
             words,
@@ -75,24 +95,57 @@ impl View {
                 ConntrackState::Invalid => ct_state::INVALID,
                 ConntrackState::Untracked => ct_state::UNTRACKED,
             },
+            mark: 0,
+            socket: match &packet.origin {
+                Origin::Process(socket) if packet.direction == Direction::Egress => Some(socket.clone()),
+                _ => None,
+            },
         }
+    }
+
+    /// The hooks that it passes, in order.
+    pub fn hooks(&self) -> &'static [Hook] {
+        match (&self.input, &self.output) {
+            (Some(_), Some(_)) => &[Hook::Ingress, Hook::Prerouting, Hook::Forward],
+            (Some(_), None) => &[Hook::Ingress, Hook::Prerouting, Hook::Input],
+            (None, _) => &[Hook::Output],
+        }
+    }
+
+    /// It as a hook sees it: before routing there is no output interface, and no DNAT yet.
+    pub(super) fn at(&self, hook: Hook) -> Self {
+        let mut view = self.clone();
+        match hook {
+            Hook::Ingress | Hook::Prerouting => view.output = None,
+            _ => {
+                if let Some((address, port)) = view.translated {
+                    view.destination = address;
+                    view.words = view.words.map(|(source, _)| (source, port));
+                }
+            }
+        }
+        view
     }
 
     /// The value of a key; `None` where the kernel says `NFT_BREAK`, which ends the rule (for `!=` too).
     pub fn read(&self, key: Key) -> Option<Datum> {
         if key.family().is_some_and(|family| family != self.family())
-            || key.transport().is_some_and(|protocol| protocol != self.protocol)
+            || key.transport().is_some_and(|protocol| Some(protocol) != self.protocol)
         {
             return None;
         }
+        let device = |side: Side| match side {
+            Side::Source => self.input.as_ref(),
+            Side::Destination => self.output.as_ref(),
+        };
         match key {
             // NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
             Key::NfProto => Some(Datum::from(if self.family() == Family::V4 { 2u8 } else { 10u8 })),
-            Key::L4Proto => Some(Datum::from(self.protocol.0)),
+            Key::L4Proto => self.protocol.map(|protocol| Datum::from(protocol.0)),
             // nft_meta.c: without a device the name is empty; type and kind break the rule instead.
-            Key::InterfaceName(side) => Some(Datum::name(if side == self.side { &self.interface } else { "" })),
-            Key::InterfaceType(side) => (side == self.side).then(|| Datum::from(self.hardware)),
-            Key::InterfaceKind(side) => self.kind.as_deref().filter(|_| side == self.side).map(Datum::name),
+            Key::InterfaceName(side) => Some(Datum::name(device(side).map_or("", |device| device.name.as_str()))),
+            Key::InterfaceType(side) => device(side).map(|device| Datum::from(device.hardware)),
+            Key::InterfaceKind(side) => device(side)?.kind.as_deref().map(Datum::name),
             Key::CtState => Some(Datum::from(self.state)),
             Key::IpAddr(_, Side::Source) => Some(address(self.source)),
             Key::IpAddr(_, Side::Destination) => Some(address(self.destination)),
@@ -101,15 +154,15 @@ impl View {
             Key::Port(_, Side::Destination) => self.words.map(|(_, second)| Datum::from(second)),
             Key::IcmpType | Key::Icmpv6Type => self.icmp.map(|(kind, _)| Datum::from(kind)),
             Key::IcmpCode | Key::Icmpv6Code => self.icmp.map(|(_, code)| Datum::from(code)),
-            Key::Mark | Key::SocketUser | Key::SocketGroup | Key::SocketCgroup(_) => None,
-        }
-    }
-
-    /// The hook at which the host stage sees it.
-    pub fn hook(&self) -> Hook {
-        match self.side {
-            Side::Source => Hook::Input,
-            Side::Destination => Hook::Output,
+            Key::Mark => Some(Datum::from(self.mark)),
+            Key::SocketUser => self.socket.as_ref().map(|socket| Datum::from(socket.uid)),
+            Key::SocketGroup => self.socket.as_ref().map(|socket| Datum::from(socket.gid)),
+            // nft_socket.c: the ancestor at the level; a socket that is less deep has none.
+            Key::SocketCgroup(level) => {
+                let mut cgroups = self.socket.as_ref()?.cgroups.iter();
+                let found = cgroups.find(|cgroup| cgroup.level == level)?;
+                Some(Datum::from_number(u128::from(found.id), 8))
+            }
         }
     }
 

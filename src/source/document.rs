@@ -7,8 +7,8 @@ use crate::net::addr::Family;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{PortSet, Protocol};
 use crate::policy::model::{
-    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Mode, NamedSet, Not, Rule, Service,
-    Stage, Tier, TierDefault, Transport,
+    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Limit, Mode, NamedSet, Not, Rule,
+    Service, Stage, Tier, TierDefault, Transport,
 };
 use crate::policy::parse::{self, EntityPlace, unsupported};
 use crate::policy::selector::Selector;
@@ -279,12 +279,13 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         None => Some(Mode::Enforce),
         Some(mode) => reader.word(mode, "mode", &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]),
     };
-    if let Some(stage) = fields.get("stage") {
-        let words = [("host", true), ("forward", false), ("prednat", false), ("untracked", false)];
-        if reader.word(stage, "stage", &words) == Some(false) {
-            unsupported(reader, stage.span, "a stage other than \"host\"");
+    let stage = match fields.get("stage") {
+        None => Some(Stage::Host),
+        Some(stage) => {
+            let words = [Stage::Host, Stage::Forward, Stage::Prednat, Stage::Untracked];
+            reader.word(stage, "stage", &words.map(|stage| (stage.name(), stage)))
         }
-    }
+    };
     if let Some(expires) = fields.entry("expires") {
         expiry(reader, &expires.node);
         unsupported(reader, expires.span, "`expires`");
@@ -294,7 +295,13 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         unsupported(reader, acknowledge.span, "`acknowledge`");
     }
     let ingress = fields.get("ingress").map(|node| rules(reader, node, Direction::Ingress));
-    let egress = fields.get("egress").map(|node| rules(reader, node, Direction::Egress));
+    let egress = fields.entry("egress");
+    if let (Some(Stage::Prednat), Some(entry)) = (stage, egress) {
+        let message = "stage \"prednat\" has no egress: it sees packets as they arrive, before any DNAT";
+        let help = "write egress rules in a policy of stage \"host\" or \"forward\"";
+        reader.error_with_help(Code::Conflict, entry.span, message, help);
+    }
+    let egress = egress.map(|entry| rules(reader, &entry.node, Direction::Egress));
     if ingress.is_none() && egress.is_none() {
         let help = "ingress = [] governs a direction without a rule of its own";
         let message = "[[policy]] has neither `ingress` nor `egress` and would govern nothing";
@@ -306,7 +313,7 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         order,
         interfaces: interfaces?,
         nodes: nodes?,
-        stage: Stage::Host,
+        stage: stage?,
         mode: mode?,
         expires: None,
         ingress,
@@ -358,10 +365,7 @@ fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> O
         }
         unsupported(reader, entry.span, backticked);
     }
-    if let Some(limit) = fields.entry("limit") {
-        self::limit(reader, &limit.node);
-        unsupported(reader, limit.span, "`limit`");
-    }
+    let limit = fields.get("limit").map(|node| self::limit(reader, node));
     fields.finish(reader, "a rule");
     let Matched { from, to, protocol, ports, services, icmp, family, .. } = matched;
     Some(Rule {
@@ -375,7 +379,11 @@ fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> O
         family,
         not,
         process: None,
-        limit: None,
+        limit: match limit {
+            None => None,
+            // A rule whose limit is in error must not become one without.
+            Some(limit) => Some(limit?),
+        },
         log,
         comment,
         place,
@@ -579,32 +587,46 @@ fn local_process<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str) {
     }
 }
 
-/// `limit { rate, burst, per }`: checked only.
-fn limit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) {
-    let Some(mut fields) = reader.table(node, "limit") else { return };
-    if let Some(rate) = fields.need(reader, "rate", "limit") {
-        match &rate.value {
-            Value::String(text) => {
-                let (number, unit) = text.split_once('/').unwrap_or((text, "second"));
-                let number = number.parse::<u32>().ok().filter(|number| (1..=1_000_000).contains(number));
-                if number.is_none() || !["second", "minute", "hour", "day"].contains(&unit) {
-                    let help = "from 1 to 1000000 packets, like \"10/second\" or \"5/minute\"";
-                    reader.error_with_help(Code::Value, rate.span, format!("{} is not a rate", quoted(text)), help);
-                }
-            }
-            _ => {
-                reader.integer(rate, "rate", 1, 1_000_000);
-            }
-        }
-    }
-    if let Some(burst) = fields.get("burst") {
-        reader.integer(burst, "burst", 1, 65_535);
-    }
-    if let Some(per) = fields.get("per") {
-        reader.word(per, "thing to count by", &[("source", ())]);
-    }
+/// The burst of a limit that says none, as nft(8) has it.
+const DEFAULT_BURST: u32 = 5;
+
+/// `limit { rate, burst, per }`
+fn limit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Limit> {
+    let mut fields = reader.table(node, "limit")?;
+    let rate = fields.need(reader, "rate", "limit").and_then(|node| rate(reader, node));
+    let burst = match fields.get("burst") {
+        None => Some(DEFAULT_BURST),
+        Some(burst) => reader.integer(burst, "burst", 1, 65_535).and_then(|burst| u32::try_from(burst).ok()),
+    };
+    let per_source = match fields.get("per") {
+        None => Some(false),
+        Some(per) => reader.word(per, "thing to count by", &[("source", true)]),
+    };
     fields.finish(reader, "limit");
+    let (rate, seconds) = rate?;
+    Some(Limit { rate, seconds, burst: burst?, per_source: per_source? })
 }
+
+/// Packets in so many seconds: a number (a second's), or "10/second", "5/minute".
+fn rate<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<(u32, u32)> {
+    let Value::String(text) = &node.value else {
+        let rate = reader.integer(node, "rate", 1, i64::from(MOST_PACKETS))?;
+        return Some((u32::try_from(rate).ok()?, 1));
+    };
+    let (number, unit) = text.split_once('/').unwrap_or((text, "second"));
+    let number = number.parse::<u32>().ok().filter(|number| (1..=MOST_PACKETS).contains(number));
+    let units = [("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400)];
+    let seconds = units.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| *seconds);
+    let rate = number.zip(seconds);
+    if rate.is_none() {
+        let help = format!("from 1 to {MOST_PACKETS} packets, like \"10/second\" or \"5/minute\"");
+        reader.error_with_help(Code::Value, node.span, format!("{} is not a rate", quoted(text)), help);
+    }
+    rate
+}
+
+/// The largest rate of a limit.
+const MOST_PACKETS: u32 = 1_000_000;
 
 /// `[[expect]]`: checked only.
 fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, _name: String) -> Option<()> {

@@ -64,6 +64,8 @@ codes! {
     OpenFailsafe = "open-failsafe",
     /// A rule for Soft-RoCE in one direction only: conntrack never sees it as established.
     OneWayRoce = "one-way-roce",
+    /// A policy of stage `untracked` that allows one direction only: it has no flows, so answers need a rule of their own.
+    OneWayUntracked = "one-way-untracked",
     /// A policy that selects no interface of this node.
     SelectsNothing = "selects-nothing",
 }

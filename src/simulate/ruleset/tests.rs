@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::view::Device;
 use super::*;
 use crate::net::addr::Family;
 use crate::net::protocol::Protocol;
@@ -14,17 +15,18 @@ use crate::nft::key::{DataType, Side};
 /// New TCP from 10.0.0.9:40000 to 10.0.0.1:22 on eth0.
 fn view() -> View {
     View {
-        interface: "eth0".to_owned(),
-        kind: Some("veth".to_owned()),
-        hardware: 1,
-        side: Side::Source,
+        input: Some(Device { name: "eth0".to_owned(), kind: Some("veth".to_owned()), hardware: 1 }),
+        output: None,
         source: "10.0.0.9".parse().unwrap(),
         destination: "10.0.0.1".parse().unwrap(),
+        translated: None,
         hop_limit: 64,
-        protocol: Protocol::TCP,
+        protocol: Some(Protocol::TCP),
         words: Some((40_000, 22)),
         icmp: None,
         state: ct_state::NEW,
+        mark: 0,
+        socket: None,
     }
 }
 
@@ -140,8 +142,8 @@ fn statements_run_from_left_to_right_until_one_fails() {
 fn a_key_that_the_packet_does_not_have_breaks_the_rule_negated_or_not() {
     let port = |protocol| Key::Port(protocol, Side::Destination);
     let unreadable = View { words: None, ..view() };
-    let udp = View { protocol: Protocol::UDP, ..view() };
-    let hardware = View { kind: None, ..view() };
+    let udp = View { protocol: Some(Protocol::UDP), ..view() };
+    let hardware = View { input: view().input.map(|device| Device { kind: None, ..device }), ..view() };
     let absent = [
         (Key::IpAddr(Family::V6, Side::Source), view()),
         (Key::IpAddr(Family::V4, Side::Source), v6()),
@@ -150,8 +152,8 @@ fn a_key_that_the_packet_does_not_have_breaks_the_rule_negated_or_not() {
         (port(Some(Protocol::TCP)), unreadable.clone()),
         (port(None), unreadable),
         (Key::IcmpType, view()),
-        (Key::Icmpv6Code, View { protocol: Protocol::ICMPV6, icmp: None, ..v6() }),
-        (Key::Icmpv6Type, View { protocol: Protocol::ICMP, icmp: Some((8, 0)), ..view() }),
+        (Key::Icmpv6Code, View { protocol: Some(Protocol::ICMPV6), icmp: None, ..v6() }),
+        (Key::Icmpv6Type, View { protocol: Some(Protocol::ICMP), icmp: Some((8, 0)), ..view() }),
         (Key::InterfaceKind(Side::Source), hardware),
         (Key::InterfaceType(Side::Destination), view()),
     ];
@@ -167,7 +169,7 @@ fn a_key_that_the_packet_does_not_have_breaks_the_rule_negated_or_not() {
     let no_name = test(Key::InterfaceName(Side::Destination), false, Value::Is(Datum::name("")));
     assert_eq!(holds(no_name, &view()), Ok(true));
     // And `th dport` reads whatever stands there: here, an ICMP checksum.
-    let ping = View { protocol: Protocol::ICMP, words: Some((0x0800, 22)), icmp: Some((8, 0)), ..view() };
+    let ping = View { protocol: Some(Protocol::ICMP), words: Some((0x0800, 22)), icmp: Some((8, 0)), ..view() };
     assert_eq!(holds(is(port(None), 22u16), &ping), Ok(true));
 }
 
