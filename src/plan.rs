@@ -77,7 +77,7 @@ fn create(desired: &Ruleset) -> Vec<Change> {
     changes.extend(desired.chains.iter().map(|(name, chain)| new_chain(name, chain)));
     changes.extend(desired.sets.iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
     for (name, chain) in &desired.chains {
-        changes.extend(append(name, &chain.rules));
+        changes.extend(append(name, &chain.rules, desired));
     }
     changes.extend(desired.chains.iter().filter_map(|(name, chain)| closing(name, chain)));
     changes
@@ -97,8 +97,15 @@ fn closing(name: &str, chain: &Chain) -> Option<Change> {
     Some(Change::AddChain { name: name.to_owned(), base: Some(base) })
 }
 
-fn append<'a>(chain: &'a str, rules: &'a [Rule]) -> impl Iterator<Item = Change> + 'a {
-    rules.iter().map(move |rule| Change::AddRule { chain: chain.to_owned(), rule: rule.clone(), before: None })
+fn append<'a>(chain: &'a str, rules: &'a [Rule], desired: &'a Ruleset) -> impl Iterator<Item = Change> + 'a {
+    rules.iter().map(move |rule| add_rule(chain, rule, None, desired))
+}
+
+fn add_rule(chain: &str, rule: &Rule, before: Option<u64>, desired: &Ruleset) -> Change {
+    let turned = |set: &Set| set.interval && set.key.iter().any(|data_type| data_type.host_order());
+    let interval = |name: &&str| desired.sets.get(*name).is_some_and(turned);
+    let interval_sets = sets_of(rule).filter(interval).map(str::to_owned).collect();
+    Change::AddRule { chain: chain.to_owned(), rule: rule.clone(), before, interval_sets }
 }
 
 /// The transaction in the order in which every step is legal for the kernel: first everything that refers to something
@@ -134,7 +141,7 @@ impl Difference {
         for (name, chain) in &current.ruleset.chains {
             let kept = desired.chains.get(name).filter(|wanted| same_place(chain, wanted));
             match kept {
-                Some(wanted) => difference.kept_chain(name, chain, wanted, current, &remade),
+                Some(wanted) => difference.kept_chain(name, wanted, current, desired, &remade),
                 None => {
                     if !chain.rules.is_empty() {
                         difference.rules_gone.push(Change::FlushChain { name: name.clone() });
@@ -149,7 +156,7 @@ impl Difference {
             if current.ruleset.chains.get(name).is_none_or(|there| !same_place(there, chain)) {
                 difference.chains_new.push(new_chain(name, chain));
                 difference.closing.extend(closing(name, chain));
-                difference.rules_new.extend(append(name, &chain.rules));
+                difference.rules_new.extend(append(name, &chain.rules, desired));
             }
         }
         difference
@@ -194,7 +201,8 @@ impl Difference {
         remade
     }
 
-    fn kept_chain(&mut self, name: &str, there: &Chain, wanted: &Chain, current: &Loaded, remade: &BTreeSet<&str>) {
+    fn kept_chain(&mut self, name: &str, wanted: &Chain, current: &Loaded, desired: &Ruleset, remade: &BTreeSet<&str>) {
+        let Some(there) = current.ruleset.chains.get(name) else { return };
         if there.base != wanted.base {
             self.chains_new.push(Change::AddChain { name: name.to_owned(), base: wanted.base });
         }
@@ -204,7 +212,7 @@ impl Difference {
         if states.len() != there.rules.len() {
             // Handles that do not belong to the rules are of no use: the chain is written anew.
             self.rules_gone.push(Change::FlushChain { name: name.to_owned() });
-            self.rules_new.extend(append(name, &wanted.rules));
+            self.rules_new.extend(append(name, &wanted.rules, desired));
             return;
         }
         let kept_there: BTreeSet<usize> = kept.iter().map(|(there, _)| *there).collect();
@@ -219,7 +227,7 @@ impl Difference {
                 continue;
             }
             let before = kept.peek().map(|(there, _)| states[*there].handle);
-            self.rules_new.push(Change::AddRule { chain: name.to_owned(), rule: rule.clone(), before });
+            self.rules_new.push(add_rule(name, rule, before, desired));
         }
     }
 }

@@ -401,7 +401,12 @@ fn a_refused_batch_changes_nothing_and_names_its_rule() {
         assert_eq!(kernel.load(&Read::Everything).unwrap(), before);
         // A statement that we only ever read must not be left out of a rule that is sent.
         let foreign = rule("", [Statement::Foreign("nat".to_owned()), ACCEPT]);
-        let change = Change::AddRule { chain: "input".to_owned(), rule: foreign, before: None };
+        let change = Change::AddRule {
+            chain: "input".to_owned(),
+            rule: foreign,
+            before: None,
+            interval_sets: Default::default(),
+        };
         assert!(kernel.commit(&Batch { generation: None, changes: vec![change] }).is_err());
         assert_eq!(kernel.load(&Read::Everything).unwrap(), before);
     });

@@ -533,6 +533,7 @@ impl Random {
                     chain,
                     rule: Rule { statements, comment: None },
                     before: handle.filter(|_| self.chance(2)),
+                    interval_sets: Default::default(),
                 }
             }
             6 => Change::DeleteRule { chain, handle: handle.unwrap_or(1 << 40) },

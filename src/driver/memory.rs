@@ -129,7 +129,7 @@ impl Memory {
             Change::FlushChain { name } => {
                 table.chains.get_mut(name).ok_or(Errno::ENOENT)?.rules.clear();
             }
-            Change::AddRule { chain, rule, before } => {
+            Change::AddRule { chain, rule, before, .. } => {
                 table.chains.get(chain).ok_or(Errno::ENOENT)?;
                 table.check_rule(rule)?;
                 self.handle += 1;

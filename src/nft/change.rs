@@ -1,6 +1,6 @@
 //! What one nf_tables transaction changes, and what a table looks like when it is read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ir::{BaseChain, Elements, Rule, Ruleset, Set};
 
@@ -46,6 +46,9 @@ pub enum Change {
         rule: Rule,
         /// Before the rule with this handle; at the end of the chain without one.
         before: Option<u64>,
+        /// Of the named sets that it looks up, those with `flags interval` and keys that the kernel has in host byte order: it is
+        /// told to turn such a key around before it looks it up there.
+        interval_sets: BTreeSet<String>,
     },
     /// Delete a rule.
     DeleteRule {

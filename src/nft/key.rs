@@ -71,6 +71,11 @@ impl From<u32> for Datum {
         Self::new(&value.to_be_bytes())
     }
 }
+impl From<u64> for Datum {
+    fn from(value: u64) -> Self {
+        Self::new(&value.to_be_bytes())
+    }
+}
 impl From<u128> for Datum {
     fn from(value: u128) -> Self {
         Self::new(&value.to_be_bytes())
@@ -158,7 +163,7 @@ impl DataType {
             Self::IcmpCode => 32,
             Self::Icmpv6Code => 33,
             Self::Ifname => 41,
-            Self::Cgroup => 48,
+            Self::Cgroup => 46,
         }
     }
 

@@ -36,6 +36,17 @@ fn name_prefix(start: Datum, end: Datum) -> Option<u8> {
     (rest_is(&start, 0) && rest_is(&end, 0xff)).then_some(same as u8)
 }
 
+/// The word for so many seconds behind the rate of a limit; `None` for what the IR has no limits in.
+pub(super) const fn unit(seconds: u32) -> Option<&'static str> {
+    match seconds {
+        1 => Some("second"),
+        60 => Some("minute"),
+        3600 => Some("hour"),
+        86_400 => Some("day"),
+        _ => None,
+    }
+}
+
 /// nft's name for a value, protocols apart: nft takes those from `/etc/protocols` ([`protocol_name`]). All of them are the
 /// same in nft 1.0.2 to 1.1.x, as name to read and as name printed.
 pub(super) fn symbol(data_type: DataType, value: u128) -> Option<&'static str> {

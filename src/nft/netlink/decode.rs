@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::attribute::{Attributes, Malformed};
+use super::attribute::{Attributes, Malformed, Walk};
 use super::constant::*;
-use super::expression::read_rule;
+use super::expression::{Used, read_rule};
 use super::set::{Gathered, Read, read_set};
 use crate::nft::TABLE_NAME;
 use crate::nft::change::Loaded;
 use crate::nft::ir::{BaseChain, Chain, ChainPolicy, Elements, Hook, Set};
+use crate::nft::key::Datum;
 
 /// One netlink message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,8 +181,12 @@ impl Snapshot {
                 Some(NF_DROP) => ChainPolicy::Drop,
                 _ => ChainPolicy::Accept,
             };
-            match Hook::ALL.into_iter().find(|hook| hook.number() == number) {
-                Some(hook) if kind == "filter" => base = Some(BaseChain { hook, priority, policy, device: None }),
+            let devices = devices(&hook)?;
+            match (Hook::ALL.into_iter().find(|hook| hook.number() == number), devices.as_slice()) {
+                (Some(hook), [] | [_]) if kind == "filter" => {
+                    base = Some(BaseChain { hook, priority, policy, device: devices.first().copied() });
+                }
+                (Some(_), [_, _, ..]) => self.foreign.push(format!("chain {name} on {} devices", devices.len())),
                 _ => self.foreign.push(format!("chain {name} of type {kind} at hook {number}")),
             }
         }
@@ -195,9 +200,10 @@ impl Snapshot {
     }
 
     /// The sets whose elements have to be read: all anonymous ones, since they are part of their rules, and those named
-    /// ones that `wanted` says.
+    /// ones that `wanted` says. What rules have put into a dynamic set is none of ours.
     pub fn sets_to_read(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let readable = self.sets.values().filter(|set| set.set.is_ok() && (set.anonymous || wanted(&set.name)));
+        let ours = |set: &Read| set.set.as_ref().is_ok_and(|set| set.dynamic.is_none());
+        let readable = self.sets.values().filter(|set| ours(set) && (set.anonymous || wanted(&set.name)));
         readable.map(|set| set.name.clone()).collect()
     }
 
@@ -209,6 +215,8 @@ impl Snapshot {
         let read: BTreeSet<&str> = read.iter().map(String::as_str).collect();
         let mut loaded = Loaded { generation, exists: self.exists, ..Loaded::default() };
         let mut anonymous: BTreeMap<String, Elements> = BTreeMap::new();
+        let intervals: BTreeSet<String> =
+            self.sets.values().filter(|set| set.interval).map(|set| set.name.clone()).collect();
         for (name, set) in self.sets {
             let mut shape = match set.set {
                 Ok(shape) => shape,
@@ -221,7 +229,7 @@ impl Snapshot {
                 let (elements, foreign) = self.elements.remove(&name).unwrap_or_default().finish(&shape)?;
                 shape.elements = elements;
                 self.foreign.extend(foreign.into_iter().map(|words| format!("{words} in set {name}")));
-            } else {
+            } else if shape.dynamic.is_none() {
                 loaded.unread.push(name.clone());
             }
             if set.anonymous {
@@ -231,7 +239,9 @@ impl Snapshot {
             }
         }
         for (chain, body) in &self.rules {
-            let (rule, state) = read_rule(&Attributes::parse(body)?, &|name, _| anonymous.get(name).cloned())?;
+            let used =
+                |name: &str, _| Used { elements: anonymous.get(name).cloned(), interval: intervals.contains(name) };
+            let (rule, state) = read_rule(&Attributes::parse(body)?, &used)?;
             self.chains.entry(chain.clone()).or_default().rules.push(rule);
             loaded.rules.entry(chain.clone()).or_default().push(state);
         }
@@ -244,6 +254,30 @@ impl Snapshot {
         loaded.foreign = self.foreign;
         Ok(loaded)
     }
+}
+
+/// The devices of a hook. The kernel names a single one in two ways, in older versions in one of them.
+pub(super) fn devices(hook: &Attributes<'_>) -> Result<Vec<Datum>, Malformed> {
+    let mut devices = Vec::new();
+    for device in Walk::new(hook.get(NFTA_HOOK_DEVS).unwrap_or_default()) {
+        let (kind, name) = device?;
+        // Linux 6.16 has chains on all devices whose names begin alike, as nft writes them with a star.
+        devices.push(padded_name(name, if kind == NFTA_DEVICE_NAME { b"" } else { b"*" }));
+    }
+    if devices.is_empty() {
+        devices.extend(hook.get(NFTA_HOOK_DEV).map(|name| padded_name(name, b"")));
+    }
+    Ok(devices)
+}
+
+/// A name with something behind it as [`Datum::name`] pads it, without its terminator.
+fn padded_name(name: &[u8], behind: &[u8]) -> Datum {
+    let mut padded = [0; 16];
+    let letters = name.iter().take_while(|byte| **byte != 0).chain(behind);
+    for (byte, letter) in padded.iter_mut().zip(letters).take(15) {
+        *byte = *letter;
+    }
+    Datum::new(&padded)
 }
 
 /// The elements that answer [`get_elements`](super::get_elements), in the payloads of one or more messages.

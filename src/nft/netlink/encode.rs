@@ -7,7 +7,7 @@ use super::set::{Shape, chunks, put_list, put_set};
 use crate::nft::TABLE_NAME;
 use crate::nft::change::{Batch, Change};
 use crate::nft::ir::{ChainPolicy, Elements, Set, SetRef, Statement};
-use crate::nft::key::{DataType, Key};
+use crate::nft::key::{DataType, Datum, Key};
 
 /// A batch as it is sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -168,6 +168,9 @@ impl Encoder {
                     writer.nest(NFTA_CHAIN_HOOK, |hook| {
                         hook.put_u32(NFTA_HOOK_HOOKNUM, base.hook.number());
                         hook.put_u32(NFTA_HOOK_PRIORITY, base.priority as u32);
+                        if let Some(device) = &base.device {
+                            hook.put(NFTA_HOOK_DEV, &terminated(device));
+                        }
                     });
                     let policy = match base.policy {
                         ChainPolicy::Accept => NF_ACCEPT,
@@ -190,13 +193,17 @@ impl Encoder {
                 writer.put_text(NFTA_RULE_CHAIN, chain);
                 writer.put_u64(NFTA_RULE_HANDLE, *handle);
             }),
-            Change::AddRule { chain, rule, before } => {
+            Change::AddRule { chain, rule, before, interval_sets } => {
                 let mut ids = Vec::new();
                 for statement in &rule.statements {
                     if let Some((keys, elements, map)) = anonymous(statement) {
                         let key: Vec<DataType> = keys.iter().map(|key| key.data_type()).collect();
                         let interval = elements.needs_interval();
-                        ids.push(self.anonymous_set(owner, &Shape { key: &key, interval, map }, elements));
+                        ids.push(self.anonymous_set(
+                            owner,
+                            &Shape { key: &key, interval, map, dynamic: None },
+                            elements,
+                        ));
                     }
                 }
                 let flags = NLM_F_CREATE | if before.is_none() { NLM_F_APPEND } else { 0 };
@@ -206,7 +213,7 @@ impl Encoder {
                     if let Some(handle) = before {
                         writer.put_u64(NFTA_RULE_POSITION, *handle);
                     }
-                    put_rule(writer, rule, &ids);
+                    put_rule(writer, rule, &ids, &|name| interval_sets.contains(name));
                 });
             }
             Change::AddSet { name, set } => {
@@ -256,6 +263,11 @@ impl Encoder {
             self.message(owner, kind, flags, |writer| put_list(writer, name, id, list));
         });
     }
+}
+
+/// A name's bytes as the kernel takes a string.
+fn terminated(name: &Datum) -> Vec<u8> {
+    name.bytes().iter().copied().take_while(|byte| *byte != 0).chain([0]).collect()
 }
 
 /// The pattern that the kernel makes an anonymous set's name of.

@@ -3,15 +3,16 @@
 //! A key brings its protocol (`nft/key.rs`): before the first use of `tcp dport` the rule gets `meta l4proto tcp`, before
 //! `ip saddr` it gets `meta nfproto ipv4`, once per rule, as nft does. Reading back, exactly those comparisons go away again.
 
-use std::collections::BTreeMap;
+mod read;
 
-use super::attribute::{Attributes, Malformed, Walk, Writer, text};
+pub(super) use read::{Used, read_rule};
+
+use super::attribute::{Attributes, Malformed, Writer};
 use super::constant::*;
 use super::encode::{anonymous, anonymous_name};
-use super::set::{from_wire, padded, to_wire};
+use super::set::{padded, to_wire};
 use crate::net::addr::Family;
 use crate::net::protocol::Protocol;
-use crate::nft::change::RuleState;
 use crate::nft::ir::{Elements, Limit, Reject, Rule, SetRef, Statement, Value, Verdict};
 use crate::nft::key::{DataType, Datum, Key, Side};
 
@@ -29,9 +30,13 @@ pub fn canonical_rule(rule: &Rule) -> Rule {
         })
         .collect();
     let ids: Vec<u32> = (0..sets.len() as u32).collect();
-    put_rule(&mut writer, rule, &ids);
+    // Which named sets have ranges shows in the bytes, and not in the rule that is read from them.
+    put_rule(&mut writer, rule, &ids, &|_| false);
     let read = Attributes::parse(&writer.bytes).and_then(|attributes| {
-        read_rule(&attributes, &|_, id| id.and_then(|id| sets.get(usize::try_from(id).ok()?)).cloned())
+        read_rule(&attributes, &|_, id| {
+            let elements = id.and_then(|id| sets.get(usize::try_from(id).ok()?)).cloned();
+            Used { interval: elements.as_ref().is_some_and(Elements::needs_interval), elements }
+        })
     });
     match read {
         Ok((canonical, _)) => canonical,
@@ -43,10 +48,11 @@ pub fn canonical_rule(rule: &Rule) -> Rule {
 /// The most bytes of a rule's comment (nft, include/nftables.h `NFTNL_UDATA_COMMENT_MAXLEN` less its terminator).
 const COMMENT_BYTES: usize = 127;
 
-/// Expressions and comment of a rule. `ids` are those of its anonymous sets, in order.
-pub(super) fn put_rule(writer: &mut Writer, rule: &Rule, ids: &[u32]) {
+/// Expressions and comment of a rule. `ids` are those of its anonymous sets, in order; `has_ranges` says of a named set whether it
+/// is one with `flags interval`.
+pub(super) fn put_rule(writer: &mut Writer, rule: &Rule, ids: &[u32], has_ranges: &dyn Fn(&str) -> bool) {
     writer.nest(NFTA_RULE_EXPRESSIONS, |list| {
-        let mut list = List { writer: list, known: Known::default(), ids: ids.iter() };
+        let mut list = List { writer: list, known: Known::default(), ids: ids.iter(), has_ranges };
         for statement in &rule.statements {
             list.statement(statement);
         }
@@ -168,8 +174,13 @@ impl Needed {
 enum Load {
     Meta(u32),
     Conntrack(u32),
-    Socket(u8),
-    Payload { base: u32, offset: u32, length: u32 },
+    /// The control group of the packet's socket at a level.
+    Socket(u32),
+    Payload {
+        base: u32,
+        offset: u32,
+        length: u32,
+    },
 }
 
 /// Where a key's value is. IPv4 header: RFC 791 section 3.1; IPv6: RFC 8200 section 3; ports and ICMP: the first bytes
@@ -199,13 +210,16 @@ fn load_of(key: Key) -> Load {
         Key::Mark => Load::Meta(NFT_META_MARK),
         Key::SocketUser => Load::Meta(NFT_META_SKUID),
         Key::SocketGroup => Load::Meta(NFT_META_SKGID),
-        Key::SocketCgroup(level) => Load::Socket(level),
+        Key::SocketCgroup(level) => Load::Socket(u32::from(level)),
     }
 }
 
 /// The key whose value, or the first bytes of it, a load gets, given what the rule has compared before.
 fn key_of(load: Load, known: Known) -> Option<Key> {
-    let mut candidates = vec![Key::NfProto, Key::L4Proto, Key::CtState];
+    let mut candidates = vec![Key::NfProto, Key::L4Proto, Key::CtState, Key::Mark, Key::SocketUser, Key::SocketGroup];
+    if let Load::Socket(level) = load {
+        candidates.extend(u8::try_from(level).map(Key::SocketCgroup));
+    }
     // Of ICMP too: its first bytes are no ports, but a rule may ask for them, and is then read as it was written.
     candidates.extend([Key::Port(known.transport, Side::Source), Key::Port(known.transport, Side::Destination)]);
     for side in [Side::Source, Side::Destination] {
@@ -240,6 +254,7 @@ struct List<'a> {
     writer: &'a mut Writer,
     known: Known,
     ids: std::slice::Iter<'a, u32>,
+    has_ranges: &'a dyn Fn(&str) -> bool,
 }
 
 impl List<'_> {
@@ -248,6 +263,10 @@ impl List<'_> {
             element.put_text(NFTA_EXPR_NAME, name);
             element.nest(NFTA_EXPR_DATA, fill);
         });
+    }
+
+    fn expression_without_data(&mut self, name: &str) {
+        self.writer.nest(NFTA_LIST_ELEM, |element| element.put_text(NFTA_EXPR_NAME, name));
     }
 
     fn statement(&mut self, statement: &Statement) {
@@ -259,15 +278,11 @@ impl List<'_> {
                 counter.put_u64(NFTA_COUNTER_BYTES, 0);
                 counter.put_u64(NFTA_COUNTER_PACKETS, 0);
             }),
-            Statement::Limit(Limit { rate, seconds, burst }) => self.expression("limit", |limit| {
-                // The kernel takes a burst of nothing for its default.
-                let burst = if *burst == 0 { NFT_LIMIT_PKT_BURST_DEFAULT } else { *burst };
-                limit.put_u64(NFTA_LIMIT_RATE, u64::from(*rate));
-                limit.put_u64(NFTA_LIMIT_UNIT, u64::from(*seconds));
-                limit.put_u32(NFTA_LIMIT_BURST, burst);
-                limit.put_u32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
-                limit.put_u32(NFTA_LIMIT_FLAGS, 0);
-            }),
+            Statement::Limit(limit) => self.expression("limit", |writer| put_limit(writer, limit)),
+            Statement::Meter { keys, set, limit } => self.meter(keys, set, limit),
+            Statement::Notrack => self.expression_without_data("notrack"),
+            Statement::MarkSet(bits) => self.mark(*bits, *bits),
+            Statement::MarkClear(bits) => self.mark(*bits, 0),
             Statement::Log { prefix, group } => self.expression("log", |log| {
                 log.put_u16(NFTA_LOG_GROUP, *group);
                 if !prefix.is_empty() {
@@ -287,11 +302,7 @@ impl List<'_> {
                 immediate.nest(NFTA_IMMEDIATE_DATA, |data| data_verdict(data, verdict));
             }),
             // Left out, the rule would match more than it says; the kernel refuses an expression that it does not know.
-            Statement::Meter { .. }
-            | Statement::Notrack
-            | Statement::MarkSet(_)
-            | Statement::MarkClear(_)
-            | Statement::Foreign(_) => self.expression("foreign", |_| {}),
+            Statement::Foreign(_) => self.expression("foreign", |_| {}),
         }
     }
 
@@ -316,7 +327,7 @@ impl List<'_> {
             Load::Socket(level) => self.expression("socket", |socket| {
                 socket.put_u32(NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2);
                 socket.put_u32(NFTA_SOCKET_DREG, register);
-                socket.put_u32(NFTA_SOCKET_LEVEL, u32::from(level));
+                socket.put_u32(NFTA_SOCKET_LEVEL, level);
             }),
             Load::Payload { base, offset, length } => self.expression("payload", |payload| {
                 payload.put_u32(NFTA_PAYLOAD_DREG, register);
@@ -336,13 +347,17 @@ impl List<'_> {
     }
 
     fn mask(&mut self, mask: &[u8]) {
+        self.bitwise(mask, &vec![0; mask.len()]);
+    }
+
+    fn bitwise(&mut self, mask: &[u8], flips: &[u8]) {
         self.expression("bitwise", |bitwise| {
             bitwise.put_u32(NFTA_BITWISE_SREG, NFT_REG_1);
             bitwise.put_u32(NFTA_BITWISE_DREG, NFT_REG_1);
             bitwise.put_u32(NFTA_BITWISE_LEN, mask.len() as u32);
             bitwise.put_u32(NFTA_BITWISE_OP, NFT_BITWISE_MASK_XOR);
             bitwise.nest(NFTA_BITWISE_MASK, |data| data.put(NFTA_DATA_VALUE, mask));
-            bitwise.nest(NFTA_BITWISE_XOR, |data| data.put(NFTA_DATA_VALUE, &vec![0; mask.len()]));
+            bitwise.nest(NFTA_BITWISE_XOR, |data| data.put(NFTA_DATA_VALUE, flips));
         });
     }
 
@@ -361,6 +376,17 @@ impl List<'_> {
             Value::Prefix(datum, bits) if data_type == DataType::Ifname => {
                 self.load(load_of(key), 0);
                 self.cmp(negated, &datum.bytes()[..usize::from(*bits / 8).min(datum.bytes().len())]);
+            }
+            // A mask of numbers would be read as flags; as a range nft writes it, too.
+            Value::Prefix(datum, bits) if data_type.host_order() => {
+                let host = (8 * size).saturating_sub(usize::from(*bits));
+                let rest = 1u128.checked_shl(host as u32).map_or(u128::MAX, |power| power - 1);
+                let number = |number| Datum::from_number(number, size);
+                let value = match (datum.number() & !rest, datum.number() | rest) {
+                    (from, to) if from == to => Value::Is(*datum),
+                    (from, to) => Value::Range(number(from), number(to)),
+                };
+                self.compare(key, negated, &value);
             }
             Value::Prefix(datum, bits) => {
                 let bits = usize::from(*bits).min(8 * size);
@@ -387,12 +413,12 @@ impl List<'_> {
             }
             Value::Range(from, to) => {
                 self.load(load_of(key), 0);
+                self.largest_first(data_type, 0);
                 self.expression("range", |range| {
                     range.put_u32(NFTA_RANGE_SREG, NFT_REG_1);
                     range.put_u32(NFTA_RANGE_OP, if negated { NFT_RANGE_NEQ } else { NFT_RANGE_EQ });
-                    let (from, to) = (to_wire(data_type, from.bytes()), to_wire(data_type, to.bytes()));
-                    range.nest(NFTA_RANGE_FROM_DATA, |data| data.put(NFTA_DATA_VALUE, &from));
-                    range.nest(NFTA_RANGE_TO_DATA, |data| data.put(NFTA_DATA_VALUE, &to));
+                    range.nest(NFTA_RANGE_FROM_DATA, |data| data.put(NFTA_DATA_VALUE, from.bytes()));
+                    range.nest(NFTA_RANGE_TO_DATA, |data| data.put(NFTA_DATA_VALUE, to.bytes()));
                 });
             }
             Value::Flags(flags) => {
@@ -404,17 +430,61 @@ impl List<'_> {
         }
     }
 
-    fn lookup(&mut self, keys: &[Key], negated: bool, set: &SetRef, map: bool) {
+    /// Turns around what the kernel has in host order, so that values compare as numbers.
+    fn largest_first(&mut self, data_type: DataType, slot: usize) {
+        if data_type.host_order() {
+            self.expression("byteorder", |byteorder| {
+                byteorder.put_u32(NFTA_BYTEORDER_SREG, register(slot));
+                byteorder.put_u32(NFTA_BYTEORDER_DREG, register(slot));
+                byteorder.put_u32(NFTA_BYTEORDER_OP, NFT_BYTEORDER_HTON);
+                byteorder.put_u32(NFTA_BYTEORDER_LEN, data_type.size() as u32);
+                byteorder.put_u32(NFTA_BYTEORDER_SIZE, data_type.size() as u32);
+            });
+        }
+    }
+
+    /// Loads the fields of a key one after the other.
+    fn load_all(&mut self, keys: &[Key], largest_first: bool) {
         self.rely(keys);
         let mut slot = 0;
         for key in keys {
             self.load(load_of(*key), slot);
+            if largest_first {
+                self.largest_first(key.data_type(), slot);
+            }
             slot += padded(key.data_type()) / 4;
         }
-        let (name, id) = match set {
-            SetRef::Named(name) => (name.as_str(), None),
-            SetRef::Anonymous(_) => (anonymous_name(map), self.ids.next().copied()),
+    }
+
+    fn meter(&mut self, keys: &[Key], set: &str, limit: &Limit) {
+        self.load_all(keys, false);
+        self.expression("dynset", |dynset| {
+            dynset.put_text(NFTA_DYNSET_SET_NAME, set);
+            dynset.put_u32(NFTA_DYNSET_OP, NFT_DYNSET_OP_UPDATE);
+            dynset.put_u32(NFTA_DYNSET_SREG_KEY, register(0));
+            dynset.nest(NFTA_DYNSET_EXPR, |expression| {
+                expression.put_text(NFTA_EXPR_NAME, "limit");
+                expression.nest(NFTA_EXPR_DATA, |writer| put_limit(writer, limit));
+            });
+        });
+    }
+
+    /// Of the packet's mark, `bits` become those of `set`.
+    fn mark(&mut self, bits: u32, set: u32) {
+        self.load(Load::Meta(NFT_META_MARK), 0);
+        self.bitwise(&(!bits).to_ne_bytes(), &set.to_ne_bytes());
+        self.expression("meta", |meta| {
+            meta.put_u32(NFTA_META_KEY, NFT_META_MARK);
+            meta.put_u32(NFTA_META_SREG, NFT_REG_1);
+        });
+    }
+
+    fn lookup(&mut self, keys: &[Key], negated: bool, set: &SetRef, map: bool) {
+        let (name, id, has_ranges) = match set {
+            SetRef::Named(name) => (name.as_str(), None, (self.has_ranges)(name)),
+            SetRef::Anonymous(elements) => (anonymous_name(map), self.ids.next().copied(), elements.needs_interval()),
         };
+        self.load_all(keys, has_ranges);
         self.expression("lookup", |lookup| {
             lookup.put_u32(NFTA_LOOKUP_SREG, register(0));
             if map {
@@ -429,6 +499,16 @@ impl List<'_> {
             }
         });
     }
+}
+
+fn put_limit(writer: &mut Writer, limit: &Limit) {
+    // The kernel takes a burst of nothing for its default.
+    let burst = if limit.burst == 0 { NFT_LIMIT_PKT_BURST_DEFAULT } else { limit.burst };
+    writer.put_u64(NFTA_LIMIT_RATE, u64::from(limit.rate));
+    writer.put_u64(NFTA_LIMIT_UNIT, u64::from(limit.seconds));
+    writer.put_u32(NFTA_LIMIT_BURST, burst);
+    writer.put_u32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
+    writer.put_u32(NFTA_LIMIT_FLAGS, 0);
 }
 
 /// The most bytes of a log prefix (kernel `NF_LOG_PREFIXLEN` less its terminator).
@@ -457,362 +537,4 @@ fn prefix_mask(bits: usize, size: usize) -> Vec<u8> {
             _ => 0xff,
         })
         .collect()
-}
-
-/// Reads a NEWRULE message: the rule and what the kernel keeps about it. `elements` gives those of an anonymous set by
-/// its name or its id in the batch, and nothing for a named one.
-pub(super) fn read_rule(
-    attributes: &Attributes<'_>,
-    elements: &dyn Fn(&str, Option<u32>) -> Option<Elements>,
-) -> Result<(Rule, RuleState), Malformed> {
-    let mut reader = Reader {
-        statements: Vec::new(),
-        before: Vec::new(),
-        known: Known::default(),
-        registers: BTreeMap::new(),
-        pending: Vec::new(),
-        half: None,
-        counter: None,
-        elements,
-    };
-    for element in Walk::new(attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default()) {
-        let expression = Attributes::parse(element?.1)?;
-        reader.expression(&expression.text(NFTA_EXPR_NAME), &expression.nested(NFTA_EXPR_DATA)?)?;
-    }
-    reader.settle();
-    let comment = attributes.get(NFTA_RULE_USERDATA).and_then(comment);
-    let state = RuleState { handle: attributes.u64(NFTA_RULE_HANDLE)?.unwrap_or(0), counter: reader.counter };
-    Ok((Rule { statements: reader.statements, comment }, state))
-}
-
-/// The comment in a rule's userdata, which is a list of type, length and value of a byte each.
-fn comment(mut userdata: &[u8]) -> Option<String> {
-    loop {
-        let ([kind, length], rest) = userdata.split_first_chunk::<2>()?;
-        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
-        if *kind == NFTNL_UDATA_RULE_COMMENT {
-            return Some(text(value));
-        }
-        userdata = rest;
-    }
-}
-
-/// What a register holds.
-#[derive(Clone, Debug)]
-struct Content {
-    load: Load,
-    mask: Option<Vec<u8>>,
-}
-
-/// Reads one rule's expressions.
-struct Reader<'a> {
-    statements: Vec<Statement>,
-    /// What was known before each statement.
-    before: Vec<Known>,
-    known: Known,
-    registers: BTreeMap<usize, Content>,
-    /// Slots loaded and not yet used, in order.
-    pending: Vec<usize>,
-    /// The `>=` half of a range.
-    half: Option<(usize, Datum)>,
-    counter: Option<(u64, u64)>,
-    elements: &'a dyn Fn(&str, Option<u32>) -> Option<Elements>,
-}
-
-impl Reader<'_> {
-    fn push(&mut self, statement: Statement) {
-        self.before.push(self.known);
-        if let Some(learned) = Needed::of(&statement) {
-            self.known.learn(learned);
-        }
-        self.statements.push(statement);
-    }
-
-    fn foreign(&mut self, words: impl Into<String>) {
-        self.pending.clear();
-        self.half = None;
-        self.push(Statement::Foreign(words.into()));
-    }
-
-    /// Takes off the comparisons that `keys` rely on, if they are the last statements and nothing before needed them.
-    fn take_off(&mut self, keys: &[Key]) {
-        let trailing = self.statements.iter().rev().map_while(Needed::of).count();
-        for count in (1..=trailing).rev() {
-            let first = self.statements.len() - count;
-            let found: Vec<Needed> = self.statements[first..].iter().filter_map(Needed::of).collect();
-            if self.before[first].clone().need(keys) == found {
-                self.statements.truncate(first);
-                self.before.truncate(first);
-                return;
-            }
-        }
-    }
-
-    fn with_keys(&mut self, keys: &[Key], statement: Statement) {
-        self.take_off(keys);
-        self.push(statement);
-    }
-
-    /// Anything begun that no expression finished.
-    fn settle(&mut self) {
-        if self.half.take().is_some() {
-            self.foreign("a comparison with >=");
-        }
-        if !self.pending.is_empty() {
-            self.foreign("a value that nothing is compared with");
-        }
-    }
-
-    fn load(&mut self, register: Option<u32>, load: Load) {
-        match register.and_then(slot) {
-            Some(slot) => {
-                self.registers.insert(slot, Content { load, mask: None });
-                self.pending.push(slot);
-            }
-            None => self.foreign("a value without a register"),
-        }
-    }
-
-    fn expression(&mut self, name: &str, data: &Attributes<'_>) -> Result<(), Malformed> {
-        if self.half.is_some() && name != "cmp" {
-            self.settle();
-        }
-        match name {
-            "meta" => match data.u32(NFTA_META_KEY)? {
-                Some(key) if data.get(NFTA_META_DREG).is_some() => {
-                    self.load(data.u32(NFTA_META_DREG)?, Load::Meta(key))
-                }
-                _ => self.foreign("meta set"),
-            },
-            "ct" => match data.u32(NFTA_CT_KEY)? {
-                Some(key) if data.get(NFTA_CT_DREG).is_some() && data.get(NFTA_CT_DIRECTION).is_none() => {
-                    self.load(data.u32(NFTA_CT_DREG)?, Load::Conntrack(key));
-                }
-                _ => self.foreign("ct set"),
-            },
-            "payload" => {
-                let load = Load::Payload {
-                    base: data.u32(NFTA_PAYLOAD_BASE)?.unwrap_or(u32::MAX),
-                    offset: data.u32(NFTA_PAYLOAD_OFFSET)?.unwrap_or(u32::MAX),
-                    length: data.u32(NFTA_PAYLOAD_LEN)?.unwrap_or(0),
-                };
-                match data.u32(NFTA_PAYLOAD_DREG)? {
-                    Some(register) => self.load(Some(register), load),
-                    None => self.foreign("payload set"),
-                }
-            }
-            "bitwise" => self.bitwise(data)?,
-            "cmp" => self.cmp(data)?,
-            "range" => self.range(data)?,
-            "lookup" => self.lookup(data)?,
-            "counter" => {
-                self.settle();
-                let number = |kind| data.u64(kind).map(|number| number.unwrap_or(0));
-                self.counter.get_or_insert((number(NFTA_COUNTER_PACKETS)?, number(NFTA_COUNTER_BYTES)?));
-                self.push(Statement::Counter);
-            }
-            "limit" => self.limit(data)?,
-            "log" => self.log(data)?,
-            "reject" => {
-                self.settle();
-                let code = data.get(NFTA_REJECT_ICMP_CODE).and_then(|code| code.first()).copied();
-                match (data.u32(NFTA_REJECT_TYPE)?, code) {
-                    (Some(NFT_REJECT_TCP_RST), _) => self.push(Statement::Reject(Reject::TcpReset)),
-                    (Some(NFT_REJECT_ICMPX_UNREACH), Some(NFT_REJECT_ICMPX_ADMIN_PROHIBITED)) => {
-                        self.push(Statement::Reject(Reject::AdminProhibited));
-                    }
-                    (kind, code) => {
-                        let (kind, code) = (kind.unwrap_or(0), code.unwrap_or(0));
-                        self.foreign(format!("reject of type {kind} with code {code}"));
-                    }
-                }
-            }
-            "immediate" => {
-                self.settle();
-                let verdict = data.nested(NFTA_IMMEDIATE_DATA)?.get(NFTA_DATA_VERDICT).map(verdict_of).transpose()?;
-                match verdict {
-                    Some(Ok(verdict)) => self.push(Statement::Verdict(verdict)),
-                    Some(Err(words)) => self.foreign(words),
-                    None => self.foreign("immediate value"),
-                }
-            }
-            other => self.foreign(other),
-        }
-        Ok(())
-    }
-
-    fn limit(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        self.settle();
-        let rate = data.u64(NFTA_LIMIT_RATE)?.unwrap_or(0);
-        let unit = data.u64(NFTA_LIMIT_UNIT)?.unwrap_or(0);
-        let burst = data.u32(NFTA_LIMIT_BURST)?.unwrap_or(0);
-        let kind = data.u32(NFTA_LIMIT_TYPE)?.unwrap_or(0);
-        let flags = data.u32(NFTA_LIMIT_FLAGS)?.unwrap_or(0);
-        match (u32::try_from(rate), unit, kind, flags) {
-            (Ok(rate), 1, NFT_LIMIT_PKTS, 0) => self.push(Statement::Limit(Limit { rate, seconds: 1, burst })),
-            _ => self.foreign(format!("limit of {rate} in {unit} s, type {kind}, flags {flags}")),
-        }
-        Ok(())
-    }
-
-    fn log(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        self.settle();
-        let plain = data.u32(NFTA_LOG_SNAPLEN)?.unwrap_or(0) == 0
-            && data.u16(NFTA_LOG_QTHRESHOLD)?.unwrap_or(0) == 0
-            && data.u32(NFTA_LOG_FLAGS)?.unwrap_or(0) == 0
-            && data.get(NFTA_LOG_LEVEL).is_none();
-        match data.u16(NFTA_LOG_GROUP)? {
-            Some(group) if plain => self.push(Statement::Log { prefix: data.text(NFTA_LOG_PREFIX), group }),
-            _ => self.foreign("log with other options than prefix and group"),
-        }
-        Ok(())
-    }
-
-    fn bitwise(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        let source = data.u32(NFTA_BITWISE_SREG)?.and_then(slot);
-        let target = data.u32(NFTA_BITWISE_DREG)?.and_then(slot);
-        let operation = data.u32(NFTA_BITWISE_OP)?.unwrap_or(NFT_BITWISE_MASK_XOR);
-        let mask = data.nested(NFTA_BITWISE_MASK)?.get(NFTA_DATA_VALUE).unwrap_or_default().to_vec();
-        let flips = data.nested(NFTA_BITWISE_XOR)?.get(NFTA_DATA_VALUE).unwrap_or_default();
-        let plain = operation == NFT_BITWISE_MASK_XOR && flips.iter().all(|byte| *byte == 0) && source == target;
-        match source.and_then(|slot| self.registers.get_mut(&slot)) {
-            Some(content) if plain && content.mask.is_none() => content.mask = Some(mask),
-            _ => self.foreign("bitwise"),
-        }
-        Ok(())
-    }
-
-    /// The key in a register that one comparison looks at, and whether the load was of whole values.
-    fn source(&mut self, register: Option<u32>) -> Option<(usize, Key, Content)> {
-        let slot = register.and_then(slot)?;
-        let content = self.registers.get(&slot)?.clone();
-        let key = key_of(content.load, self.known)?;
-        self.pending.retain(|pending| *pending != slot);
-        self.pending.is_empty().then_some((slot, key, content))
-    }
-
-    fn cmp(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        let operation = data.u32(NFTA_CMP_OP)?.unwrap_or(u32::MAX);
-        let bytes = data.nested(NFTA_CMP_DATA)?.get(NFTA_DATA_VALUE).unwrap_or_default().to_vec();
-        let Some((slot, key, content)) = self.source(data.u32(NFTA_CMP_SREG)?) else {
-            self.foreign("comparison of something else than we compare");
-            return Ok(());
-        };
-        let data_type = key.data_type();
-        let whole = bytes.len() == data_type.size();
-        let half = self.half.take();
-        match (operation, half) {
-            (NFT_CMP_GTE, None) if whole && content.mask.is_none() => {
-                self.half = Some((slot, from_wire(data_type, &bytes)));
-            }
-            (NFT_CMP_LTE, Some((from, low))) if from == slot && whole && content.mask.is_none() => {
-                let value = Value::Range(low, from_wire(data_type, &bytes));
-                self.with_keys(&[key], Statement::Match { key, negated: false, value });
-            }
-            (NFT_CMP_EQ | NFT_CMP_NEQ, None) => {
-                let different = operation == NFT_CMP_NEQ;
-                match self.value(data_type, &content, &bytes) {
-                    Some(value) => {
-                        // Flags match when the masked value is not zero.
-                        let negated = different != matches!(value, Value::Flags(_));
-                        self.with_keys(&[key], Statement::Match { key, negated, value });
-                    }
-                    None => self.foreign("comparison with a mask"),
-                }
-            }
-            _ => self.foreign("comparison other than = and !="),
-        }
-        Ok(())
-    }
-
-    fn value(&self, data_type: DataType, content: &Content, bytes: &[u8]) -> Option<Value> {
-        let size = data_type.size();
-        match &content.mask {
-            None if bytes.len() == size => Some(Value::Is(from_wire(data_type, bytes))),
-            None if bytes.len() < size && !bytes.is_empty() => {
-                let mut padded = bytes.to_vec();
-                padded.resize(size, 0);
-                let length = bytes.len() as u8;
-                match (data_type, content.load) {
-                    (DataType::Ifname, _) => Some(Value::Prefix(Datum::new(&padded), 8 * length)),
-                    (_, Load::Payload { length: loaded, .. }) if loaded as usize == bytes.len() => {
-                        Some(Value::Prefix(Datum::new(&padded), 8 * length))
-                    }
-                    _ => None,
-                }
-            }
-            Some(mask) if mask.len() == size && bytes.len() == size => {
-                let mask = from_wire(data_type, mask);
-                let value = from_wire(data_type, bytes);
-                if data_type == DataType::CtState {
-                    return (value.number() == 0).then_some(Value::Flags(mask.number() as u32));
-                }
-                let bits = mask.bytes().iter().map(|byte| byte.leading_ones() as usize).sum::<usize>();
-                (prefix_mask(bits, size) == mask.bytes() && value.number() & !mask.number() == 0)
-                    .then_some(Value::Prefix(value, bits as u8))
-            }
-            _ => None,
-        }
-    }
-
-    fn range(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        let operation = data.u32(NFTA_RANGE_OP)?.unwrap_or(u32::MAX);
-        let from = data.nested(NFTA_RANGE_FROM_DATA)?.get(NFTA_DATA_VALUE).unwrap_or_default().to_vec();
-        let to = data.nested(NFTA_RANGE_TO_DATA)?.get(NFTA_DATA_VALUE).unwrap_or_default().to_vec();
-        let source = self.source(data.u32(NFTA_RANGE_SREG)?);
-        match source {
-            Some((_, key, content))
-                if content.mask.is_none()
-                    && operation <= NFT_RANGE_NEQ
-                    && from.len() == key.data_type().size()
-                    && to.len() == from.len() =>
-            {
-                let data_type = key.data_type();
-                let value = Value::Range(from_wire(data_type, &from), from_wire(data_type, &to));
-                self.with_keys(&[key], Statement::Match { key, negated: operation == NFT_RANGE_NEQ, value });
-            }
-            _ => self.foreign("range of something else than we compare"),
-        }
-        Ok(())
-    }
-
-    fn lookup(&mut self, data: &Attributes<'_>) -> Result<(), Malformed> {
-        let name = data.text(NFTA_LOOKUP_SET);
-        let flags = data.u32(NFTA_LOOKUP_FLAGS)?.unwrap_or(0);
-        let target = data.u32(NFTA_LOOKUP_DREG)?;
-        let first = data.u32(NFTA_LOOKUP_SREG)?.and_then(slot);
-        let id = data.u32(NFTA_LOOKUP_SET_ID)?;
-        let pending = std::mem::take(&mut self.pending);
-        let mut next = first;
-        let mut keys = Vec::with_capacity(pending.len());
-        for slot in pending {
-            let content = self.registers.get(&slot).filter(|content| content.mask.is_none() && Some(slot) == next);
-            let key = content
-                .and_then(|content| Some((key_of(content.load, self.known)?, content.load)))
-                .filter(|(key, load)| load_of(*key) == *load);
-            let Some((key, _)) = key else {
-                self.foreign(format!("lookup of something else than we look up in {name}"));
-                return Ok(());
-            };
-            next = Some(slot + padded(key.data_type()) / 4);
-            keys.push(key);
-        }
-        if keys.is_empty() {
-            self.foreign(format!("lookup of nothing in {name}"));
-            return Ok(());
-        }
-        let set = match (self.elements)(&name, id) {
-            Some(elements) => SetRef::Anonymous(elements),
-            None => SetRef::Named(name),
-        };
-        let relied = keys.clone();
-        match (target, flags) {
-            (None, 0 | NFT_LOOKUP_F_INV) => {
-                self.with_keys(&relied, Statement::Lookup { keys, negated: flags == NFT_LOOKUP_F_INV, set });
-            }
-            (Some(NFT_REG_VERDICT), 0) => self.with_keys(&relied, Statement::Vmap { keys, map: set }),
-            _ => self.foreign("lookup of a value"),
-        }
-        Ok(())
-    }
 }

@@ -240,7 +240,7 @@ mod tests {
             Change::AddTable,
             Change::AddChain { name: "input".to_owned(), base: Some(base) },
             Change::AddSet { name: "peers".to_owned(), set },
-            Change::AddRule { chain: "input".to_owned(), rule, before: None },
+            Change::AddRule { chain: "input".to_owned(), rule, before: None, interval_sets: Default::default() },
         ]
     }
 
@@ -340,7 +340,12 @@ mod tests {
         assert!(with(Change::DeleteChain { name: "input".to_owned() }).contains("builds nothing"));
         assert!(with(Change::FlushChain { name: "input".to_owned() }).contains("builds nothing"));
         let foreign = Rule { statements: vec![Statement::Foreign("x".to_owned())], comment: None };
-        let change = Change::AddRule { chain: "input".to_owned(), rule: foreign, before: None };
+        let change = Change::AddRule {
+            chain: "input".to_owned(),
+            rule: foreign,
+            before: None,
+            interval_sets: Default::default(),
+        };
         assert!(with(change).contains("the expression \"foreign\""));
 
         // The first message after the frame is the table: 20 bytes of frame, 16 of header, family, version, resource.

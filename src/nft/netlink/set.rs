@@ -6,7 +6,7 @@ use super::attribute::{Attributes, Malformed, Walk, Writer};
 use super::constant::*;
 use super::expression::{data_verdict, verdict_of};
 use crate::nft::TABLE_NAME;
-use crate::nft::ir::{ElementKey, Elements, Set, Verdict};
+use crate::nft::ir::{Dynamic, ElementKey, Elements, Set, Verdict};
 use crate::nft::key::{DataType, Datum};
 
 /// What a set is, without what is in it.
@@ -15,11 +15,18 @@ pub(super) struct Shape<'a> {
     pub(super) key: &'a [DataType],
     pub(super) interval: bool,
     pub(super) map: bool,
+    pub(super) dynamic: Option<Dynamic>,
 }
 
 impl<'a> Shape<'a> {
     pub(super) fn of(set: &'a Set) -> Self {
-        Self { key: &set.key, interval: set.interval, map: set.map }
+        Self { key: &set.key, interval: set.interval, map: set.map, dynamic: set.dynamic }
+    }
+
+    /// The bytes of one value as the set keeps them. One with ranges is ordered by its bytes, so that they have to come largest first:
+    /// nft turns around what the kernel has otherwise, in the set and, by a `byteorder` expression, before the lookup.
+    fn to_wire(&self, data_type: DataType, bytes: &[u8]) -> Vec<u8> {
+        if self.interval { bytes.to_vec() } else { to_wire(data_type, bytes) }
     }
 
     fn concatenated(&self) -> bool {
@@ -52,6 +59,7 @@ pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u3
     flags |= if anonymous.is_some() { NFT_SET_ANONYMOUS | NFT_SET_CONSTANT } else { 0 };
     flags |= if shape.interval { NFT_SET_INTERVAL } else { 0 };
     flags |= if shape.map { NFT_SET_MAP } else { 0 };
+    flags |= if shape.dynamic.is_some() { NFT_SET_EVAL | NFT_SET_TIMEOUT } else { 0 };
     // Without this flag the kernel takes an interval set of several fields for one of a single long field.
     let described = shape.interval && shape.concatenated();
     flags |= if described { NFT_SET_CONCAT } else { 0 };
@@ -67,8 +75,11 @@ pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u3
         writer.put_u32(NFTA_SET_DATA_LEN, 0);
     }
     writer.put_u32(NFTA_SET_ID, id);
-    if described || anonymous.is_some() {
+    if described || anonymous.is_some() || shape.dynamic.is_some() {
         writer.nest(NFTA_SET_DESC, |desc| {
+            if let Some(dynamic) = shape.dynamic {
+                desc.put_u32(NFTA_SET_DESC_SIZE, dynamic.size);
+            }
             if let Some(count) = anonymous {
                 // A range of a single field is two elements, its start and its end.
                 let size = if shape.interval && !shape.concatenated() { 2 * count + 1 } else { count };
@@ -83,6 +94,9 @@ pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u3
             }
         });
     }
+    if let Some(dynamic) = shape.dynamic {
+        writer.put_u64(NFTA_SET_TIMEOUT, u64::from(dynamic.timeout) * MILLISECONDS);
+    }
     if let [single] = shape.key {
         // nft prints the elements of a set by this note.
         // Names are strings to nft, which it keeps in host order.
@@ -91,6 +105,9 @@ pub(super) fn put_set(writer: &mut Writer, name: &str, shape: &Shape<'_>, id: u3
         writer.put(NFTA_SET_USERDATA, &note(NFTNL_UDATA_SET_KEYBYTEORDER, order));
     }
 }
+
+/// In a second: the kernel counts timeouts in them.
+const MILLISECONDS: u64 = 1000;
 
 /// The bits that each type takes in the type of a concatenation (nft, include/datatype.h `TYPE_BITS`).
 const TYPE_BITS: u32 = 6;
@@ -152,15 +169,15 @@ fn for_each(shape: &Shape<'_>, elements: &Elements, mut each: impl FnMut(&[Wire]
         Elements::Keys(keys) => {
             for (key, verdict) in keys {
                 if let ([data_type], [(start, end)]) = (shape.key, key.0.as_slice()) {
-                    let after = after(end).map(|after| to_wire(*data_type, after.bytes()));
-                    each(&span(shape, to_wire(*data_type, start.bytes()), after, start == end, verdict.clone()));
+                    let after = after(end).map(|after| shape.to_wire(*data_type, after.bytes()));
+                    each(&span(shape, shape.to_wire(*data_type, start.bytes()), after, start == end, verdict.clone()));
                 } else {
                     let mut from = Vec::new();
                     let mut to = Vec::new();
                     for (data_type, (start, end)) in shape.key.iter().zip(&key.0) {
-                        from.extend(to_wire(*data_type, start.bytes()));
+                        from.extend(shape.to_wire(*data_type, start.bytes()));
                         from.resize(from.len().next_multiple_of(4), 0);
-                        to.extend(to_wire(*data_type, end.bytes()));
+                        to.extend(shape.to_wire(*data_type, end.bytes()));
                         to.resize(to.len().next_multiple_of(4), 0);
                     }
                     let end = (shape.interval || from != to).then_some(to);
@@ -235,6 +252,8 @@ pub(super) fn put_list(writer: &mut Writer, name: &str, id: Option<u32>, list: &
 pub(super) struct Read {
     pub(super) name: String,
     pub(super) anonymous: bool,
+    /// Whether it has ranges.
+    pub(super) interval: bool,
     /// What it is; `Err` in words for one that the IR cannot say.
     pub(super) set: Result<Set, String>,
 }
@@ -246,26 +265,48 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Result<Read, Malformed> {
     let type_id = attributes.u32(NFTA_SET_KEY_TYPE)?.unwrap_or(0);
     let length = attributes.u32(NFTA_SET_KEY_LEN)?.unwrap_or(0) as usize;
     let data_type = attributes.u32(NFTA_SET_DATA_TYPE)?;
-    let known = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | NFT_SET_INTERVAL | NFT_SET_MAP | NFT_SET_CONCAT;
+    let known = NFT_SET_ANONYMOUS
+        | NFT_SET_CONSTANT
+        | NFT_SET_INTERVAL
+        | NFT_SET_MAP
+        | NFT_SET_CONCAT
+        | NFT_SET_TIMEOUT
+        | NFT_SET_EVAL;
     let anonymous = flags & NFT_SET_ANONYMOUS != 0;
     let map = flags & NFT_SET_MAP != 0;
+    let interval = flags & NFT_SET_INTERVAL != 0;
+    let dynamic = if flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) != 0 { Some(dynamic(flags, attributes)?) } else { None };
     let set = match key_types(type_id) {
         _ if flags & !known != 0 => Err(format!("set {name} with flags {:#x}", flags & !known)),
         _ if flags & NFT_SET_CONSTANT != 0 && !anonymous => Err(format!("constant set {name}")),
+        _ if matches!(dynamic, Some(None)) => {
+            Err(format!("set {name} that rules fill otherwise than we have them filled"))
+        }
         _ if map && data_type != Some(NFT_DATA_VERDICT) => Err(format!("map {name} to something else than verdicts")),
         None => Err(format!("set {name} of type {type_id}")),
         Some(key) => {
             let single = key.len() == 1;
             let size: usize = key.iter().map(|part| if single { part.size() } else { padded(*part) }).sum();
             if size == length {
-                let interval = flags & NFT_SET_INTERVAL != 0;
-                Ok(Set { elements: empty(&key, map), key, interval, map, dynamic: None })
+                Ok(Set { elements: empty(&key, map), key, interval, map, dynamic: dynamic.flatten() })
             } else {
                 Err(format!("set {name} with keys of {length} bytes"))
             }
         }
     };
-    Ok(Read { name, anonymous, set })
+    Ok(Read { name, anonymous, interval, set })
+}
+
+/// What makes a set dynamic, if it is all that the IR has words for.
+fn dynamic(flags: u32, attributes: &Attributes<'_>) -> Result<Option<Dynamic>, Malformed> {
+    let timeout = attributes.u64(NFTA_SET_TIMEOUT)?.unwrap_or(0);
+    let size = attributes.nested(NFTA_SET_DESC)?.u32(NFTA_SET_DESC_SIZE)?;
+    let sweeps = attributes.u32(NFTA_SET_GC_INTERVAL)?.unwrap_or(0);
+    let filled = attributes.get(NFTA_SET_EXPR).or(attributes.get(NFTA_SET_EXPRESSIONS));
+    let plain =
+        flags == NFT_SET_TIMEOUT | NFT_SET_EVAL && sweeps == 0 && filled.is_none() && timeout % MILLISECONDS == 0;
+    let timeout = u32::try_from(timeout / MILLISECONDS).ok().filter(|timeout| *timeout > 0 && plain);
+    Ok(timeout.zip(size).map(|(timeout, size)| Dynamic { timeout, size }))
 }
 
 /// No elements, in the kind that a set of this shape has.
@@ -372,8 +413,8 @@ impl Gathered {
         }
         let [data_type] = *set.key else {
             let keys = self.raw.iter().map(|raw| {
-                let fields = fields(&set.key, raw.key.get());
-                let ends = raw.key_end.as_deref().map_or_else(|| fields.clone(), |end| self::fields(&set.key, end));
+                let fields = fields(set, raw.key.get());
+                let ends = raw.key_end.as_deref().map_or_else(|| fields.clone(), |end| self::fields(set, end));
                 (ElementKey(fields.into_iter().zip(ends).collect()), raw.verdict.as_deref().cloned())
             });
             return Ok((Elements::Keys(keys.collect()), self.foreign));
@@ -387,7 +428,7 @@ impl Gathered {
             self.raw.sort_unstable_by(|a, b| (a.key.get(), !a.end).cmp(&(b.key.get(), !b.end)));
             let mut open: Option<(Datum, Option<Verdict>)> = None;
             for raw in self.raw {
-                let value = from_wire(data_type, raw.key.get());
+                let value = Datum::new(raw.key.get());
                 if let Some((start, verdict)) = open.take() {
                     // A start without an end before it: nft leaves an end out where the next range follows at once.
                     let Some(end) = before(&value) else {
@@ -436,11 +477,11 @@ impl Gathered {
 }
 
 /// The fields of a concatenated key; its length was checked.
-fn fields(types: &[DataType], mut key: &[u8]) -> Vec<Datum> {
-    let mut fields = Vec::with_capacity(types.len());
-    for data_type in types {
+fn fields(set: &Set, mut key: &[u8]) -> Vec<Datum> {
+    let mut fields = Vec::with_capacity(set.key.len());
+    for data_type in &set.key {
         let (field, rest) = key.split_at_checked(padded(*data_type)).unwrap_or((key, &[]));
-        fields.push(from_wire(*data_type, &field[..data_type.size().min(field.len())]));
+        fields.push(Datum::new(&Shape::of(set).to_wire(*data_type, &field[..data_type.size().min(field.len())])));
         key = rest;
     }
     fields
