@@ -1,7 +1,7 @@
 //! libnftables JSON of the IR (libnftables-json(5)), in one normal form for what we render and for what `nft -j` lists.
 //!
-//! The `nftables` crate's types write what they have right. Verdicts in maps, set types, `!` on flags and masks of more
-//! than one bit are written here, because crate 0.6.3 has them wrong or not at all; the tests below hold the crate to
+//! The `nftables` crate's types write what they have right. Verdicts in maps, set types, `!` on flags, masks of more
+//! than one bit, `notrack`, what is done to elements of a set and `socket cgroupv2` are written here, because crate 0.6.3 has them wrong or not at all; the tests below hold the crate to
 //! each of these faults, so that we notice when one is gone.
 
 use nftables::expr::{CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::TABLE_NAME;
 use super::ir::{
-    Chain, ChainPolicy, Elements, Hook, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict,
+    Chain, ChainPolicy, Dynamic, Elements, Hook, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict,
 };
 use super::key::{DataType, Datum, Key, Side};
 use super::normal;
@@ -24,7 +24,8 @@ use crate::net::protocol::Protocol;
 pub use super::normal::normalise;
 
 /// The ruleset as `nft -j list table inet nodewall` prints it, less handles, counters and the metainfo object, and in
-/// the form of [`normalise`].
+/// the form of [`normalise`], but with what nft 1.0.6 leaves out, as later versions print it: the device of a chain at ingress, that
+/// a set is dynamic, and the level of `socket cgroupv2`.
 pub fn render(ruleset: &Ruleset) -> Json {
     let mut objects = vec![value(schema::NfListObject::Table(schema::Table {
         family: NfFamily::INet,
@@ -36,7 +37,7 @@ pub fn render(ruleset: &Ruleset) -> Json {
     for (name, chain) in &ruleset.chains {
         objects.extend(chain.rules.iter().map(|rule| self::rule(name, rule)));
     }
-    normalise(json!({ "nftables": objects }))
+    normal::tidy(json!({ "nftables": objects }))
 }
 
 /// The crate's types have string keys only and no failing serialiser, so that nothing can go wrong here.
@@ -64,6 +65,7 @@ fn chain(name: &str, chain: &Chain) -> Json {
             ChainPolicy::Accept => NfChainPolicy::Accept,
             ChainPolicy::Drop => NfChainPolicy::Drop,
         }),
+        dev: base.and_then(|base| base.device).map(|device| device.as_name().into()),
         ..Default::default()
     }))
 }
@@ -87,6 +89,11 @@ fn named_set(name: &str, set: &Set) -> Json {
     if set.interval || set.elements.needs_interval() {
         object.insert("flags".into(), json!(["interval"]));
     }
+    if let Some(Dynamic { timeout, size }) = set.dynamic {
+        object.insert("flags".into(), json!(["timeout", "dynamic"]));
+        object.insert("timeout".into(), json!(timeout));
+        object.insert("size".into(), json!(size));
+    }
     if !set.elements.is_empty() {
         object.insert("elem".into(), elements(&set.key, &set.elements));
     }
@@ -109,18 +116,23 @@ fn statement(statement: &Statement) -> Json {
     match statement {
         Statement::Match { key, negated, value } => matched(*key, *negated, *value),
         Statement::Lookup { keys, negated, set } => {
-            comparison(value(left(keys)), if *negated { "!=" } else { "==" }, set_ref(keys, set))
+            comparison(left(keys), if *negated { "!=" } else { "==" }, set_ref(keys, set))
         }
         Statement::Vmap { keys, map } => json!({ "vmap": { "key": left(keys), "data": set_ref(keys, map) } }),
         Statement::Counter => value(stmt::Statement::Counter(stmt::Counter::Anonymous(None))),
-        Statement::Limit(Limit { rate, seconds: _, burst }) => value(stmt::Statement::Limit(stmt::Limit {
-            rate: *rate,
-            rate_unit: None,
-            per: Some("second".into()),
-            burst: Some(*burst),
-            burst_unit: None,
-            inv: None,
-        })),
+        Statement::Limit(limit) => self::limit(limit),
+        // By hand: the crate drops what is done to an element.
+        Statement::Meter { keys, set, limit } => json!({ "set": {
+            "op": "update",
+            "elem": left(keys),
+            "set": format!("@{set}"),
+            "stmt": [self::limit(limit)],
+        } }),
+        // By hand: the crate writes a string.
+        Statement::Notrack => json!({ "notrack": null }),
+        Statement::MarkSet(0) | Statement::MarkClear(0) => set_mark(key(Key::Mark)),
+        Statement::MarkSet(bits) => set_mark(json!({ "|": [key(Key::Mark), bits] })),
+        Statement::MarkClear(bits) => set_mark(json!({ "&": [key(Key::Mark), !bits] })),
         Statement::Log { prefix, group } => value(stmt::Statement::Log(Some(stmt::Log {
             prefix: (!prefix.is_empty()).then(|| prefix.as_str().into()),
             group: Some(u32::from(*group)),
@@ -136,10 +148,24 @@ fn statement(statement: &Statement) -> Json {
             }
         }))),
         Statement::Verdict(verdict) => self::verdict(verdict),
-        Statement::Meter { .. } | Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => Json::Null,
         // nft has no JSON for what it does not know either; an object under a name of ours equals nothing it prints.
         Statement::Foreign(words) => json!({ "foreign": words }),
     }
+}
+
+fn limit(Limit { rate, seconds, burst }: &Limit) -> Json {
+    value(stmt::Statement::Limit(stmt::Limit {
+        rate: *rate,
+        rate_unit: None,
+        per: words::unit(*seconds).map(Into::into),
+        burst: Some(*burst),
+        burst_unit: None,
+        inv: None,
+    }))
+}
+
+fn set_mark(to: Json) -> Json {
+    json!({ "mangle": { "key": key(Key::Mark), "value": to } })
 }
 
 /// By the crate's statements: its verdict expressions are wrong (`"accept"` instead of `{"accept": null}`).
@@ -170,7 +196,12 @@ fn matched(key: Key, negated: bool, value: Value) -> Json {
         Value::Range(start, end) => {
             (if negated { "!=" } else { "==" }, spell_span(data_type, start.number(), end.number()))
         }
-        Value::Flags(mask) => (if negated { "!" } else { "in" }, flag_list(mask)),
+        Value::Flags(mask) if data_type == DataType::CtState => (if negated { "!" } else { "in" }, flag_list(mask)),
+        // Without such a shorthand the mask is in full.
+        Value::Flags(mask) => {
+            let masked = json!({ "&": [left(&[key]), mask] });
+            return comparison(masked, if negated { "==" } else { "!=" }, json!(0));
+        }
     };
     // A name that ends in a real star is written with a backslash in a rule, and without one in a set.
     let right = match right {
@@ -179,7 +210,7 @@ fn matched(key: Key, negated: bool, value: Value) -> Json {
         }
         other => other,
     };
-    comparison(self::value(left(&[key])), op, right)
+    comparison(left(&[key]), op, right)
 }
 
 /// By hand: the crate has no `!`, and its right sides no masks as nft nests them.
@@ -187,14 +218,14 @@ fn comparison(left: Json, op: &str, right: Json) -> Json {
     json!({ "match": { "op": op, "left": left, "right": right } })
 }
 
-fn left(keys: &[Key]) -> Expression<'static> {
+fn left(keys: &[Key]) -> Json {
     match keys {
         [one] => self::key(*one),
-        many => Expression::Named(NamedExpression::Concat(many.iter().map(|key| self::key(*key)).collect())),
+        many => json!({ "concat": many.iter().map(|key| self::key(*key)).collect::<Vec<_>>() }),
     }
 }
 
-fn key(key: Key) -> Expression<'static> {
+fn key(key: Key) -> Json {
     let meta = |key| Expression::Named(NamedExpression::Meta(Meta { key }));
     let payload = |protocol: &'static str, field: &'static str| {
         Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
@@ -202,7 +233,9 @@ fn key(key: Key) -> Expression<'static> {
             field: field.into(),
         })))
     };
-    match key {
+    value(match key {
+        // By hand: the crate has sockets without control groups.
+        Key::SocketCgroup(level) => return json!({ "socket": { "key": "cgroupv2", "level": level } }),
         Key::NfProto => meta(MetaKey::Nfproto),
         Key::L4Proto => meta(MetaKey::L4proto),
         Key::InterfaceName(Side::Source) => meta(MetaKey::Iifname),
@@ -228,8 +261,7 @@ fn key(key: Key) -> Expression<'static> {
         Key::Mark => meta(MetaKey::Mark),
         Key::SocketUser => meta(MetaKey::Skuid),
         Key::SocketGroup => meta(MetaKey::Skgid),
-        Key::SocketCgroup(_) => meta(MetaKey::Cgroup),
-    }
+    })
 }
 
 fn set_ref(keys: &[Key], set: &SetRef) -> Json {
@@ -313,6 +345,8 @@ pub(super) fn spell(data_type: DataType, number: u128) -> Json {
         DataType::Ifname => json!(Datum::from_number(number, data_type.size()).as_name()),
         DataType::InetProto => words::protocol_name(number).map_or_else(|| json!(number as u64), |name| json!(name)),
         DataType::CtState => normal::mask(flag_values(number as u32)),
+        // A path, or the number as text.
+        DataType::Cgroup => json!(number.to_string()),
         _ => words::symbol(data_type, number).map_or_else(|| json!(number as u64), |name| json!(name)),
     }
 }
@@ -381,6 +415,12 @@ mod crate_faults {
             "set": "@s", "stmt": [{ "limit": { "rate": 5, "per": "second" } }] } });
         let parsed: stmt::Statement<'_> = serde_json::from_value(add).unwrap();
         assert!(value(parsed)["set"].get("stmt").is_none());
+    }
+
+    #[test]
+    fn control_groups_of_sockets_do_not_parse() {
+        let socket = json!({ "socket": { "key": "cgroupv2", "level": 2 } });
+        assert!(serde_json::from_value::<NamedExpression<'_>>(socket).is_err());
     }
 
     #[test]

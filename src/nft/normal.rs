@@ -12,9 +12,52 @@ use super::words;
 /// - no metainfo, handles, counter values; defaults of the kernel are written out
 /// - sets, chains and rules by name (of the chain), rules of a chain in order; set elements ascending
 /// - values by name where nft has one, ranges of addresses as prefixes where they are one
+/// - nothing of what nft 1.0.6 does not say: the devices of chains, that a set is dynamic, the level of `socket cgroupv2`; and nothing
+///   of what rules put into a dynamic set
 /// - as nft lists rules, though the kernel may have more: an anonymous set of one value is that value; `meta l4proto` and
 ///   `meta nfproto` are left out where a later match implies them, and a `th` port has the name of its protocol
 pub fn normalise(listing: Json) -> Json {
+    let mut tidy = tidy(listing);
+    for object in tidy.get_mut("nftables").and_then(Json::as_array_mut).into_iter().flatten() {
+        forget(object);
+    }
+    tidy
+}
+
+/// Takes away what nft 1.0.6 does not say.
+fn forget(object: &mut Json) {
+    if let Some(chain) = object.get_mut("chain").and_then(Json::as_object_mut) {
+        chain.remove("dev");
+    }
+    if let Some(set) = object.get_mut("set").and_then(Json::as_object_mut) {
+        let flags = set.get_mut("flags").and_then(Json::as_array_mut);
+        if flags.is_some_and(|flags| {
+            flags.retain(|flag| flag != "dynamic");
+            flags.iter().any(|flag| flag == "timeout")
+        }) {
+            set.remove("elem");
+        }
+    }
+    if let Some(rule) = object.get_mut("rule") {
+        forget_levels(rule);
+    }
+}
+
+fn forget_levels(value: &mut Json) {
+    match value {
+        Json::Array(values) => values.iter_mut().for_each(forget_levels),
+        Json::Object(object) => {
+            if let Some(socket) = object.get_mut("socket").and_then(Json::as_object_mut) {
+                socket.remove("level");
+            }
+            object.values_mut().for_each(forget_levels);
+        }
+        _ => {}
+    }
+}
+
+/// [`normalise`] without forgetting what only some versions of nft say.
+pub(super) fn tidy(listing: Json) -> Json {
     let Json::Object(mut document) = listing else { return listing };
     let Some(Json::Array(objects)) = document.remove("nftables") else { return Json::Object(document) };
     let mut objects: Vec<Json> =
@@ -99,6 +142,14 @@ fn normal_rule(mut statements: Vec<Json>) -> Vec<Json> {
                     body["data"]["set"] = Json::Array(sorted_elements(&types, elements));
                 }
             }
+            "set" => {
+                if let Some(key) = body.get_mut("elem") {
+                    name_transport(key, &mut transport);
+                }
+                for limit in body.get_mut("stmt").and_then(Json::as_array_mut).into_iter().flatten() {
+                    limit.get_mut("limit").into_iter().for_each(normal_limit);
+                }
+            }
             "counter" if body.is_object() => *body = Json::Null,
             "log" => {
                 if let Some(log) = body.as_object_mut()
@@ -107,14 +158,20 @@ fn normal_rule(mut statements: Vec<Json>) -> Vec<Json> {
                     log.remove("prefix");
                 }
             }
-            // NFT_LIMIT_PKT_BURST_DEFAULT, net/netfilter/nft_limit.c
-            "limit" if body.get("burst") == Some(&json!(0)) => body["burst"] = json!(5),
+            "limit" => normal_limit(body),
             _ => {}
         }
     }
     drop_implied(&mut statements);
     order_fields(&mut statements);
     statements
+}
+
+fn normal_limit(limit: &mut Json) {
+    // NFT_LIMIT_PKT_BURST_DEFAULT, net/netfilter/nft_limit.c
+    if limit.get("burst") == Some(&json!(0)) {
+        limit["burst"] = json!(5);
+    }
 }
 
 const PORT_PROTOCOLS: [&str; 5] = ["tcp", "udp", "dccp", "sctp", "udplite"];
@@ -143,6 +200,12 @@ fn name_transport(left: &mut Json, transport: &mut Option<String>) {
 }
 
 fn normal_match(body: &mut Json) {
+    // nft lists a mask of all bits as none.
+    if let Some(left) = body.get_mut("left")
+        && left.pointer("/&/1") == Some(&json!(u32::MAX))
+    {
+        *left = left["&"][0].take();
+    }
     let types = body.get("left").map(data_types_of).unwrap_or_default();
     let Some(right) = body.get_mut("right") else { return };
     if let Some(Json::Array(elements)) = right.get_mut("set").map(Json::take) {
@@ -184,12 +247,22 @@ fn data_types_of(left: &Json) -> Vec<Option<DataType>> {
     if let Some(Json::Array(fields)) = left.get("concat") {
         return fields.iter().flat_map(data_types_of).collect();
     }
+    // Flags in full: the type of the value that is masked.
+    if let Some(Json::Array(masked)) = left.get("&") {
+        return masked.first().map(data_types_of).unwrap_or_default();
+    }
     let text = |pointer| left.pointer(pointer).and_then(Json::as_str).unwrap_or_default();
+    if text("/socket/key") == "cgroupv2" {
+        return vec![Some(DataType::Cgroup)];
+    }
     let data_type = match (text("/meta/key"), text("/ct/key"), text("/payload/protocol"), text("/payload/field")) {
         ("nfproto", ..) => DataType::NfProto,
         ("l4proto", ..) => DataType::InetProto,
         ("iifname" | "oifname" | "iifkind" | "oifkind", ..) => DataType::Ifname,
         ("iiftype" | "oiftype", ..) => DataType::IfaceType,
+        ("mark", ..) => DataType::Mark,
+        ("skuid", ..) => DataType::Uid,
+        ("skgid", ..) => DataType::Gid,
         (_, "state", ..) => DataType::CtState,
         (_, _, "ip", "saddr" | "daddr") => DataType::Ipv4Addr,
         (_, _, "ip6", "saddr" | "daddr") => DataType::Ipv6Addr,
@@ -297,6 +370,7 @@ fn number(data_type: DataType, value: &Json) -> Option<u128> {
             DataType::Ipv4Addr => name.parse().ok().map(|addr: std::net::Ipv4Addr| addr.to_bits().into()),
             DataType::Ipv6Addr => name.parse().ok().map(|addr: std::net::Ipv6Addr| addr.to_bits()),
             DataType::InetProto => words::protocol_number(name),
+            DataType::Cgroup => name.parse().ok(),
             // Every other type has values of one or two bytes, or is the flags of conntrack below 256.
             _ => (0..=u128::from(u16::MAX)).find(|number| words::symbol(data_type, *number) == Some(name)),
         },
@@ -336,10 +410,13 @@ fn is_implied(statement: &Json, after: &[Json]) -> bool {
     }
     let mut protocols = Vec::new();
     for statement in after {
-        let left = statement.pointer("/match/left").or_else(|| statement.pointer("/vmap/key"));
+        let left = ["/match/left", "/vmap/key", "/set/elem"].into_iter().find_map(|path| statement.pointer(path));
         // A statement that does something must go on doing it to the packets that come this far.
         let Some(left) = left else { break };
         payload_protocols(left, &mut protocols);
+        if statement.get("set").is_some() {
+            break;
+        }
     }
     protocols.into_iter().any(|protocol| match (l4proto, nfproto) {
         (Some("ipv6-icmp"), _) => protocol == "icmpv6",

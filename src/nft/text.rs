@@ -3,10 +3,13 @@
 //! Text is a view and a test's second opinion, never the write path. What nft's grammar has no words for is spelled as
 //! a comment or as its nearest neighbour:
 //! - a chain or set named like a keyword of nft gets underscores behind its name (the grammar has no quoted identifiers);
+//! - a control group is spelled by its number, as nft lists one that is gone, and what it stands in is a comment: nft reads only the
+//!   paths of control groups that are there;
 //! - `"` and control characters in comments become `'` and blanks, in log prefixes also `$` becomes `_` (nft would look
 //!   for a variable), and both are cut at the kernel's 127 bytes;
 //! - a rule with a [`Statement::Foreign`], an empty anonymous set (which nft refuses) or an interface name with `"`
-//!   becomes a comment line as a whole, so that no weaker rule stands in its place.
+//!   becomes a comment line as a whole, so that no weaker rule stands in its place; of a base chain on a device with such a name, the
+//!   line that makes it one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,8 +17,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::TABLE;
 use super::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement, Value,
-    Verdict,
+    BaseChain, Chain, ChainPolicy, Dynamic, ElementKey, Elements, Limit, Reject, Rule, Ruleset, Set, SetRef, Statement,
+    Value, Verdict,
 };
 use super::key::{DataType, Datum, Key, Side};
 use super::words::{self, Span};
@@ -46,7 +49,7 @@ pub fn body(ruleset: &Ruleset) -> String {
     let mut chains: Vec<(&String, &Chain)> = ruleset.chains.iter().collect();
     chains.sort_by_key(|(name, chain)| {
         let base = chain.base.as_ref();
-        (base.is_none(), base.map(|base| (base.hook.number(), base.priority)), *name)
+        (base.is_none(), base.map(|base| (base.hook, base.priority)), *name)
     });
     for (name, chain) in chains {
         gap(&mut out);
@@ -91,13 +94,8 @@ impl<'a> Names<'a> {
 
 fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", names.spell(name));
-    if let Some(BaseChain { hook, priority, policy, device: _ }) = &chain.base {
-        let policy = match policy {
-            ChainPolicy::Accept => "accept",
-            ChainPolicy::Drop => "drop",
-        };
-        let hook = hook.name();
-        let _ = writeln!(out, "\t\ttype filter hook {hook} priority {priority}; policy {policy};");
+    if let Some(base) = &chain.base {
+        write_base(out, base);
     }
     for rule in &chain.rules {
         out.push_str("\t\t");
@@ -105,6 +103,21 @@ fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
         out.push('\n');
     }
     out.push_str("\t}\n");
+}
+
+fn write_base(out: &mut String, BaseChain { hook, priority, policy, device }: &BaseChain) {
+    let policy = match policy {
+        ChainPolicy::Accept => "accept",
+        ChainPolicy::Drop => "drop",
+    };
+    let device = device.as_ref().map(Datum::as_name);
+    // A star at the end is any device that begins so to some versions of nft.
+    let unspeakable =
+        device.as_ref().is_some_and(|name| name.is_empty() || name.ends_with('*') || name.contains(['"', '\u{fffd}']));
+    let device = device.map(|name| format!(" device \"{name}\"")).unwrap_or_default();
+    let comment = if unspeakable { "# " } else { "" };
+    let hook = hook.name();
+    let _ = writeln!(out, "\t\t{comment}type filter hook {hook}{device} priority {priority}; policy {policy};");
 }
 
 fn write_rule(out: &mut String, names: &Names<'_>, rule: &Rule) {
@@ -147,11 +160,20 @@ fn write_statement(out: &mut String, names: &Names<'_>, statement: &Statement) -
             write_set_ref(out, names, keys, map)
         }
         Statement::Counter => write_text(out, "counter"),
-        Statement::Limit(Limit { rate, seconds: _, burst }) => {
-            // A burst of 0 means the default to the kernel (nft_limit.c, NFT_LIMIT_PKT_BURST_DEFAULT), and nft refuses it.
-            let burst = if *burst == 0 { 5 } else { *burst };
-            write_text(out, &format!("limit rate {rate}/second burst {burst} packets"))
+        Statement::Limit(limit) => write_limit(out, limit),
+        Statement::Meter { keys, set, limit } => {
+            let _ = write!(out, "update @{} {{ ", names.spell(set));
+            write_keys(out, keys);
+            out.push(' ');
+            let spelled = write_limit(out, limit);
+            out.push_str(" }");
+            spelled
         }
+        Statement::Notrack => write_text(out, "notrack"),
+        // No bits at all is nothing that nft would write.
+        Statement::MarkSet(0) | Statement::MarkClear(0) => write_text(out, "meta mark set meta mark"),
+        Statement::MarkSet(bits) => write_text(out, &format!("meta mark set meta mark | {bits:#010x}")),
+        Statement::MarkClear(bits) => write_text(out, &format!("meta mark set meta mark & {:#010x}", !bits)),
         Statement::Log { prefix, group } if prefix.is_empty() => write_text(out, &format!("log group {group}")),
         Statement::Log { prefix, group } => {
             let prefix = quotable(prefix).replace('$', "_");
@@ -163,14 +185,19 @@ fn write_statement(out: &mut String, names: &Names<'_>, statement: &Statement) -
             write_verdict(out, names, verdict);
             Ok(())
         }
-        Statement::Meter { .. } | Statement::Notrack | Statement::MarkSet(_) | Statement::MarkClear(_) => {
-            Err(Unspeakable)
-        }
         Statement::Foreign(words) => {
             out.push_str(words);
             Err(Unspeakable)
         }
     }
+}
+
+fn write_limit(out: &mut String, Limit { rate, seconds, burst }: &Limit) -> Spelled {
+    // A burst of 0 means the default to the kernel (nft_limit.c, NFT_LIMIT_PKT_BURST_DEFAULT), and nft refuses it.
+    let burst = if *burst == 0 { 5 } else { *burst };
+    let unit = words::unit(*seconds);
+    let _ = write!(out, "limit rate {rate}/{} burst {burst} packets", unit.unwrap_or("?"));
+    unit.map(|_| ()).ok_or(Unspeakable)
 }
 
 fn write_text(out: &mut String, text: &str) -> Spelled {
@@ -213,10 +240,14 @@ fn write_match(out: &mut String, key: Key, negated: bool, value: Value) -> Spell
     }
 }
 
-/// `ct state new,related`, `ct state ! new,related`; for other keys, which have no such shorthand, the mask in full.
+/// `ct state new,related`, `ct state ! new,related`; for other keys, which have no such shorthand, the mask in full:
+/// `meta mark & 0x00000010 != 0x00000000`.
 fn write_flags(out: &mut String, data_type: DataType, negated: bool, mask: u32) -> Spelled {
     if data_type != DataType::CtState {
-        let _ = write!(out, " & {mask} {} 0", if negated { "==" } else { "!=" });
+        out.push_str(" & ");
+        write_number(out, data_type, mask.into());
+        out.push_str(if negated { " == " } else { " != " });
+        write_number(out, data_type, 0);
         return Ok(());
     }
     out.push_str(if negated { " ! " } else { " " });
@@ -332,6 +363,9 @@ fn write_set(out: &mut String, names: &Names<'_>, name: &str, set: &Set) {
     out.push_str(if set.map { " : verdict\n" } else { "\n" });
     if set.interval || set.elements.needs_interval() {
         out.push_str("\t\tflags interval\n");
+    }
+    if let Some(Dynamic { timeout, size }) = set.dynamic {
+        let _ = writeln!(out, "\t\tsize {size}\n\t\tflags dynamic,timeout\n\t\ttimeout {}", words::duration(timeout));
     }
     let (mut list, mut unspeakable) = (String::new(), Vec::new());
     let mut column = 0;
@@ -449,6 +483,10 @@ fn write_single(out: &mut String, data_type: DataType, datum: Datum) -> Spelled 
         },
         // Codes have names that depend on the type beside them (code 1 of a redirect is not "host-unreachable").
         DataType::IcmpCode | DataType::Icmpv6Code => write_number(out, data_type, number),
+        DataType::Cgroup => {
+            write_number(out, data_type, number);
+            return Err(Unspeakable);
+        }
         _ => match words::symbol(data_type, number) {
             Some(name) => out.push_str(name),
             None => write_number(out, data_type, number),
@@ -466,7 +504,7 @@ fn write_range(out: &mut String, data_type: DataType, start: Datum, end: Datum) 
     write_number(out, data_type, start.number());
     out.push('-');
     write_number(out, data_type, end.number());
-    Ok(())
+    if data_type == DataType::Cgroup { Err(Unspeakable) } else { Ok(()) }
 }
 
 fn write_prefix(out: &mut String, data_type: DataType, datum: Datum, bits: u8) -> Spelled {
@@ -480,9 +518,8 @@ fn write_prefix(out: &mut String, data_type: DataType, datum: Datum, bits: u8) -
         _ => {
             let host = u32::try_from(data_type.size() * 8).unwrap_or(0).saturating_sub(bits.into());
             let mask = 1u128.checked_shl(host).map_or(u128::MAX, |power| power - 1);
-            write_number(out, data_type, datum.number() & !mask);
-            out.push('-');
-            write_number(out, data_type, datum.number() | mask);
+            let end = |number| Datum::from_number(number, data_type.size());
+            return write_range(out, data_type, end(datum.number() & !mask), end(datum.number() | mask));
         }
     }
     Ok(())
@@ -493,6 +530,7 @@ fn write_number(out: &mut String, data_type: DataType, number: u128) {
         DataType::Ipv4Addr => write!(out, "{}", Ipv4Addr::from_bits(number as u32)),
         DataType::Ipv6Addr => write!(out, "{}", Ipv6Addr::from_bits(number)),
         DataType::CtState => write!(out, "{number:#x}"),
+        DataType::Mark => write!(out, "{number:#010x}"),
         _ => write!(out, "{number}"),
     };
 }

@@ -47,6 +47,19 @@ pub(super) const fn unit(seconds: u32) -> Option<&'static str> {
     }
 }
 
+/// Seconds as nft(8) prints a time: `1m30s`.
+pub(super) fn duration(seconds: u32) -> String {
+    let mut left = seconds;
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
+        if left >= length {
+            text += &format!("{}{unit}", left / length);
+            left %= length;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// nft's name for a value, protocols apart: nft takes those from `/etc/protocols` ([`protocol_name`]). All of them are the
 /// same in nft 1.0.2 to 1.1.x, as name to read and as name printed.
 pub(super) fn symbol(data_type: DataType, value: u128) -> Option<&'static str> {
