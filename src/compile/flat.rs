@@ -36,6 +36,11 @@ impl Flat {
             && source_ports.is_none()
             && process.is_none()
     }
+
+    /// Whether it can hold for packets of this family.
+    pub(super) fn has_packets_of(&self, family: Family) -> bool {
+        self.family.is_none_or(|own| own == family) && exists_in(&self.l4, Some(family))
+    }
 }
 
 /// What a flat rule asks of the local socket.

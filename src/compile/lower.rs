@@ -288,33 +288,39 @@ impl Target<'_> {
         let always = Flat { family: None, from: None, to: None, l4: FlatL4::Any, source_ports: None, process: None };
         let deed = Line { flat: always, limit: None, ..line.clone() };
         let deed = self.line(&deed, within);
-        let deed = self.shared_chain(&format!("{name}.within"), deed);
+        let deed = Statement::Verdict(Verdict::Goto(self.shared_chain(&format!("{name}.within"), deed)));
         let gates = self.gates(&name, limited);
-        let goto = Statement::Verdict(Verdict::Goto(deed));
-        let gated: Vec<Vec<Statement>> = gates.into_iter().map(|gate| vec![gate, goto.clone()]).collect();
-        let comment = Some(line.comment.clone());
-        let leads = match within {
+        let rule = |statements: Vec<Statement>| Rule { statements, comment: Some(line.comment.clone()) };
+        match within {
             // What is over its limit comes back from the chain.
             Within::AChain => {
-                let rules = gated.into_iter().map(|statements| Rule { statements, comment: comment.clone() }).collect();
-                vec![vec![Statement::Verdict(Verdict::Jump(self.shared_chain(&name, rules)))]]
+                let gates = gates.into_iter().map(|(_, gate)| rule(vec![gate, deed.clone()])).collect();
+                let visit = Statement::Verdict(Verdict::Jump(self.shared_chain(&name, gates)));
+                let mut statements = self.conditions(&line.flat);
+                statements.push(visit);
+                vec![rule(statements)]
             }
             // A `return` of the deed has to leave the chain of this very rule.
-            Within::TheRule => gated,
-        };
-        let conditions = self.conditions(&line.flat);
-        let rule = |lead: Vec<Statement>| Rule {
-            statements: conditions.iter().cloned().chain(lead).collect(),
-            comment: comment.clone(),
-        };
-        leads.into_iter().map(rule).collect()
+            Within::TheRule => gates
+                .into_iter()
+                .filter(|(family, _)| family.is_none_or(|family| line.flat.has_packets_of(family)))
+                .map(|(family, gate)| {
+                    // The key of a meter says which family it is.
+                    let said = family.is_some() && line.flat.from.is_none() && line.flat.to.is_none();
+                    let flat = Flat { family: line.flat.family.filter(|_| !said), ..line.flat.clone() };
+                    let mut statements = self.conditions(&flat);
+                    statements.extend([gate, deed.clone()]);
+                    rule(statements)
+                })
+                .collect(),
+        }
     }
 
-    /// The statements of which one lets a packet through that is within the limit.
-    fn gates(&mut self, name: &str, limited: Limited) -> Vec<Statement> {
+    /// The statements of which one lets a packet through that is within the limit, each for one family where it looks at an address.
+    fn gates(&mut self, name: &str, limited: Limited) -> Vec<(Option<Family>, Statement)> {
         let limit = limited.limit;
         if !limited.per_source {
-            return vec![Statement::Limit(limit)];
+            return vec![(None, Statement::Limit(limit))];
         }
         let word = match limit.seconds {
             1 => "s",
@@ -335,7 +341,7 @@ impl Target<'_> {
                     dynamic: Some(Dynamic { timeout: limited.kept(), size: MOST_BUCKETS }),
                     elements: Elements::Keys(BTreeMap::new()),
                 });
-                Statement::Meter { keys, set, limit }
+                (Some(family), Statement::Meter { keys, set, limit })
             })
             .collect()
     }
