@@ -41,9 +41,11 @@ pub(super) fn of_kernel(error: &driver::Error) -> Exit {
     match error {
         driver::Error::Socket { source, .. } => of_io(source),
         driver::Error::Refused { errno, .. } => of_errno(*errno),
-        driver::Error::Contended | driver::Error::Answer(_) | driver::Error::Batch(_) | driver::Error::Differs(_) => {
-            Exit::Failure
-        }
+        driver::Error::NoDevice { .. }
+        | driver::Error::Contended
+        | driver::Error::Answer(_)
+        | driver::Error::Batch(_)
+        | driver::Error::Differs(_) => Exit::Failure,
     }
 }
 
