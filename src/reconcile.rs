@@ -908,8 +908,7 @@ fn apply_requested(
         }
     }
     state.asked = Some(Asked::Applied);
-    // Whoever waited for that has gone, or there would be no second order.
-    state.held = None;
+    trial::forget_order(state);
     state.elsewhere = elsewhere;
     state.unjudged = Some(documents);
     true
@@ -933,6 +932,10 @@ fn adopt(
     elsewhere: Option<String>,
     effects: &mut Vec<Effect>,
 ) {
+    if elsewhere.is_some() {
+        // The documents in place are dealt with, until they are others.
+        state.held = None;
+    }
     let digest = texts.digest();
     let same = |version: &&Version| version.texts.digest() == digest;
     let known = state.good.iter().chain(&state.confirmed).find(same).map(|version| version.number);

@@ -159,9 +159,9 @@ mod tests {
             seen(&status("ended", 2, false, None), &mut known),
             Seen::Confirmed("generation 2 is confirmed".to_owned())
         );
-        let why = Some("generation 2 was given up: its self-test failed: x: no");
+        let why = "generation 2 was given up: its self-test failed: x: no";
         for state in ["failed", ""] {
-            assert_eq!(seen(&status(state, 1, false, why), &mut known), Seen::Gone(why.unwrap_or_default().to_owned()));
+            assert_eq!(seen(&status(state, 1, false, Some(why)), &mut known), Seen::Gone(why.to_owned()));
         }
         assert!(matches!(seen(&status("ended", 1, false, None), &mut known), Seen::Gone(_)));
     }

@@ -197,7 +197,7 @@ fn way_in(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts, time:
             let Some(destination) = addresses(link).find(|address| address.is_ipv4() == (family == Family::V4)) else {
                 continue;
             };
-            for (protocol, ports, icmp) in headers(&entry.rule, family) {
+            for Header { protocol, ports, icmp } in headers(&entry.rule, family) {
                 for source in sources(&entry.rule.from, family) {
                     any = true;
                     let packet = Packet {
@@ -233,26 +233,31 @@ fn way_in(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts, time:
     }
 }
 
-/// One transport header for each thing that a rule looks for: protocol, ports, ICMP type and code.
-fn headers(rule: &EffectiveRule, family: Family) -> Vec<(Protocol, Option<(u16, u16)>, Option<(u8, u8)>)> {
-    let L4Match::Only(protocols) = &rule.l4 else { return vec![(Protocol::TCP, Some((CLIENT_PORT, 1)), None)] };
+/// What a packet that is only thought of has after its addresses.
+struct Header {
+    protocol: Protocol,
+    ports: Option<(u16, u16)>,
+    icmp: Option<(u8, u8)>,
+}
+
+/// One for each thing that a rule looks for.
+fn headers(rule: &EffectiveRule, family: Family) -> Vec<Header> {
+    let to = |protocol: Protocol, port: u16| Header { protocol, ports: Some((CLIENT_PORT, port)), icmp: None };
+    let L4Match::Only(protocols) = &rule.l4 else { return vec![to(Protocol::TCP, 1)] };
     let other = if family == Family::V4 { Protocol::ICMPV6 } else { Protocol::ICMP };
     let mut found = Vec::new();
     for (protocol, detail) in protocols.iter().filter(|(protocol, _)| **protocol != other) {
+        let protocol = *protocol;
         match detail {
-            L4Detail::All => found.push((*protocol, protocol.has_ports().then_some((CLIENT_PORT, 1)), None)),
-            L4Detail::Ports(ports) => found.extend(
-                ports
-                    .ranges()
-                    .iter()
-                    .take(RANGES_LOOKED_AT)
-                    .map(|(port, _)| (*protocol, Some((CLIENT_PORT, *port)), None)),
-            ),
-            L4Detail::Icmp(types) => found.extend(
-                types
-                    .iter()
-                    .filter_map(|(kind, codes)| Some((*protocol, None, Some((*kind, codes.ranges().first()?.0))))),
-            ),
+            L4Detail::All if protocol.has_ports() => found.push(to(protocol, 1)),
+            L4Detail::All => found.push(Header { protocol, ports: None, icmp: None }),
+            L4Detail::Ports(ports) => {
+                found.extend(ports.ranges().iter().take(RANGES_LOOKED_AT).map(|(port, _)| to(protocol, *port)));
+            }
+            L4Detail::Icmp(types) => found.extend(types.iter().filter_map(|(kind, codes)| {
+                let icmp = Some((*kind, codes.ranges().first()?.0));
+                Some(Header { protocol, ports: None, icmp })
+            })),
         }
     }
     found
@@ -313,3 +318,6 @@ pub(super) fn failing(judged: &[(String, Judgement)]) -> Option<String> {
         .collect();
     (!failing.is_empty()).then(|| failing.join("; "))
 }
+
+#[cfg(test)]
+mod tests;

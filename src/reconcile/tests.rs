@@ -745,6 +745,25 @@ fn at_a_start_the_confirmed_generation_holds_until_there_is_an_address_to_be_rea
 }
 
 #[test]
+fn what_is_tried_from_elsewhere_takes_the_place_of_what_waits_only_when_it_is_good() {
+    let mut state = in_force();
+    let held = "held until this host has an address";
+    check(&mut state, Event::DocumentsLoaded(to_be_tested("b")), &[held, "ready"], Phase::InForce);
+    let event = Event::ApplyRequested { documents: bad("x"), elsewhere: Some("/new".to_owned()) };
+    let refused = "refused: 20.toml:3:1: \"x\" is not a key; nothing was changed";
+    check(&mut state, event, &[refused, "apply"], Phase::Applying);
+    check(&mut state, Event::Applied(Ok(Done { changes: 0 })), &["forget", "ready"], Phase::InForce);
+    progress(&state, Progress::Waiting);
+    // Good ones, for somebody to confirm, are what counts until the documents in place change.
+    let effects = step(&mut state, on_trial("c"));
+    assert_eq!(words(&effects), ["deadline Some(60s)", "unconfirmed 2"]);
+    step(&mut state, Event::Kept(kept(&effects).0, Ok(())));
+    check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::Unconfirmed);
+    check(&mut state, Event::FactsChanged(networked(&["eth0"])), &[], Phase::Unconfirmed);
+    assert_eq!(state.selftest(), None);
+}
+
+#[test]
 fn in_an_emergency_no_probe_says_anything() {
     let mut state = reachable();
     step(&mut state, to_be_tested_by_order("b"));

@@ -91,10 +91,10 @@ pub(super) fn admit(
     effects: &mut Vec<Effect>,
 ) -> Option<Documents> {
     if !wants_baseline(state, &documents, facts) {
-        // A look at the documents in place says nothing about what somebody asked for from elsewhere.
-        let apart =
-            |held: &Held| held.elsewhere.is_some() && state.elsewhere.is_none() && held.in_place == state.documents;
-        if state.held.as_ref().is_some_and(|held| !apart(held)) {
+        // Other documents in place take the place of what waits. Those from elsewhere may have errors; and a look at the same ones
+        // says nothing about what somebody asked for from elsewhere.
+        let same = |held: &Held| held.elsewhere.is_some() && held.in_place == state.documents;
+        if state.elsewhere.is_none() && state.held.as_ref().is_some_and(|held| !same(held)) {
             drop_held(state, effects);
         }
         return Some(documents);
@@ -159,7 +159,8 @@ fn waits_until(state: &State, facts: &Facts) -> Option<&'static str> {
 /// Tries the probes without the documents that wait, as soon as that says something.
 pub(super) fn baseline(state: &mut State, effects: &mut Vec<Effect>) {
     let Some(facts) = &state.facts else { return };
-    if state.flying.is_some() || state.awaited.is_some() || waits_until(state, facts).is_some() {
+    let busy = state.flying.is_some() || state.awaited.is_some() || state.record.pending.is_some();
+    if busy || waits_until(state, facts).is_some() {
         return;
     }
     let Some(held) = state.held.as_mut().filter(|held| held.ticket.is_none()) else { return };
@@ -314,15 +315,19 @@ impl State {
     }
 }
 
-/// An emergency begins or ends: what is under way says nothing about what is in force from now on. What somebody ordered from
-/// elsewhere is not brought back later, when nobody thinks of it any more.
+/// What somebody ordered from elsewhere waits no more: there is another order, and so nobody who waits for its answer.
+pub(super) fn forget_order(state: &mut State) {
+    if matches!(state.held, Some(Held { elsewhere: Some(_), .. })) {
+        state.held = None;
+    }
+}
+
+/// An emergency begins or ends: what is under way says nothing about what is in force from now on. What somebody ordered is not
+/// brought back later, when nobody thinks of it any more.
 pub(super) fn interrupt(state: &mut State) {
-    match &mut state.held {
-        Some(Held { elsewhere: Some(_), .. }) => state.held = None,
-        Some(held) => {
-            (held.ticket, held.rounds) = (None, 0);
-            held.results.clear();
-        }
-        None => {}
+    forget_order(state);
+    if let Some(held) = &mut state.held {
+        (held.ticket, held.rounds) = (None, 0);
+        held.results.clear();
     }
 }
