@@ -24,6 +24,8 @@ pub(super) enum Exit {
     InvalidPolicy = 5,
     /// The kernel lacks a feature.
     KernelLacks = 6,
+    /// It was in force, was not confirmed, and is gone again.
+    RolledBack = 7,
     /// The kernel has something else than the policy in force.
     Drift = 8,
     /// The newest policy is not the one in force.

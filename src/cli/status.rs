@@ -11,7 +11,9 @@ use super::exit::{self, Exit};
 use super::output::Output;
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
-use crate::daemon::status::{BaseChainRecord, DriftRecord, FindingRecord, Status, TableRecord, VERSION};
+use crate::daemon::status::{
+    BaseChainRecord, DriftRecord, FindingRecord, SelfTestRecord, Status, TableRecord, VERSION,
+};
 use crate::driver::{self, Kernel, Netlink};
 use crate::source::Trust;
 
@@ -136,8 +138,15 @@ fn text(status: &Status, colored: bool) -> String {
     }
     if let (Some(until), Some(seconds)) = (&status.confirm_until, status.confirm_seconds) {
         let back = status.confirmed.map(|number| format!(" to generation {number}")).unwrap_or_default();
-        let text = format!("it goes back{back} in {seconds} s, at {until}, unless `nodewall confirm` is run");
+        let unless = match status.confirm_by.as_deref() {
+            Some("self-test") => "its self-test passes",
+            _ => "`nodewall confirm` is run",
+        };
+        let text = format!("it goes back{back} in {seconds} s, at {until}, unless {unless}");
         line(&mut out, "confirm", &paint(&text, "33"));
+    }
+    if let Some(selftest) = &status.selftest {
+        line(&mut out, "self-test", &selftest_line(selftest));
     }
     if let Some(until) = &status.break_glass_until {
         line(&mut out, "until", until);
@@ -204,6 +213,19 @@ fn text(status: &Status, colored: bool) -> String {
         chain_rows(&mut out, &later);
     }
     out
+}
+
+fn selftest_line(selftest: &SelfTestRecord) -> String {
+    let number = selftest.generation.map(|number| format!("generation {number} ")).unwrap_or_default();
+    let words = match selftest.state.as_str() {
+        "waiting" => "a change waits for an address of this host or the end of an emergency".to_owned(),
+        "before" => "a change waits until it is known what works without it".to_owned(),
+        "running" => format!("{number}is tested, round {}", selftest.rounds.saturating_add(1)),
+        "passed" => format!("{number}was confirmed by it"),
+        "failed" => format!("{number}was given up"),
+        _ => format!("{number}was decided about by somebody"),
+    };
+    if selftest.summary.is_empty() { words } else { format!("{words}; {}", selftest.summary) }
 }
 
 fn drift_line(events: u64, last: &DriftRecord) -> String {

@@ -184,7 +184,8 @@ fn decode(generation: &Generation) -> Result<Version, String> {
         return Err(format!("this version cannot use generation {number}: {place}: {message}"));
     }
     let origin = generation.source.clone();
-    Ok(Version { number, origin, policy: sourced.policy, settings: config.settings, texts })
+    let config::Config { settings, probes, .. } = config;
+    Ok(Version { number, origin, policy: sourced.policy, settings, probes, texts })
 }
 
 fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {

@@ -5,21 +5,25 @@
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
 //!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
 //!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
-//!  control socket ────┘                    │  ├─> Ready, status ──> systemd │
+//!  control socket ────┘                    │  ├─> SelfTest ──> probes ──────┤
+//!                                          │  ├─> Ready, status ──> systemd │
 //!                                          │  └─> Report ──> journal        │
 //!                                          └────────────────────────────────┘
 //! ```
 
 mod clock;
+mod countdown;
 mod disk;
 pub mod documents;
 mod drift;
 mod files;
 mod kernel;
 mod log;
+mod motd;
 mod notify;
 mod requests;
 mod revoke;
+mod selftest;
 pub mod socket;
 pub mod status;
 
@@ -32,20 +36,24 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
 use crate::net::facts::Facts;
+use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
 use crate::text::render;
+use countdown::Countdown;
 use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
 use kernel::{Applied, Depth, KernelThread};
+use motd::Motd;
 use notify::Systemd;
 use requests::{Fetched, documents_of};
 use socket::Query;
@@ -157,6 +165,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
                 daemon.deadline_at = None;
                 daemon.happened(Event::DeadlineDue);
             }
+            () = until(daemon.countdown.next()) => daemon.count_down(),
             () = until(daemon.break_glass_at) => {
                 daemon.break_glass_at = None;
                 daemon.happened(Event::BreakGlassDue);
@@ -202,8 +211,9 @@ enum Input {
     /// What is on disk, and the documents that waited for it.
     Remembered(Box<(Memory, Vec<String>, Documents)>),
     Kept(u64, Result<(), String>),
+    SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
-    Fetched(String, Fetched),
+    Fetched(u64, String, Fetched),
 }
 
 /// What the loop has to do after an input.
@@ -278,7 +288,13 @@ struct Daemon {
     started: bool,
     /// Who waits for the outcome of an order.
     orderer: Option<oneshot::Sender<Result<String, String>>>,
+    /// The number of the last order.
+    order: u64,
     deadline_at: Option<Instant>,
+    countdown: Countdown,
+    /// The probes that are under way.
+    selftest: Option<JoinHandle<()>>,
+    motd: Motd,
     break_glass_at: Option<Instant>,
     remind_at: Option<Instant>,
 }
@@ -312,7 +328,11 @@ impl Daemon {
             disk: None,
             started: false,
             orderer: None,
+            order: 0,
             deadline_at: None,
+            countdown: Countdown::default(),
+            selftest: None,
+            motd: Motd::default(),
             break_glass_at: None,
             remind_at: None,
         }
@@ -349,7 +369,22 @@ impl Daemon {
                         let _ = inbox.send(Input::Kept(ticket, kept));
                     });
                 }
-                Effect::Deadline(after) => self.deadline_at = after.map(|after| Instant::now() + after),
+                Effect::Deadline(after) => {
+                    let now = Instant::now();
+                    self.deadline_at = after.map(|after| now + after);
+                    self.countdown = after.map(|after| Countdown::new(now, after)).unwrap_or_default();
+                }
+                Effect::SelfTest { ticket, probes, after } => {
+                    let inbox = self.inbox.clone();
+                    let task = tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        let results = selftest::run(probes).await;
+                        let _ = inbox.send(Input::SelfTested(ticket, results));
+                    });
+                    if let Some(earlier) = self.selftest.replace(task) {
+                        earlier.abort();
+                    }
+                }
                 Effect::BreakGlass(after) => {
                     self.break_glass_at = after.map(|after| Instant::now() + after);
                     self.remind_at = after.map(|_| Instant::now());
@@ -360,6 +395,17 @@ impl Daemon {
             }
         }
         self.tell_status();
+        if self.started {
+            self.motd.say(motd::text(&self.state));
+        }
+    }
+
+    /// Tells the journal again how long a generation has.
+    fn count_down(&mut self) {
+        self.countdown.told();
+        let (Some(pending), Some(deadline)) = (&self.state.record().pending, self.deadline_at) else { return };
+        let left = deadline.saturating_duration_since(Instant::now());
+        log_unconfirmed(pending.generation, left, pending.before.is_some());
     }
 
     fn settled(&mut self) {
@@ -458,7 +504,10 @@ impl Daemon {
                 return Received::Documents;
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
-            Input::Fetched(by, fetched) => self.fetched(by, fetched),
+            Input::SelfTested(ticket, results) => {
+                self.happened(Event::SelfTested { ticket, results, now: disk::now() });
+            }
+            Input::Fetched(order, by, fetched) => self.fetched(order, by, fetched),
         }
         Received::Nothing
     }
@@ -499,6 +548,10 @@ impl Daemon {
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
             self.api_servers.clone_from(&documents.api_servers);
             self.tell_facts();
+        }
+        // Nor about where people are told things.
+        if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
+            self.motd.at(documents.config.motd.clone());
         }
         self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
     }
@@ -619,6 +672,12 @@ fn log_findings(findings: &[Finding]) {
     }
 }
 
+fn log_unconfirmed(generation: u64, left: Duration, selftest: bool) {
+    let (message_id, left) = (log::message_id::TRIAL, left.as_secs_f64().round());
+    let unless = if selftest { "its self-test passes" } else { "`nodewall confirm` is run" };
+    tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless {unless}");
+}
+
 fn log_report(report: &Report) {
     match report {
         Report::InForce { generation, rules, changes, lockdown: false } => {
@@ -629,9 +688,13 @@ fn log_report(report: &Report) {
             let message_id = log::message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
         }
-        Report::Unconfirmed { generation, left } => {
-            let (message_id, left) = (log::message_id::TRIAL, left.as_secs());
-            tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless `nodewall confirm` is run");
+        Report::Unconfirmed { generation, left, selftest } => log_unconfirmed(*generation, *left, *selftest),
+        Report::Held { until } => {
+            tracing::info!(message_id = log::message_id::TRIAL, "a change waits for its self-test until {until}");
+        }
+        Report::SelfTest { generation, failing } => {
+            let message_id = log::message_id::TRIAL;
+            tracing::warn!(message_id, generation, "the self-test fails and goes on: {failing}");
         }
         Report::Confirmed { generation, by } => {
             tracing::info!(message_id = log::message_id::TRIAL, generation, "confirmed by {by}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::selftest::{Probe, Tried};
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Policy;
 use crate::policy::settings::NodeSettings;
@@ -45,8 +46,31 @@ pub struct Version {
     pub policy: Policy,
     /// The settings.
     pub settings: NodeSettings,
+    /// What its self-test tries beside what is built in.
+    pub probes: Vec<Probe>,
     /// Their texts.
     pub texts: Texts,
+}
+
+/// How documents come into force that go again unless they are confirmed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trial {
+    /// How long they have.
+    pub term: Term,
+    /// What confirms them.
+    pub confirmation: Confirmation,
+}
+
+/// What confirms a generation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Confirmation {
+    /// Somebody, with `nodewall confirm`.
+    Operator,
+    /// Its self-test; somebody may do it before, too.
+    SelfTest {
+        /// What the probes said without it; `None` as long as nobody has asked them.
+        before: Option<Vec<Tried>>,
+    },
 }
 
 /// A time until which something holds, and how long that was to be: a clock that jumps back does not make it longer.
@@ -99,6 +123,9 @@ pub struct Pending {
     pub documents: String,
     /// How long it has.
     pub term: Term,
+    /// What the probes of its self-test said without it; `None` when it has none and waits for somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Vec<Tried>>,
 }
 
 /// What an operator did in an emergency. It stands above all documents.
