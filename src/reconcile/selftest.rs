@@ -12,7 +12,7 @@ use crate::net::facts::{Facts, Link};
 use crate::net::interface::{Direction, Role};
 use crate::net::protocol::{L4Detail, L4Match, Protocol};
 use crate::policy::effective::{Addresses, Effective, EffectiveFailsafe, EffectiveRule, Interface};
-use crate::simulate::{ConntrackState, Outcome as Verdict, Packet, decide};
+use crate::simulate::{Origin, ConntrackState, Outcome as Verdict, Packet, decide};
 
 /// How long a probe may take when nobody says otherwise.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);
@@ -181,16 +181,16 @@ fn listeners(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts) ->
 }
 
 /// Whether the policy lets in what each failsafe entry is to let in: a new packet from each range of peers to each range of ports,
-/// on every interface that the entry selects, to its first address of each family. `time` is in seconds since 1970-01-01 UTC.
-pub(super) fn simulated(effective: &Effective, facts: &Facts, time: u64) -> Vec<Tried> {
+/// on every interface that the entry selects, to its first address of each family.
+pub(super) fn simulated(effective: &Effective, facts: &Facts) -> Vec<Tried> {
     let tried = |entry: &EffectiveFailsafe| Tried {
         probe: format!("failsafe {}", entry.name),
-        outcome: way_in(entry, effective, facts, time),
+        outcome: way_in(entry, effective, facts),
     };
     ways_in(effective).map(tried).collect()
 }
 
-fn way_in(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts, time: u64) -> Outcome {
+fn way_in(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts) -> Outcome {
     let mut any = false;
     for (interface, link) in links(entry, effective, facts) {
         for family in [Family::V4, Family::V6] {
@@ -206,15 +206,14 @@ fn way_in(entry: &EffectiveFailsafe, effective: &Effective, facts: &Facts, time:
                         kind: link.kind.clone(),
                         source,
                         destination,
-                        protocol,
+                        protocol: Some(protocol),
                         ports,
                         icmp,
                         hop_limit: 64,
                         state: ConntrackState::New,
                         forward: None,
                         translated: None,
-                        socket: None,
-                        time,
+                        origin: Origin::Kernel,
                     };
                     if decide(effective, &packet).outcome != Verdict::Accepted {
                         let port = ports.map(|(_, port)| format!(" port {port}")).unwrap_or_default();

@@ -209,7 +209,7 @@ pub(super) fn tested(state: &mut State, ticket: u64, results: Vec<Tried>, now: u
     }
     let (Some(good), Some(facts)) = (&state.good, &state.facts) else { return };
     let (effective, _) = resolve(&good.policy, &good.settings, facts);
-    let mut all = selftest::simulated(&effective, facts, now / 1000);
+    let mut all = selftest::simulated(&effective, facts);
     all.extend(results);
     let judged = selftest::judge(&before, all);
     let earlier = state.tested.take().filter(|tested| tested.generation == Some(generation));
@@ -256,7 +256,7 @@ fn tested_before(state: &mut State, results: Vec<Tried>, now: u64, effects: &mut
     let Held { mut documents, elsewhere, results: mut before, .. } = held;
     if let (Some(good), Some(facts)) = (&state.good, &state.facts) {
         let (effective, _) = resolve(&good.policy, &good.settings, facts);
-        before.extend(selftest::simulated(&effective, facts, now / 1000));
+        before.extend(selftest::simulated(&effective, facts));
     }
     if let Some(trial) = &mut documents.trial {
         // The time is for the change, not for what was before it.

@@ -109,7 +109,7 @@ fn a_host_has_the_probes_that_its_facts_and_settings_say() {
 #[track_caller]
 fn way_in_of(entry: Failsafe, links: Vec<Link>) -> Outcome {
     let facts = facts(links);
-    let tried = simulated(&effective(vec![entry], &facts), &facts, 0);
+    let tried = simulated(&effective(vec![entry], &facts), &facts);
     assert_eq!(tried.len(), 1);
     assert_eq!(tried[0].probe, "failsafe ssh");
     tried[0].outcome.clone()
