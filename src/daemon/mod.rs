@@ -10,6 +10,7 @@
 //!                                          └────────────────────────────────┘
 //! ```
 
+mod alarm;
 mod clock;
 mod disk;
 pub mod documents;
@@ -40,7 +41,8 @@ use crate::net::facts::Facts;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
-use crate::text::render;
+use crate::text::{render, time};
+use alarm::Alarm;
 use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
@@ -161,6 +163,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
                 daemon.break_glass_at = None;
                 daemon.happened(Event::BreakGlassDue);
             }
+            () = daemon.alarm.rings() => daemon.read_clock(),
             () = until(daemon.remind_at) => {
                 tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
@@ -281,6 +284,8 @@ struct Daemon {
     deadline_at: Option<Instant>,
     break_glass_at: Option<Instant>,
     remind_at: Option<Instant>,
+    /// Rings when a policy is over.
+    alarm: Alarm,
 }
 
 impl Daemon {
@@ -315,11 +320,24 @@ impl Daemon {
             deadline_at: None,
             break_glass_at: None,
             remind_at: None,
+            alarm: Alarm::default(),
         }
     }
 
     /// Lets the state machine know, and does what it asks for.
     fn happened(&mut self, event: Event) {
+        self.step(Event::Clock(clock::now()));
+        self.step(event);
+        self.tell_status();
+    }
+
+    /// A policy may be over, or somebody set the clock.
+    fn read_clock(&mut self) {
+        self.step(Event::Clock(clock::now()));
+        self.tell_status();
+    }
+
+    fn step(&mut self, event: Event) {
         for effect in step(&mut self.state, event) {
             match effect {
                 Effect::Apply(ruleset) => {
@@ -354,12 +372,12 @@ impl Daemon {
                     self.break_glass_at = after.map(|after| Instant::now() + after);
                     self.remind_at = after.map(|_| Instant::now());
                 }
+                Effect::Expiry(at) => self.alarm.set(at),
                 Effect::Answer(answer) => self.answered(answer),
                 Effect::Ready => self.settled(),
                 Effect::Report(report) => log_report(&report),
             }
         }
-        self.tell_status();
     }
 
     fn settled(&mut self) {
@@ -644,6 +662,10 @@ fn log_report(report: &Report) {
         }
         Report::Emergency { words, on: false } => {
             tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+        }
+        Report::Expired { policy, at } => {
+            let (message_id, at) = (log::message_id::EXPIRED, time::rfc3339(*at));
+            tracing::info!(message_id, policy = policy.as_str(), "policy \"{policy}\" expired at {at}");
         }
         Report::NotKept { error } => {
             let message_id = log::message_id::NOT_KEPT;

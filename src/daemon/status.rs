@@ -12,6 +12,7 @@ use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
 use crate::reconcile::{Emergency, State};
 use crate::text::finding::{Finding, Severity};
+use crate::text::time;
 
 /// The version of these records. Keys may be added within a version; none goes or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -184,6 +185,8 @@ pub struct PolicyRecord {
     pub packets: Option<u64>,
     /// How many bytes these had.
     pub bytes: Option<u64>,
+    /// From when on it no longer exists: RFC 3339, UTC.
+    pub expires: Option<String>,
     /// Where it was written.
     pub place: String,
 }
@@ -319,6 +322,7 @@ impl Status {
                     rules: policy.rules,
                     packets: None,
                     bytes: None,
+                    expires: policy.expires.map(time::rfc3339),
                     place: policy.place.to_string(),
                 })
                 .collect(),
