@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::text::time;
 
 /// Seconds since 1970-01-01 UTC.
-pub(super) fn now() -> u64 {
+pub fn now() -> u64 {
     seconds(SystemTime::now())
 }
 

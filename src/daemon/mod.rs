@@ -11,12 +11,13 @@
 //! ```
 
 mod alarm;
-mod clock;
+pub mod clock;
 mod disk;
 pub mod documents;
 mod drift;
 mod files;
 mod kernel;
+mod local;
 mod log;
 mod notify;
 mod requests;
@@ -37,7 +38,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
+use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::policy::local::LocalNames;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
@@ -48,6 +51,7 @@ use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
 use kernel::{Applied, Depth, KernelThread};
+use local::{Local, Look, Next};
 use notify::Systemd;
 use requests::{Fetched, documents_of};
 use socket::Query;
@@ -153,7 +157,13 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
             () = files.changed() => daemon.files_changed(),
+            () = local::changed(&mut daemon.local.watch) => daemon.units_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
+            () = until(daemon.local.scan_at) => daemon.scan(),
+            () = until(daemon.local.ask_at) => {
+                daemon.local.ask_at = None;
+                daemon.look_up(Next::Facts);
+            }
             () = until(daemon.load_at) => daemon.load(),
             () = until(daemon.deadline_at) => {
                 daemon.deadline_at = None;
@@ -207,6 +217,10 @@ enum Input {
     Kept(u64, Result<(), String>),
     /// What an order of somebody needs.
     Fetched(String, Fetched),
+    /// What was looked up of accounts and units.
+    Looked(Box<Look>),
+    /// Where units run, and which were looked for.
+    Scanned(LocalNames, Scan),
 }
 
 /// What the loop has to do after an input.
@@ -259,6 +273,7 @@ struct Daemon {
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
     api_servers: BTreeSet<(IpAddr, u16)>,
+    local: Local,
     watched_directories: Vec<PathBuf>,
     watched_files: Vec<PathBuf>,
     loading: Work,
@@ -298,6 +313,7 @@ impl Daemon {
             state: State::default(),
             facts: None,
             api_servers: BTreeSet::new(),
+            local: Local::default(),
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
             loading: Work::Idle,
@@ -440,10 +456,7 @@ impl Daemon {
             Input::Loaded(documents) if !self.started => {
                 self.remember(*documents);
             }
-            Input::Loaded(documents) => {
-                self.loaded(*documents);
-                return Received::Documents;
-            }
+            Input::Loaded(documents) => return self.look_up(Next::Documents(documents)),
             Input::Collected(collected) => {
                 let again = self.collecting.end();
                 match collected {
@@ -472,11 +485,12 @@ impl Daemon {
                 }
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
-                self.loaded(documents);
-                return Received::Documents;
+                return self.look_up(Next::Documents(Box::new(documents)));
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
-            Input::Fetched(by, fetched) => self.fetched(by, fetched),
+            Input::Fetched(by, fetched) => return self.look_up(Next::Order(by, fetched)),
+            Input::Looked(look) => return self.looked(*look),
+            Input::Scanned(looked, scan) => self.scanned(&looked, scan),
         }
         Received::Nothing
     }
@@ -512,6 +526,7 @@ impl Daemon {
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
+        self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
@@ -522,7 +537,9 @@ impl Daemon {
     }
 
     fn tell_facts(&mut self) {
-        if let Some(mut facts) = self.facts.clone() {
+        // Without what policies name, a rule that denies would deny nothing.
+        if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
+            self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
             self.happened(Event::FactsChanged(facts));
         }

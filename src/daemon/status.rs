@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
+use crate::net::facts::Cgroup;
 use crate::nft::change::Loaded;
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
@@ -67,6 +68,8 @@ pub struct Status {
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
     pub interfaces: Vec<InterfaceRecord>,
+    /// The systemd units and slices that the policy names, sorted by name.
+    pub units: Vec<UnitRecord>,
     /// The policies in order of evaluation.
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
@@ -165,6 +168,26 @@ pub struct InterfaceRecord {
     pub why: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A systemd unit or slice, or a path of control groups.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRecord {
+    /// Its name, as the policy has it.
+    pub name: String,
+    /// Its control groups; none while it does not run.
+    pub cgroups: Vec<CgroupRecord>,
+}
+
+/// A control group of the unified hierarchy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupRecord {
+    /// How deep it is; 1 below the root.
+    pub level: u8,
+    /// The inode number of its directory.
+    pub id: u64,
 }
 
 /// A policy.
@@ -309,6 +332,14 @@ impl Status {
                     role: interface.role.name().to_owned(),
                     why: interface.why,
                     labels: interface.labels,
+                })
+                .collect(),
+            units: state
+                .units()
+                .into_iter()
+                .map(|(name, cgroups)| UnitRecord {
+                    name,
+                    cgroups: cgroups.into_iter().map(|Cgroup { level, id }| CgroupRecord { level, id }).collect(),
                 })
                 .collect(),
             policies: summary

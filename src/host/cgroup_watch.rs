@@ -52,6 +52,7 @@ impl CgroupWatch {
             loop {
                 match reader.inotify.read_events() {
                     Ok(events) => {
+                        // Each is looked at, as some say that a watch is gone.
                         let matters = events.iter().filter(|event| reader.matters(event)).count() > 0;
                         if matters && let Err(mpsc::error::TrySendError::Closed(())) = sender.try_send(()) {
                             return;
