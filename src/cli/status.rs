@@ -184,7 +184,8 @@ fn text(status: &Status, colored: bool) -> String {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let rows = status.policies.iter().map(|policy| {
         let until = policy.expires.as_ref().map(|at| format!("until {at}"));
-        let notes: Vec<String> = (policy.mode == "audit").then(|| "audit".to_owned()).into_iter().chain(until).collect();
+        let notes: Vec<String> =
+            (policy.mode == "audit").then(|| "audit".to_owned()).into_iter().chain(until).collect();
         let name = match notes.as_slice() {
             [] => policy.name.clone(),
             notes => format!("{} ({})", policy.name, notes.join(", ")),

@@ -241,3 +241,75 @@ impl Daemon {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(users: &[&str], units: &[&str]) -> LocalNames {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        LocalNames { users: set(users), units: set(units), ..LocalNames::default() }
+    }
+
+    fn users(found: &[(&str, Looked)]) -> Accounts {
+        let users = found.iter().map(|(name, looked)| ((*name).to_owned(), looked.clone())).collect();
+        Accounts { users, ..Accounts::default() }
+    }
+
+    fn scan(found: &[(&str, u64)]) -> Scan {
+        let units = found.iter().map(|(unit, id)| ((*unit).to_owned(), [Cgroup { level: 2, id: *id }].into()));
+        Scan { units: units.collect(), incomplete: None }
+    }
+
+    /// Users and units as the policy sees them, in one line.
+    fn facts(local: &Local) -> String {
+        let mut facts = Facts::default();
+        local.add_to(&mut facts);
+        let users = facts.users.into_iter().map(|(user, number)| format!("{user}={number}"));
+        let ids = |cgroups: BTreeSet<Cgroup>| cgroups.into_iter().map(|cgroup| cgroup.id).collect::<Vec<_>>();
+        let units = facts.units.into_iter().map(|(unit, cgroups)| format!("{unit}={:?}", ids(cgroups)));
+        users.chain(units).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_name_service_that_fails_changes_no_number_and_is_asked_again() {
+        let (mut local, wanted) = (Local::default(), names(&["a", "b"], &[]));
+        assert!(!local.is_known());
+        local.take(wanted.clone(), &wanted, &users(&[("a", Looked::Found(7)), ("b", Looked::Unknown)]), None);
+        assert!(local.is_known() && local.ask_at.is_some(), "b may come");
+        local.take(wanted.clone(), &wanted, &users(&[("a", Looked::Found(8)), ("b", Looked::Found(9))]), None);
+        assert!(local.ask_at.is_none());
+        let failed = || Looked::Failed("no answer".to_owned());
+        local.take(wanted.clone(), &wanted, &users(&[("a", failed()), ("b", failed())]), None);
+        assert_eq!(facts(&local), "a=8 b=9");
+        assert!(local.ask_at.is_some());
+        local.take(wanted.clone(), &wanted, &users(&[("a", Looked::Unknown), ("b", Looked::Found(9))]), None);
+        assert_eq!(facts(&local), "b=9", "an account that is gone");
+        let other = names(&["c"], &[]);
+        local.take(other.clone(), &other, &users(&[("c", Looked::Found(1))]), None);
+        assert_eq!(facts(&local), "c=1", "nobody wants the others any more");
+    }
+
+    #[test]
+    fn units_have_the_control_groups_of_the_newest_scan_that_looked_for_them() {
+        let (mut local, wanted) = (Local::default(), names(&[], &["a.service", "b.service"]));
+        let only = names(&[], &["a.service"]);
+        local.take(wanted.clone(), &wanted, &Accounts::default(), Some(scan(&[("a.service", 1)])));
+        assert_eq!(facts(&local), "a.service=[1] b.service=[]");
+        assert!(local.scan_at.is_none());
+        local.scanned(&wanted, scan(&[("b.service", 2)]));
+        assert_eq!(facts(&local), "a.service=[] b.service=[2]");
+        // One that began before the newest names were known.
+        local.scanned(&only, scan(&[("a.service", 3)]));
+        assert_eq!(facts(&local), "a.service=[3] b.service=[2]");
+        assert!(local.scan_at.is_some(), "another look, as b is not watched now");
+    }
+
+    #[test]
+    fn where_not_everything_can_be_watched_it_is_looked_at_again() {
+        let (mut local, wanted) = (Local::default(), names(&[], &["a.service"]));
+        let incomplete = Some("too many".to_owned());
+        local.take(wanted.clone(), &wanted, &Accounts::default(), Some(Scan { incomplete, ..Scan::default() }));
+        assert!(local.scan_at.is_some_and(|at| at > Instant::now()));
+    }
+}

@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn this_machine_knows_root_and_nobody_else_of_this_name() {
-        let found = look_up_within(Duration::from_secs(20), Path::new("/"), &names(&["root", "nw no such user"], &["root"]));
+        let found =
+            look_up_within(Duration::from_secs(20), Path::new("/"), &names(&["root", "nw no such user"], &["root"]));
         assert_eq!(found.users["root"], Looked::Found(0));
         assert_ne!(found.users["nw no such user"], Looked::Found(0));
         assert_eq!(found.groups["root"], Looked::Found(0));

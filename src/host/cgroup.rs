@@ -61,7 +61,8 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
         let point = mount.split(' ').nth(4)?;
         (kind.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(unquote(point)))
     });
-    let usual = |point: &PathBuf| ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().position(|path| point == Path::new(path));
+    let usual =
+        |point: &PathBuf| ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().position(|path| point == Path::new(path));
     points.max_by_key(|point| usual(point))
 }
 
@@ -267,15 +268,12 @@ mod tests {
         let check = |units: &[&str], expected: &[&str]| assert_eq!(places(root.path(), units), expected, "{units:?}");
         check(&["sshd.service"], &["sshd.service system.slice/sshd.service"]);
         check(&["ollama.service"], &["ollama.service gpu.slice/gpu-train.slice/ollama.service"]);
-        check(
-            &["getty@tty1.service"],
-            &["getty@tty1.service system.slice/system-getty.slice/getty@tty1.service"],
-        );
+        check(&["getty@tty1.service"], &["getty@tty1.service system.slice/system-getty.slice/getty@tty1.service"]);
         check(&["getty@tty2.service", "getty@.service"], &[]);
-        check(&["init.scope", "session-3.scope"], &[
-            "init.scope init.scope",
-            "session-3.scope user.slice/user-1000.slice/session-3.scope",
-        ]);
+        check(
+            &["init.scope", "session-3.scope"],
+            &["init.scope init.scope", "session-3.scope user.slice/user-1000.slice/session-3.scope"],
+        );
         check(&["memory.service"], &["memory.service system.slice/_memory.service"]);
         check(&["cri-1.scope"], &[]);
     }
@@ -287,20 +285,27 @@ mod tests {
         check(&["user.slice"], &["user.slice user.slice"]);
         check(&["user-1000.slice"], &["user-1000.slice user.slice/user-1000.slice"]);
         check(&["app.slice", "gpu-none.slice"], &[]);
-        check(&["kubepods-burstable-pod1.slice"], &[
-            "kubepods-burstable-pod1.slice kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice",
-        ]);
-        check(&["docker/0a1b", "docker/0a1b/_x", "system.slice/memory.service", "system.slice/ollama.service"], &[
-            "docker/0a1b docker/0a1b",
-            "docker/0a1b/_x docker/0a1b/_x",
-            "system.slice/memory.service system.slice/_memory.service",
-        ]);
+        check(
+            &["kubepods-burstable-pod1.slice"],
+            &["kubepods-burstable-pod1.slice kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice"],
+        );
+        check(
+            &["docker/0a1b", "docker/0a1b/_x", "system.slice/memory.service", "system.slice/ollama.service"],
+            &[
+                "docker/0a1b docker/0a1b",
+                "docker/0a1b/_x docker/0a1b/_x",
+                "system.slice/memory.service system.slice/_memory.service",
+            ],
+        );
         let deep = "user.slice/user-1000.slice/user@1000.service/app.slice/ollama.service";
-        check(&[deep, "ollama.service", "gpu.slice"], &[
-            "gpu.slice gpu.slice",
-            "ollama.service gpu.slice/gpu-train.slice/ollama.service",
-            &format!("{deep} {deep}"),
-        ]);
+        check(
+            &[deep, "ollama.service", "gpu.slice"],
+            &[
+                "gpu.slice gpu.slice",
+                "ollama.service gpu.slice/gpu-train.slice/ollama.service",
+                &format!("{deep} {deep}"),
+            ],
+        );
     }
 
     /// The directories that a scan looks at.
@@ -321,7 +326,8 @@ mod tests {
         assert_eq!(visited(root.path(), &["system.slice/sshd.service"]), ["", "system.slice"]);
         assert_eq!(visited(root.path(), &["user.slice"]), [""]);
         assert_eq!(visited(root.path(), &["gone.slice/a/b"]), [""]);
-        let searched = ["", "gpu.slice", "gpu.slice/gpu-train.slice", "system.slice", "system.slice/system-getty.slice"];
+        let searched =
+            ["", "gpu.slice", "gpu.slice/gpu-train.slice", "system.slice", "system.slice/system-getty.slice"];
         let of_users = ["user.slice", "user.slice/user-1000.slice"];
         assert_eq!(visited(root.path(), &["a.service"]), [&searched[..], &of_users[..]].concat());
     }
@@ -374,7 +380,8 @@ mod tests {
                       37 31 0:37 / /sys/fs/cgroup/systemd rw shared:9 - cgroup cgroup rw,name=systemd\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,nosuid shared:1 master:2 - cgroup2 cgroup2 rw\n";
         assert_eq!(mounted(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        let twice = "50 1 0:38 / /run/my\\040groups rw - cgroup2 cgroup2 rw\n41 1 0:38 / /sys/fs/cgroup rw - cgroup2 x rw\n";
+        let twice =
+            "50 1 0:38 / /run/my\\040groups rw - cgroup2 cgroup2 rw\n41 1 0:38 / /sys/fs/cgroup rw - cgroup2 x rw\n";
         assert_eq!(mounted(twice), Some(PathBuf::from("/sys/fs/cgroup")));
         assert_eq!(mounted(&twice[..51]), Some(PathBuf::from("/run/my groups")));
         assert_eq!(mounted("31 23 0:28 / / rw - ext4 /dev/sda rw\n"), None);

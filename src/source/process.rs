@@ -137,7 +137,12 @@ fn items<'n, 't>(reader: &mut Reader<'t>, node: &'n Node<'t>, key: &str) -> &'n 
     let items = parse::some(reader, node, key);
     if items.len() > MOST_NAMES {
         let message = format!("`{key}` has more than {MOST_NAMES} names");
-        reader.error_with_help(Code::Value, node.span, message, "write several rules, or a group or slice for them all");
+        reader.error_with_help(
+            Code::Value,
+            node.span,
+            message,
+            "write several rules, or a group or slice for them all",
+        );
         return &[];
     }
     items

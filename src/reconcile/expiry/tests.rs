@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::{Done, Documents, Event, Keep, Memory, Record, Texts, step};
+use super::super::{Documents, Done, Event, Keep, Memory, Record, Texts, step};
 use super::*;
 use crate::compile::compile;
 use crate::net::facts::{Facts, Link};
@@ -68,7 +68,8 @@ fn documents(policies: &[(&str, Option<u64>)]) -> Documents {
         revoke: false,
         log: LogSettings { group: 5, rate: 1, burst: 1 },
     };
-    let texts = Texts { policy: [("10.toml".to_owned(), Arc::from(format!("{policies:?}")))].into(), ..Texts::default() };
+    let texts =
+        Texts { policy: [("10.toml".to_owned(), Arc::from(format!("{policies:?}")))].into(), ..Texts::default() };
     Documents { policy, settings, findings: Vec::new(), texts, trial: None }
 }
 
