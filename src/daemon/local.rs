@@ -194,8 +194,13 @@ impl Daemon {
         // What is in force may have changed since it was asked.
         let mut names = self.state.local_names();
         names.add(next.names());
+        let before = (self.local.users.clone(), self.local.groups.clone());
         self.local.take(names, &asked, &accounts, scan);
         self.tell_facts();
+        if matches!(next, Next::Facts) && before != (self.local.users.clone(), self.local.groups.clone()) {
+            // What was said about names that nobody knew is out of date.
+            self.load();
+        }
         self.go_on(next)
     }
 
