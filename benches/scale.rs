@@ -32,11 +32,19 @@ fn sets() -> String {
 fn policies() -> String {
     let mut text = String::new();
     for policy in 0..POLICIES {
-        write!(text, "[[policy]]\nname = \"policy-{policy}\"\norder = {policy}\ninterfaces = \"role == 'mgmt'\"\ningress = [\n").unwrap();
+        write!(
+            text,
+            "[[policy]]\nname = \"policy-{policy}\"\norder = {policy}\ninterfaces = \"role == 'mgmt'\"\ningress = [\n"
+        )
+        .unwrap();
         for rule in 0..RULES {
             let set = (policy * RULES + rule * 211) % SETS;
             let port = 1024 + (policy * 7 + rule * 1301) % 20_000;
-            writeln!(text, "  {{ action = \"allow\", from = {{ sets = [\"set-{set}\"] }}, protocol = \"tcp\", ports = [{port}] }},").unwrap();
+            writeln!(
+                text,
+                "  {{ action = \"allow\", from = {{ sets = [\"set-{set}\"] }}, protocol = \"tcp\", ports = [{port}] }},"
+            )
+            .unwrap();
         }
         text.push_str("]\n");
     }

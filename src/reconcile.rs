@@ -3,18 +3,21 @@
 
 pub mod drift;
 mod emergency;
+mod expiry;
 mod life;
 pub mod selftest;
 mod trial;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::compile;
-use crate::net::facts::Facts;
+use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::Ruleset;
 use crate::policy::effective::{Effective, Interface};
+use crate::policy::local::LocalNames;
 use crate::policy::model::{Mode, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
@@ -82,6 +85,9 @@ pub enum Event {
         /// Who.
         by: String,
     },
+    /// The wall clock was read: seconds since 1970-01-01 UTC. Comes before every other event, at the time of an
+    /// [`Effect::Expiry`], and when somebody set the clock.
+    Clock(u64),
     /// The time for a confirmation is over.
     DeadlineDue,
     /// The time of a break-glass is over.
@@ -141,6 +147,9 @@ pub enum Effect {
     },
     /// Send [`Event::BreakGlassDue`] after this time, instead of any earlier one; `None`: never.
     BreakGlass(Option<Duration>),
+    /// Send [`Event::Clock`] when the wall clock has this time, in seconds since 1970-01-01 UTC, instead of any earlier one, and
+    /// when it is set; `None`: never.
+    Expiry(Option<u64>),
     /// What the last request came to.
     Answer(Result<String, String>),
     /// The newest documents are dealt with: in force, or refused with the last good ones in force.
@@ -204,6 +213,13 @@ pub enum Report {
         words: String,
         /// Whether it is on.
         on: bool,
+    },
+    /// The time of a policy is over.
+    Expired {
+        /// Its name.
+        policy: String,
+        /// Its `expires`, in seconds since 1970-01-01 UTC.
+        at: u64,
     },
     /// The disk does not take what is to be kept.
     NotKept {
@@ -329,6 +345,8 @@ pub struct PolicySummary {
     pub rules: usize,
     /// The interfaces there are that it selects.
     pub interfaces: Vec<String>,
+    /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     /// Where it was written.
     pub place: Place,
 }
@@ -348,6 +366,8 @@ pub struct FailsafeSummary {
 #[derive(Clone, Debug)]
 struct Target {
     ruleset: Arc<Ruleset>,
+    /// What a boot has in its place; the same where the policy has nothing that a boot could not know.
+    boot: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
     /// The generation; 0 for what is none: the lockdown and emergencies.
@@ -385,7 +405,7 @@ pub struct State {
     record: Record,
     /// The digest of the documents in place.
     documents: String,
-    /// What of the generation in force is on disk.
+    /// What of the generation in force is on disk: its number, and what a boot loads.
     kept: Option<(u64, Arc<Ruleset>)>,
     /// The number of the last ticket.
     ticket: u64,
@@ -421,6 +441,10 @@ pub struct State {
     elsewhere: Option<String>,
     /// Whether the version that is meant to be in force has to be on disk before it goes to the kernel, and is not yet.
     unwritten: bool,
+    /// The wall clock when it was last read, in seconds since 1970-01-01 UTC.
+    clock: u64,
+    /// When the next policy is over.
+    wake: Option<u64>,
     /// Whether to look at the kernel although nothing changed.
     forced: bool,
     /// Whether the target changed meanwhile, or a reload asked for another look.
@@ -479,6 +503,11 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             }
             switch(state, None, "the end of its time", &mut effects);
         }
+        Event::Clock(now) => {
+            if !expiry::clock(state, now) {
+                return effects;
+            }
+        }
         Event::FactsChanged(facts) => {
             if state.facts.as_ref() == Some(&facts) {
                 return effects;
@@ -536,7 +565,8 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let number = state.good.as_ref().map_or(0, |version| version.number);
     let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
-    let policy = effective.map(|effective| {
+    let policy = effective.map(|mut effective| {
+        expiry::pass(state, &mut effective, effects);
         let new = target(&effective, false, number);
         let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
         Target { revocation, ..new }
@@ -564,7 +594,10 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     let same = state.target.as_ref().is_some_and(|old| old.ruleset == new.ruleset);
     state.target = Some(match state.target.take() {
         // The very same allocation, so that it is recognised when it comes back from the kernel.
-        Some(old) if same => Target { ruleset: old.ruleset, ..new },
+        Some(old) if same => {
+            let boot = if Arc::ptr_eq(&new.boot, &new.ruleset) { Arc::clone(&old.ruleset) } else { new.boot };
+            Target { ruleset: old.ruleset, boot, ..new }
+        }
         _ => new,
     });
     if same
@@ -643,7 +676,8 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
     let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
-    Target { ruleset, summary, lockdown, number, revocation: None }
+    let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
+    Target { ruleset, boot, summary, lockdown, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -698,6 +732,7 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
                 if let (Some(in_force), Some(target)) = (&mut state.in_force, &state.target) {
                     in_force.summary = target.summary.clone();
                     in_force.number = target.number;
+                    in_force.boot = Arc::clone(&target.boot);
                 }
                 state.failed = None;
                 state.attempts = 0;
@@ -994,8 +1029,9 @@ fn write_ahead(state: &mut State, target: &Target, effects: &mut Vec<Effect>) {
         origin: version.origin.clone(),
         texts: version.texts.clone(),
         ruleset: Arc::clone(&target.ruleset),
+        boot: Arc::clone(&target.boot),
     };
-    state.kept = Some((version.number, Arc::clone(&target.ruleset)));
+    state.kept = Some((version.number, Arc::clone(&target.boot)));
     let ticket = keep(state, vec![generation], effects);
     state.awaited = Some(ticket);
 }
@@ -1009,7 +1045,7 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     let pending = state.record.pending.as_ref().is_some_and(|pending| pending.generation == version.number);
     let known = state.kept.as_ref().is_some_and(|(number, ruleset)| {
         *number == version.number
-            && (Arc::ptr_eq(ruleset, &in_force.ruleset) || !life::boots_otherwise(ruleset, &in_force.ruleset))
+            && (Arc::ptr_eq(ruleset, &in_force.boot) || !life::boots_otherwise(ruleset, &in_force.boot))
     });
     let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
     if known && !confirm {
@@ -1020,12 +1056,13 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
         origin: version.origin.clone(),
         texts: version.texts.clone(),
         ruleset: Arc::clone(&in_force.ruleset),
+        boot: Arc::clone(&in_force.boot),
     }];
     if confirm {
         what.push(Keep::Confirmed(version.number));
         state.confirmed = Some(version.clone());
     }
-    state.kept = Some((version.number, Arc::clone(&in_force.ruleset)));
+    state.kept = Some((version.number, Arc::clone(&in_force.boot)));
     keep(state, what, effects);
 }
 
@@ -1184,6 +1221,7 @@ pub fn summary(effective: &Effective) -> Summary {
             mode: policy.mode,
             rules: Direction::BOTH.iter().filter_map(|direction| policy.rules(*direction)).map(<[_]>::len).sum(),
             interfaces: selected(&policy.interfaces),
+            expires: policy.expires,
             place: policy.place.clone(),
         })
         .collect();
@@ -1241,6 +1279,22 @@ impl State {
             return self.record.words();
         };
         Some(format!("{reason}; {instead}"))
+    }
+
+    /// The accounts and units that somebody has to look up on this node for what holds or may hold again: those of the documents
+    /// and of the generations that are known here.
+    pub fn local_names(&self) -> LocalNames {
+        let versions = self.good.iter().chain(&self.confirmed).map(|version| &version.policy);
+        let mut names = LocalNames::default();
+        for policy in versions.chain(self.unjudged.as_ref().map(|documents| &documents.policy)) {
+            names.add(LocalNames::of(policy));
+        }
+        names
+    }
+
+    /// The control groups of the units that policies name, while they run.
+    pub fn units(&self) -> BTreeMap<String, BTreeSet<Cgroup>> {
+        self.facts.as_ref().map(|facts| facts.units.clone()).unwrap_or_default()
     }
 
     /// The number of the generation in force; 0 when it is none: the lockdown, an emergency, nothing.

@@ -70,6 +70,7 @@ fn every_key_of_nodewall_toml_is_in_its_page() {
 #[test]
 fn every_key_of_a_policy_is_in_its_page() {
     let mut asked = asked_for("src/source/document.rs");
+    asked.extend(asked_for("src/source/process.rs"));
     asked.extend(asked_for("src/policy/parse.rs"));
     assert!(asked.contains("interfaces") && asked.contains("cidrs") && asked.contains("pci"), "{asked:?}");
     // Of keys that are refused whole, the page does not say what would be in them.

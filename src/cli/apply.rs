@@ -23,6 +23,7 @@ use crate::nft::ir::Ruleset;
 use crate::plan::plan;
 use crate::revoke::Revocation;
 use crate::source::Trust;
+use crate::text::time;
 
 /// Arguments of `apply`.
 #[derive(Args, Debug)]
@@ -74,7 +75,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("the policy has errors; nothing was changed");
         return Exit::InvalidPolicy;
     }
-    let ruleset = compile(&effective);
+    let (ruleset, next_expiry) = (compile(&effective), effective.next_expiry());
     let revoke = documents.config.settings.revoke;
     if arguments.dry_run {
         let revocation = revoke.then(|| Revocation::new(Arc::new(effective), &facts));
@@ -94,6 +95,9 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     };
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
+    } else if let Some(at) = next_expiry {
+        let at = time::rfc3339(at);
+        output.message(&format!("a policy expires at {at}, and without the daemon nothing ends it then"));
     }
     let mut flows_ended = None;
     if applied.changes > 0 && revoke {

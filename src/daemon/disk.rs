@@ -191,14 +191,14 @@ fn decode(generation: &Generation) -> Result<Version, String> {
 fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {
     for keep in what {
         match keep {
-            Keep::Generation { number, origin, texts, ruleset } => store.write(&Generation {
+            Keep::Generation { number, origin, texts, ruleset, boot } => store.write(&Generation {
                 number,
                 time: clock::rfc3339(SystemTime::now()),
                 source: origin,
                 hash: kernel::hash(&ruleset),
                 policy: texts.policy.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
                 settings: texts.settings.to_string(),
-                batch: boot_batch(&ruleset),
+                batch: boot_batch(&boot),
             }),
             Keep::Confirmed(number) => store.confirm(number),
             Keep::Record(record) => {

@@ -11,13 +11,15 @@
 //!                                          └────────────────────────────────┘
 //! ```
 
-mod clock;
+mod alarm;
+pub mod clock;
 mod countdown;
 mod disk;
 pub mod documents;
 mod drift;
 mod files;
 mod kernel;
+mod local;
 mod log;
 mod motd;
 mod notify;
@@ -41,18 +43,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
+use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::policy::local::LocalNames;
 use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
-use crate::text::render;
+use crate::text::{render, time};
+use alarm::Alarm;
 use countdown::Countdown;
 use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
 use kernel::{Applied, Depth, KernelThread};
+use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
 use requests::{Fetched, documents_of};
@@ -159,7 +165,13 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
             () = files.changed() => daemon.files_changed(),
+            () = local::changed(&mut daemon.local.watch) => daemon.units_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
+            () = until(daemon.local.scan_at) => daemon.scan(),
+            () = until(daemon.local.ask_at) => {
+                daemon.local.ask_at = None;
+                daemon.look_up(Next::Facts);
+            }
             () = until(daemon.load_at) => daemon.load(),
             () = until(daemon.deadline_at) => {
                 daemon.deadline_at = None;
@@ -170,6 +182,7 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
                 daemon.break_glass_at = None;
                 daemon.happened(Event::BreakGlassDue);
             }
+            () = daemon.alarm.rings() => daemon.read_clock(),
             () = until(daemon.remind_at) => {
                 tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
@@ -214,6 +227,10 @@ enum Input {
     SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
     Fetched(u64, String, Fetched),
+    /// What was looked up of accounts and units.
+    Looked(Box<Look>),
+    /// Where units run, and which were looked for.
+    Scanned(LocalNames, Scan),
 }
 
 /// What the loop has to do after an input.
@@ -266,6 +283,7 @@ struct Daemon {
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
     api_servers: BTreeSet<(IpAddr, u16)>,
+    local: Local,
     watched_directories: Vec<PathBuf>,
     watched_files: Vec<PathBuf>,
     loading: Work,
@@ -297,6 +315,8 @@ struct Daemon {
     motd: Motd,
     break_glass_at: Option<Instant>,
     remind_at: Option<Instant>,
+    /// Rings when a policy is over.
+    alarm: Alarm,
 }
 
 impl Daemon {
@@ -309,6 +329,7 @@ impl Daemon {
             state: State::default(),
             facts: None,
             api_servers: BTreeSet::new(),
+            local: Local::default(),
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
             loading: Work::Idle,
@@ -335,11 +356,24 @@ impl Daemon {
             motd: Motd::default(),
             break_glass_at: None,
             remind_at: None,
+            alarm: Alarm::default(),
         }
     }
 
     /// Lets the state machine know, and does what it asks for.
     fn happened(&mut self, event: Event) {
+        self.step(Event::Clock(clock::now()));
+        self.step(event);
+        self.tell_status();
+    }
+
+    /// A policy may be over, or somebody set the clock.
+    fn read_clock(&mut self) {
+        self.step(Event::Clock(clock::now()));
+        self.tell_status();
+    }
+
+    fn step(&mut self, event: Event) {
         for effect in step(&mut self.state, event) {
             match effect {
                 Effect::Apply(ruleset) => {
@@ -389,6 +423,7 @@ impl Daemon {
                     self.break_glass_at = after.map(|after| Instant::now() + after);
                     self.remind_at = after.map(|_| Instant::now());
                 }
+                Effect::Expiry(at) => self.alarm.set(at),
                 Effect::Answer(answer) => self.answered(answer),
                 Effect::Ready => self.settled(),
                 Effect::Report(report) => log_report(&report),
@@ -468,10 +503,7 @@ impl Daemon {
             Input::Loaded(documents) if !self.started => {
                 self.remember(*documents);
             }
-            Input::Loaded(documents) => {
-                self.loaded(*documents);
-                return Received::Documents;
-            }
+            Input::Loaded(documents) => return self.look_up(Next::Documents(documents)),
             Input::Collected(collected) => {
                 let again = self.collecting.end();
                 match collected {
@@ -500,14 +532,15 @@ impl Daemon {
                 }
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
-                self.loaded(documents);
-                return Received::Documents;
+                return self.look_up(Next::Documents(Box::new(documents)));
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
                 self.happened(Event::SelfTested { ticket, results, now: disk::now() });
             }
-            Input::Fetched(order, by, fetched) => self.fetched(order, by, fetched),
+            Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
+            Input::Looked(look) => return self.looked(*look),
+            Input::Scanned(looked, scan) => self.scanned(&looked, scan),
         }
         Received::Nothing
     }
@@ -543,6 +576,7 @@ impl Daemon {
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
+        self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
@@ -557,7 +591,9 @@ impl Daemon {
     }
 
     fn tell_facts(&mut self) {
-        if let Some(mut facts) = self.facts.clone() {
+        // Without what policies name, a rule that denies would deny nothing.
+        if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
+            self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
             self.happened(Event::FactsChanged(facts));
         }
@@ -707,6 +743,10 @@ fn log_report(report: &Report) {
         }
         Report::Emergency { words, on: false } => {
             tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+        }
+        Report::Expired { policy, at } => {
+            let (message_id, at) = (log::message_id::EXPIRED, time::rfc3339(*at));
+            tracing::info!(message_id, policy = policy.as_str(), "policy \"{policy}\" expired at {at}");
         }
         Report::NotKept { error } => {
             let message_id = log::message_id::NOT_KEPT;

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
+use crate::net::facts::Cgroup;
 use crate::nft::change::Loaded;
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
 use crate::reconcile::selftest::{Judgement, words};
 use crate::reconcile::{Emergency, SelfTest, State};
 use crate::text::finding::{Finding, Severity};
+use crate::text::time;
 
 /// The version of these records. Keys may be added within a version; none goes or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -71,6 +73,8 @@ pub struct Status {
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
     pub interfaces: Vec<InterfaceRecord>,
+    /// The systemd units and slices that the policy names, sorted by name.
+    pub units: Vec<UnitRecord>,
     /// The policies in order of evaluation.
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
@@ -220,6 +224,26 @@ pub struct InterfaceRecord {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A systemd unit or slice, or a path of control groups.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRecord {
+    /// Its name, as the policy has it.
+    pub name: String,
+    /// Its control groups; none while it does not run.
+    pub cgroups: Vec<CgroupRecord>,
+}
+
+/// A control group of the unified hierarchy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupRecord {
+    /// How deep it is; 1 below the root.
+    pub level: u8,
+    /// The inode number of its directory.
+    pub id: u64,
+}
+
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -238,6 +262,8 @@ pub struct PolicyRecord {
     pub packets: Option<u64>,
     /// How many bytes these had.
     pub bytes: Option<u64>,
+    /// From when on it no longer exists: RFC 3339, UTC.
+    pub expires: Option<String>,
     /// Where it was written.
     pub place: String,
 }
@@ -367,6 +393,14 @@ impl Status {
                     labels: interface.labels,
                 })
                 .collect(),
+            units: state
+                .units()
+                .into_iter()
+                .map(|(name, cgroups)| UnitRecord {
+                    name,
+                    cgroups: cgroups.into_iter().map(|Cgroup { level, id }| CgroupRecord { level, id }).collect(),
+                })
+                .collect(),
             policies: summary
                 .policies
                 .into_iter()
@@ -378,6 +412,7 @@ impl Status {
                     rules: policy.rules,
                     packets: None,
                     bytes: None,
+                    expires: policy.expires.map(time::rfc3339),
                     place: policy.place.to_string(),
                 })
                 .collect(),

@@ -1,7 +1,7 @@
 //! What outlives the process: numbered versions of the documents, which of them is confirmed, what waits for a confirmation, and
 //! what an operator did in an emergency.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,6 +159,8 @@ pub struct Record {
     pub pending: Option<Pending>,
     /// See [`Emergency`].
     pub emergency: Option<Emergency>,
+    /// Policies that are over, by name and `expires` (seconds since 1970-01-01 UTC): they stay so when the clock goes back.
+    pub expired: BTreeSet<(String, u64)>,
 }
 
 impl Emergency {
@@ -229,8 +231,10 @@ pub enum Keep {
         origin: String,
         /// Its documents.
         texts: Texts,
-        /// What a boot loads.
+        /// What it comes to now.
         ruleset: Arc<Ruleset>,
+        /// What a boot loads: the same, or less where a boot must not count on all of it.
+        boot: Arc<Ruleset>,
     },
     /// The number of the generation that a boot loads.
     Confirmed(u64),

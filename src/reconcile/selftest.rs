@@ -12,7 +12,7 @@ use crate::net::facts::{Facts, Link};
 use crate::net::interface::{Direction, Role};
 use crate::net::protocol::{L4Detail, L4Match, Protocol};
 use crate::policy::effective::{Addresses, Effective, EffectiveFailsafe, EffectiveRule, Interface};
-use crate::simulate::{Origin, ConntrackState, Outcome as Verdict, Packet, decide};
+use crate::simulate::{ConntrackState, Origin, Outcome as Verdict, Packet, decide};
 
 /// How long a probe may take when nobody says otherwise.
 pub const PROBE_TIME: Duration = Duration::from_secs(2);

@@ -72,6 +72,8 @@ fn words(effects: &[Effect]) -> Vec<String> {
             Effect::Deadline(after) => format!("deadline {after:?}"),
             Effect::BreakGlass(after) => format!("break-glass {after:?}"),
             Effect::SelfTest { after, .. } => format!("probe {after:?}"),
+            Effect::Expiry(at) => format!("expiry {at:?}"),
+            Effect::Report(Report::Expired { policy, .. }) => format!("expired {policy}"),
             Effect::Answer(Ok(_)) => "done".to_owned(),
             Effect::Answer(Err(why)) => format!("refused: {why}"),
             Effect::Report(Report::Unconfirmed { generation, .. }) => format!("unconfirmed {generation}"),

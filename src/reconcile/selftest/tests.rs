@@ -138,7 +138,7 @@ fn a_way_in_that_the_policy_closes_is_found() {
     let mut effective = effective(vec![ssh(&[tcp(&[(22, 22)])], &[])], &facts);
     // No document can say so: a failsafe entry stands before every policy. It would take a mistake of ours.
     let entry = effective.failsafe.remove(0);
-    let outcome = way_in(&entry, &effective, &facts, 0);
+    let outcome = way_in(&entry, &effective, &facts);
     assert_eq!(outcome, Outcome::Failed("tcp port 22 from 192.0.2.1 would not be let in on eth0".to_owned()));
 }
 
