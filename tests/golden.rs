@@ -80,7 +80,16 @@ fn compiled(case: &Path) -> (Ruleset, String) {
     let policy = case.join("policy.toml");
     let read = std::fs::read_to_string(&policy).unwrap();
     let sourced = source::decode_text("policy.toml", &read);
-    let (mut effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &node());
+    // A case may have settings of its own.
+    let config = match std::fs::read_to_string(case.join("nodewall.toml")) {
+        Ok(text) => {
+            let (config, findings) = nodewall::config::decode_text("nodewall.toml", &text);
+            assert!(findings.is_empty(), "{}: {findings:#?}", case.display());
+            config
+        }
+        Err(_) => Config::shipped(),
+    };
+    let (mut effective, resolved) = resolve(&sourced.policy, &config.settings, &node());
     let over = effective.expire(|policy| policy.is_over(NOW));
     let over = over.iter().map(expiry::finding);
     let findings: Vec<_> = sourced.findings.into_iter().chain(resolved).chain(over).collect();
