@@ -69,6 +69,38 @@ fn input(rules: Vec<Rule>) -> Chain {
     Chain { base: Some(base), rules }
 }
 
+fn range(key: Key, start: u32, end: u32) -> Statement {
+    Statement::Match { key, negated: false, value: Value::Range(start.into(), end.into()) }
+}
+
+fn any_of(key: Key, bits: u32) -> Statement {
+    Statement::Match { key, negated: false, value: Value::Flags(bits) }
+}
+
+fn found(keys: &[Key], set: &str) -> Statement {
+    Statement::Lookup { keys: keys.to_vec(), negated: false, set: SetRef::Named(set.to_owned()) }
+}
+
+fn meter(keys: &[Key], set: &str) -> Statement {
+    Statement::Meter { keys: keys.to_vec(), set: set.to_owned(), limit: Limit { rate: 5, seconds: 60, burst: 3 } }
+}
+
+fn dynamic(key: &[DataType], timeout: u32, size: u32) -> Set {
+    let elements = match key {
+        [DataType::Ipv4Addr] => Elements::V4(Default::default()),
+        _ => keys([]),
+    };
+    Set { key: key.to_vec(), interval: false, map: false, dynamic: Some(Dynamic { timeout, size }), elements }
+}
+
+/// A chain at the ingress of a device.
+fn early(device: &str) -> Chain {
+    let device = Some(Datum::name(device));
+    let base = BaseChain { hook: Hook::Ingress, priority: -500, policy: ChainPolicy::Accept, device };
+    let drop = rule("e#1", [is(Key::IpAddr(Family::V4, Side::Source), v4("192.0.2.1")), DROP]);
+    Chain { base: Some(base), rules: vec![drop] }
+}
+
 /// A ruleset with everything that the IR has.
 fn everything() -> Ruleset {
     let prefix = |key, datum: Datum, bits| Statement::Match { key, negated: false, value: Value::Prefix(datum, bits) };
@@ -153,10 +185,40 @@ fn everything() -> Ruleset {
         rule(
             "",
             [
-                Statement::Limit(Limit { rate: 10, seconds: 1, burst: 20 }),
+                Statement::Limit(Limit { rate: 10, seconds: 60, burst: 20 }),
                 Statement::Log { prefix: "nodewall drop: ".to_owned(), group: 5 },
             ],
         ),
+        rule("", [is(Key::SocketUser, 0u32), ACCEPT]),
+        rule("", [range(Key::SocketUser, 1000, 2000), ACCEPT]),
+        rule("", [range(Key::SocketGroup, 255, 256), DROP]),
+        rule("", [any_of(Key::Mark, 0x30), ACCEPT]),
+        rule("", [is(Key::Mark, 0x10u32), DROP]),
+        rule("", [range(Key::Mark, 1, 0x1_0000), DROP]),
+        rule("", [Statement::MarkSet(0x10)]),
+        rule("", [Statement::MarkClear(0x8000_0001), ACCEPT]),
+        rule("", [Statement::Notrack]),
+        rule("", [is(Key::SocketCgroup(2), 4711u64), DROP]),
+        rule("", [found(&[Key::SocketUser], "users"), ACCEPT]),
+        rule("", [found(&[Key::SocketGroup], "groups"), ACCEPT]),
+        rule("", [found(&[Key::SocketUser, port], "users_ports"), ACCEPT]),
+        rule("", [found(&[Key::SocketGroup, port], "groups_ports"), ACCEPT]),
+        rule("", [found(&[Key::SocketCgroup(3)], "units"), ACCEPT]),
+        rule("", [found(&[Key::SocketCgroup(1), port], "units_ports"), ACCEPT]),
+        rule(
+            "",
+            [Statement::Lookup {
+                keys: vec![Key::SocketUser],
+                negated: true,
+                set: SetRef::Anonymous(keys([
+                    (single(7u32.into()), None),
+                    (ElementKey(vec![(256u32.into(), 65_535u32.into())]), None),
+                ])),
+            }],
+        ),
+        rule("", [Statement::Limit(Limit { rate: 3, seconds: 86_400, burst: 5 }), DROP]),
+        rule("", [meter(&[source4], "clients"), ACCEPT]),
+        rule("", [is(Key::L4Proto, 6u8), Statement::Counter, meter(&[source6, port], "clients6"), ACCEPT]),
         rule("", [is(Key::L4Proto, 6u8), Statement::Reject(Reject::TcpReset)]),
         rule("", [Statement::Reject(Reject::AdminProhibited)]),
     ];
@@ -243,9 +305,62 @@ fn everything() -> Ruleset {
             ),
         ),
     ];
+    let span = |start: u32, end: u32| (Datum::from(start), Datum::from(end));
+    let local = [
+        (
+            "users",
+            set(
+                &[DataType::Uid],
+                true,
+                false,
+                keys([(single(0u32.into()), None), (ElementKey(vec![span(255, 256)]), None)]),
+            ),
+        ),
+        ("groups", set(&[DataType::Gid], false, false, keys([(single(0x0102_0304u32.into()), None)]))),
+        (
+            "users_ports",
+            set(
+                &[DataType::Uid, DataType::InetService],
+                true,
+                false,
+                keys([
+                    (ElementKey(vec![span(1000, 1255), (22u16.into(), 22u16.into())]), None),
+                    (ElementKey(vec![span(5, 5), (80u16.into(), 90u16.into())]), None),
+                ]),
+            ),
+        ),
+        (
+            "groups_ports",
+            set(
+                &[DataType::Gid, DataType::InetService],
+                false,
+                false,
+                keys([(ElementKey::of([1000u32.into(), 22u16.into()]), None)]),
+            ),
+        ),
+        (
+            "units",
+            set(&[DataType::Cgroup], false, false, keys([(single(4711u64.into()), None), (single(1u64.into()), None)])),
+        ),
+        (
+            "units_ports",
+            set(
+                &[DataType::Cgroup, DataType::InetService],
+                true,
+                false,
+                keys([(
+                    ElementKey(vec![(0x1_0000_0002u64.into(), 0x1_0000_0002u64.into()), (1u16.into(), 9u16.into())]),
+                    None,
+                )]),
+            ),
+        ),
+        ("clients", dynamic(&[DataType::Ipv4Addr], 60, 65_536)),
+        ("clients6", dynamic(&[DataType::Ipv6Addr, DataType::InetService], 3600, 10)),
+    ];
     Ruleset {
-        sets: sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect(),
+        sets: sets.into_iter().chain(local).map(|(name, set)| (name.to_owned(), set)).collect(),
         chains: BTreeMap::from([
+            ("early".to_owned(), early("lo")),
             ("input".to_owned(), input(rules)),
             (
                 "services".to_owned(),
@@ -284,11 +399,38 @@ fn the_kernel_gives_back_what_it_was_given_and_nft_prints_it_the_natural_way() {
             "ip saddr . tcp dport @pairs accept",
             "tcp dport { 22, 80-90, 60000-65535 } accept",
             "tcp dport 1-1024 ip saddr != 10.0.0.1-10.0.0.5 accept",
-            "limit rate 10/second burst 20 packets log prefix \"nodewall drop: \" group 5",
+            "limit rate 10/minute burst 20 packets log prefix \"nodewall drop: \" group 5",
             "meta l4proto tcp reject with tcp reset",
             "reject with icmpx admin-prohibited",
             "elements = { 0.0.0.0/0 }",
             "\"lxc*\" : jump services",
+            "type filter hook ingress device \"lo\" priority -500; policy accept;",
+            "ip saddr 192.0.2.1 drop comment \"e#1\"",
+            "meta skuid 0 accept",
+            "meta skuid 1000-2000 accept",
+            "meta skgid 255-256 drop",
+            "meta mark & 0x00000030 != 0x00000000 accept",
+            "meta mark 0x00000010 drop",
+            "meta mark 0x00000001-0x00010000 drop",
+            "meta mark set meta mark | 0x00000010",
+            "meta mark set meta mark & 0x7ffffffe accept",
+            "notrack",
+            "socket cgroupv2 level 2 4711 drop",
+            "meta skuid @users accept",
+            "elements = { 0, 255-256 }",
+            "elements = { 16909060 }",
+            "meta skuid . tcp dport @users_ports accept",
+            "1000-1255 . 22",
+            "5 . 80-90",
+            "elements = { 1000 . 22 }",
+            "socket cgroupv2 level 3 @units accept",
+            "socket cgroupv2 level 1 . tcp dport @units_ports accept",
+            "elements = { 4294967298 . 1-9 }",
+            "meta skuid != { 7, 256-65535 }",
+            "limit rate 3/day drop",
+            "size 65536\n\t\tflags dynamic,timeout\n\t\ttimeout 1m\n",
+            "update @clients { ip saddr limit rate 5/minute burst 3 packets } accept",
+            "counter packets 0 bytes 0 update @clients6 { ip6 saddr . tcp dport limit rate 5/minute burst 3 packets } accept",
         ] {
             assert!(printed.contains(line), "{line} is not in\n{printed}");
         }
@@ -530,7 +672,7 @@ fn a_foreign_ruleset_of_thousands_is_left_aside() {
         let mut kernel = Netlink::open().unwrap();
         let applied = apply(&mut kernel, &everything(), None).unwrap();
         assert_eq!(applied.loaded.ruleset, everything());
-        assert_eq!(applied.loaded.rules.len(), 2);
+        assert_eq!(applied.loaded.rules.len(), everything().chains.len());
     });
 }
 
@@ -543,6 +685,12 @@ fn what_nft_wrote_is_read_as_our_own() {
         // nft looks at neighbouring fields of a header at once ("icmpv6 type 135 icmpv6 code 0" is one comparison of two
         // bytes), which we never write: such a rule is foreign to us and is replaced by our own.
         desired.chains.get_mut("input").unwrap().rules.remove(5);
+        // Of control groups nft reads only the paths of those that are there.
+        let of_group = is(Key::SocketCgroup(2), 4711u64);
+        desired.chains.get_mut("input").unwrap().rules.retain(|rule| !rule.statements.contains(&of_group));
+        for set in desired.sets.values_mut().filter(|set| set.key.contains(&DataType::Cgroup)) {
+            set.elements = keys([]);
+        }
         apply(&mut kernel, &desired, None).unwrap();
         let text = list();
         run(&["nft", "delete", "table", "inet", "nodewall"]);
