@@ -54,7 +54,8 @@ impl Kernel for Memory {
         }
         for (name, set) in &table.sets {
             let wanted = match read {
-                _ if set.dynamic.is_some() => true,
+                // What is in it is none of ours.
+                _ if set.dynamic.is_some() => false,
                 Read::Everything => true,
                 Read::Only(names) => names.contains(name),
             };
@@ -62,7 +63,9 @@ impl Kernel for Memory {
                 loaded.ruleset.sets.insert(name.clone(), set.clone());
             } else {
                 loaded.ruleset.sets.insert(name.clone(), set.with(none_like(&set.elements)));
-                loaded.unread.push(name.clone());
+                if set.dynamic.is_none() {
+                    loaded.unread.push(name.clone());
+                }
             }
         }
         Ok(loaded)
@@ -124,7 +127,8 @@ impl Memory {
             Change::AddTable => {}
             Change::DeleteTable => self.table = None,
             Change::AddChain { name, base } => match (table.chains.get_mut(name), base) {
-                (None, Some(base)) if base.device.is_some() != (base.hook == Hook::Ingress) => {
+                (_, Some(base)) if base.device.is_some() != (base.hook == Hook::Ingress) => {
+                    // Later kernels take a chain at ingress without a device, which sees nothing.
                     return Err(if base.device.is_some() { Errno::EOPNOTSUPP } else { Errno::EINVAL });
                 }
                 (None, base) => {
@@ -142,8 +146,8 @@ impl Memory {
                 if !table.chains.contains_key(name) {
                     return Err(Errno::ENOENT);
                 }
-                // The kernel deletes the chain's own rules with it, but no reference from elsewhere.
-                if table.references(name, Some(name)) {
+                // The kernel deletes the chain's rules with it, but counts what leads to it before, the chain itself included.
+                if table.references(name) {
                     return Err(Errno::EBUSY);
                 }
                 table.chains.remove(name);
@@ -209,18 +213,15 @@ impl Memory {
 }
 
 impl Table {
-    /// Whether anything outside the chain `except` jumps to `name`, or a map does.
-    fn references(&self, name: &str, except: Option<&str>) -> bool {
-        let from_rules = self
-            .chains
-            .iter()
-            .filter(|(chain, _)| Some(chain.as_str()) != except)
-            .any(|(_, chain)| chain.rules.iter().any(|(_, rule)| targets(rule).contains(name)));
+    /// Whether a rule or a map leads to the chain.
+    fn references(&self, name: &str) -> bool {
+        let mut rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let from_rules = rules.any(|(_, rule)| targets(rule).contains(name));
         from_rules || self.sets.values().any(|set| element_targets(&set.elements).contains(name))
     }
 
     fn uses_set(&self, name: &str) -> bool {
-        self.chains.values().flat_map(|chain| &chain.rules).any(|(_, rule)| named_sets(rule).any(|used| used.0 == name))
+        self.chains.values().flat_map(|chain| &chain.rules).any(|(_, rule)| named_sets(rule).any(|used| used == name))
     }
 
     fn check_rule(&self, rule: &Rule) -> Result<(), Errno> {
@@ -252,13 +253,14 @@ impl Table {
             written = written.max(width_of(keys).next_multiple_of(4));
             if let Statement::Meter { set, limit, .. } = statement {
                 let set = self.sets.get(set).ok_or(Errno::ENOENT)?;
-                if set.dynamic.is_none() {
+                // The kernel's trees and bitmaps, which are what sets with ranges and of short keys are, take nothing from rules.
+                if set.interval || set.dynamic.is_none() && !set.map && width(&set.key) <= 2 {
                     return Err(Errno::EOPNOTSUPP);
                 }
                 if width(&set.key) > written {
                     return Err(Errno::ENODATA);
                 }
-                if set.map {
+                if set.map || set.dynamic.is_none() {
                     return Err(Errno::EINVAL);
                 }
                 check_limit(limit)?;
@@ -336,8 +338,9 @@ impl Table {
         let mut next: BTreeSet<String> = BTreeSet::new();
         for (_, rule) in self.chains.get(name).map(|chain| &chain.rules).into_iter().flatten() {
             next.extend(targets(rule));
-            let maps = named_sets(rule).filter(|(_, map)| *map).filter_map(|(map, _)| self.sets.get(map));
-            maps.for_each(|set| next.extend(element_targets(&set.elements)));
+            // In the kernel's eyes a lookup in a map leads where its verdicts lead, even if the rule does not ask for them.
+            let sets = named_sets(rule).filter_map(|name| self.sets.get(name));
+            sets.for_each(|set| next.extend(element_targets(&set.elements)));
         }
         next
     }
@@ -420,12 +423,12 @@ fn targets(rule: &Rule) -> BTreeSet<String> {
     found
 }
 
-/// The named sets that a rule uses, and whether it wants a map.
-fn named_sets(rule: &Rule) -> impl Iterator<Item = (&str, bool)> {
+/// The named sets that a rule uses.
+fn named_sets(rule: &Rule) -> impl Iterator<Item = &String> {
     rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Lookup { set: SetRef::Named(name), .. } => Some((name.as_str(), false)),
-        Statement::Vmap { map: SetRef::Named(name), .. } => Some((name.as_str(), true)),
-        Statement::Meter { set, .. } => Some((set.as_str(), false)),
+        Statement::Lookup { set: SetRef::Named(name), .. }
+        | Statement::Vmap { map: SetRef::Named(name), .. }
+        | Statement::Meter { set: name, .. } => Some(name),
         _ => None,
     })
 }
