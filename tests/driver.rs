@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply};
+use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply, others};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::{Batch, Change};
 use nodewall::nft::ir::*;
 use nodewall::nft::key::{DataType, Datum, Key, Side};
 use nodewall::nft::netlink::canonical;
+use nodewall::plan::{boot_batch, plan};
 
 /// Runs `body` on a thread in a network namespace of its own; processes that it starts are in it too.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
@@ -706,5 +707,209 @@ fn what_nft_wrote_is_read_as_our_own() {
             assert_eq!(there, here, "rule {index}");
         }
         assert_eq!(loaded.ruleset, desired);
+    });
+}
+
+/// One bucket for each client of a port, and another rule beside it.
+fn metered(size: u32, rules: &[&str]) -> Ruleset {
+    let rules = rules.iter().map(|comment| match *comment {
+        "meter" => rule("meter", [meter(&[Key::IpAddr(Family::V4, Side::Source)], "clients"), ACCEPT]),
+        other => rule(other, [is(Key::Port(TCP, Side::Destination), 22u16), Statement::Counter, DROP]),
+    });
+    Ruleset {
+        sets: BTreeMap::from([("clients".to_owned(), dynamic(&[DataType::Ipv4Addr], 3600, size))]),
+        chains: BTreeMap::from([("input".to_owned(), input(rules.collect()))]),
+    }
+}
+
+#[test]
+fn a_dynamic_set_keeps_what_rules_put_into_it() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &metered(100, &["meter"]), None).unwrap();
+        run(&["nft", "add element inet nodewall clients { 192.0.2.1, 192.0.2.2 timeout 5h }"]);
+        let there = || list().matches("192.0.2.").count();
+        assert_eq!(there(), 2);
+        // It is read as empty, is no drift, and rules around it come and go.
+        let loaded = kernel.load(&Read::Everything).unwrap();
+        assert_eq!(loaded.ruleset, metered(100, &["meter"]));
+        assert_eq!((loaded.unread.len(), loaded.foreign.len()), (0, 0));
+        assert!(kernel.load(&Read::Only(Vec::new())).unwrap().unread.is_empty());
+        assert_eq!(apply(&mut kernel, &metered(100, &["meter"]), None).unwrap().changes, 0);
+        for rules in [&["before", "meter"][..], &["before"], &[], &["meter", "after"]] {
+            apply(&mut kernel, &metered(100, rules), None).unwrap();
+            assert_eq!(there(), 2, "{rules:?}");
+        }
+        // Another size takes another set.
+        apply(&mut kernel, &metered(50, &["meter", "after"]), None).unwrap();
+        assert_eq!(there(), 0);
+        assert!(list().contains("size 50"));
+    });
+}
+
+fn on_device(device: &str) -> Ruleset {
+    let chains = [("input".to_owned(), input(vec![])), (format!("early_{device}"), early(device))];
+    Ruleset { chains: chains.into(), ..Ruleset::default() }
+}
+
+#[test]
+fn a_chain_goes_with_its_device_to_another() {
+    in_namespace(|| {
+        run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        let mut kernel = Netlink::open().unwrap();
+        let mut desired = on_device("one");
+        apply(&mut kernel, &desired, None).unwrap();
+        assert!(list().contains("hook ingress device \"one\" priority -500; policy accept;"));
+        // Its policy is changed in place, its device is not.
+        let base = |ruleset: &mut Ruleset, change: &dyn Fn(&mut BaseChain)| {
+            change(ruleset.chains.get_mut("early_one").unwrap().base.as_mut().unwrap());
+        };
+        base(&mut desired, &|base| base.policy = ChainPolicy::Drop);
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().changes, 1);
+        base(&mut desired, &|base| base.device = Some(Datum::name("two")));
+        let batch = plan(&kernel.load(&Read::Everything).unwrap(), &desired).unwrap();
+        assert!(batch.changes.contains(&Change::DeleteChain { name: "early_one".to_owned() }), "{:?}", batch.changes);
+        apply(&mut kernel, &desired, None).unwrap();
+        assert!(list().contains("device \"two\"") && !list().contains("device \"one\""), "{}", list());
+        // Whether the kernel keeps a chain without its device or not, the rest is as it was and can be changed.
+        run(&["ip", "link", "delete", "one"]);
+        let applied = apply(&mut kernel, &desired, None).unwrap();
+        let kept = applied.loaded.ruleset.chains.contains_key("early_one");
+        assert_eq!(applied.without, if kept { vec![] } else { vec!["early_one".to_owned()] });
+        apply(&mut kernel, &on_device("one"), None).unwrap();
+    });
+}
+
+/// Linux before 6.16.
+#[test]
+fn a_device_that_is_not_there_costs_only_its_own_chain() {
+    let mut kernel = Memory::default();
+    kernel.set_devices(["eth0"]);
+    let mut desired = everything();
+    desired.chains.insert("early".to_owned(), early("eth0"));
+    desired.chains.insert("early_ib0".to_owned(), early("ib0"));
+    desired.chains.insert("early_ib1".to_owned(), early("ib1"));
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert_eq!(applied.without, ["early_ib0", "early_ib1"]);
+    let in_force = |kernel: &mut Memory, missing: &[&str]| {
+        let mut expected = desired.clone();
+        expected.chains.retain(|name, _| !missing.contains(&name.as_str()));
+        assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, expected);
+    };
+    in_force(&mut kernel, &["early_ib0", "early_ib1"]);
+    let again = apply(&mut kernel, &desired, Some(&applied.loaded)).unwrap();
+    assert_eq!((again.changes, again.without), (0, applied.without));
+    // One comes and another goes.
+    kernel.set_devices(["ib1"]);
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert_eq!(applied.without, ["early", "early_ib0"]);
+    in_force(&mut kernel, &["early", "early_ib0"]);
+    kernel.set_devices(["eth0", "ib0", "ib1"]);
+    assert!(apply(&mut kernel, &desired, None).unwrap().without.is_empty());
+    in_force(&mut kernel, &[]);
+}
+
+#[test]
+fn a_stored_batch_has_no_chain_that_takes_a_device() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        kernel.commit_bytes(&boot_batch(&desired)).unwrap();
+        let mut expected = desired.clone();
+        assert!(expected.chains.remove("early").is_some());
+        assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, expected);
+        // What is missing comes with the first apply, and is all that comes.
+        let applied = apply(&mut kernel, &desired, None).unwrap();
+        assert_eq!((applied.changes, applied.loaded.ruleset), (2, desired));
+    });
+}
+
+#[test]
+fn other_chains_at_ingress_are_told_by_their_devices() {
+    in_namespace(|| {
+        run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &on_device("one"), None).unwrap();
+        for table in ["netdev t", "inet t"] {
+            run(&["nft", &format!("add table {table}")]);
+            for (chain, devices) in
+                [("same", "device one"), ("other", "device two"), ("both", "devices = { one, two }")]
+            {
+                let chain = format!(
+                    "add chain {table} {chain} {{ type filter hook ingress {devices} priority 0; policy drop; }}"
+                );
+                run(&["nft", &chain]);
+            }
+        }
+        let found = others(&kernel.chains().unwrap());
+        let told: Vec<String> = found
+            .iter()
+            .filter(|chain| chain.after_ours)
+            .map(|chain| format!("{} {} on {}", chain.family.name(), chain.name, chain.base.devices.join(" ")))
+            .collect();
+        assert_eq!(told, ["inet both on one two", "inet same on one", "netdev both on one two", "netdev same on one"]);
+        assert_eq!(found.len(), 6);
+        assert_eq!(apply(&mut kernel, &on_device("one"), None).unwrap().changes, 0);
+    });
+}
+
+/// Everything near to our words and not one of them.
+#[test]
+fn what_we_never_write_is_foreign() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        apply(&mut kernel, &desired, None).unwrap();
+        for words in [
+            "meta mark set 0x10",
+            "meta mark set meta mark ^ 0x10",
+            "meta mark set meta mark & 0xf0 | 0x01",
+            "meta mark set ct mark",
+            "ct mark set meta mark",
+            "meta mark & 0x30 == 0x10",
+            "meta skuid & 0x1 != 0",
+            "meta priority set 1:2",
+            "meta nftrace set 1",
+            "socket wildcard 1",
+            "socket transparent 1",
+            "limit rate over 5/second",
+            "limit rate 5/week",
+            "limit rate 5 kbytes/second",
+            "add @clients { ip saddr limit rate 5/minute }",
+            "update @clients { ip saddr timeout 5s limit rate 5/minute }",
+            "update @clients { ip saddr limit rate over 5/minute }",
+            "update @clients { ip saddr limit rate 5/minute counter }",
+            "update @clients { ip saddr counter }",
+            "update @clients { ip saddr }",
+            "delete @clients { ip saddr }",
+            "ip saddr & 0.0.0.255 == 0.0.0.1",
+            "meta mark < 5",
+        ] {
+            run(&["nft", &format!("add rule inet nodewall services {words}")]);
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            let last = loaded.ruleset.chains["services"].rules.last().unwrap();
+            let foreign = last.statements.iter().any(|statement| matches!(statement, Statement::Foreign(_)));
+            assert!(foreign, "{words}: {:?}", last.statements);
+        }
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired);
+        for words in [
+            "set x { type ipv4_addr; flags dynamic; size 5; }",
+            "set x { type ipv4_addr; flags timeout; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 1500ms; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 5s; gc-interval 3s; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 5s; size 5; counter; }",
+            "set x { type ipv4_addr; size 5; }",
+            "set x { type ipv4_addr; counter; }",
+            "set x { type ipv4_addr; timeout 5s; }",
+            "chain x { type filter hook ingress devices = { one, two } priority 0; }",
+        ] {
+            run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+            run(&["nft", &format!("add {words}").replace(" x ", " inet nodewall x ")]);
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            assert_eq!(loaded.foreign.len(), 1, "{words}: {:?}", loaded.foreign);
+            assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired, "{words}");
+            run(&["ip", "link", "delete", "one"]);
+        }
     });
 }

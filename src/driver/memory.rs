@@ -106,9 +106,15 @@ fn none_like(elements: &Elements) -> Elements {
 }
 
 impl Memory {
-    /// A kernel before Linux 6.16, with these devices: it refuses a chain on another one.
-    pub fn with_devices<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { devices: Some(names.into_iter().map(Datum::name).collect()), ..Self::default() }
+    /// From now on it is one of before Linux 6.16 that has these devices: it refuses a chain on another one, and what was there on
+    /// such a one is gone.
+    pub fn set_devices<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let devices: BTreeSet<Datum> = names.into_iter().map(Datum::name).collect();
+        if let Some(table) = &mut self.table {
+            let device = |chain: &MemoryChain| chain.base.and_then(|base| base.device);
+            table.chains.retain(|_, chain| device(chain).is_none_or(|device| devices.contains(&device)));
+        }
+        self.devices = Some(devices);
     }
 
     /// The chain that a change puts on a device that is not there.

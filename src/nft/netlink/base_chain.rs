@@ -115,10 +115,12 @@ pub fn any_chain(message: &Message<'_>) -> Result<Option<AnyChain>, Malformed> {
     let mut base = None;
     if attributes.get(NFTA_CHAIN_HOOK).is_some() {
         let hook = attributes.nested(NFTA_CHAIN_HOOK)?;
+        let mut devices: Vec<String> = devices(&hook)?.iter().map(Datum::as_name).collect();
+        devices.sort();
         base = Some(BaseHook {
             hook: family.hook(hook.u32(NFTA_HOOK_HOOKNUM)?.unwrap_or(u32::MAX)),
             priority: hook.u32(NFTA_HOOK_PRIORITY)?.unwrap_or(0).cast_signed(),
-            devices: devices(&hook)?.iter().map(Datum::as_name).collect(),
+            devices,
             kind: attributes.text(NFTA_CHAIN_TYPE),
             drops: attributes.u32(NFTA_CHAIN_POLICY)?.map(u32::cast_signed) == Some(NF_DROP),
             rules: attributes.u32(NFTA_CHAIN_USE)?.unwrap_or(0),
