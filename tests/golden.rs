@@ -185,6 +185,13 @@ fn any_case_follows_any_other() {
                 let applied = driver::apply(&mut kernel, ruleset, known.as_ref()).unwrap();
                 let loaded = kernel.load(&Read::Everything).unwrap();
                 assert_eq!(text::render(&loaded.ruleset), text::render(ruleset), "step {step}, start {start}");
+                for (name, chain) in &ruleset.chains {
+                    assert_eq!(
+                        loaded.ruleset.chains.get(name),
+                        Some(chain),
+                        "chain {name}: step {step}, start {start}"
+                    );
+                }
                 assert!(loaded.ruleset == *ruleset, "step {step}, start {start}");
                 known = Some(applied.loaded);
             }
