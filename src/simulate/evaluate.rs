@@ -75,7 +75,7 @@ impl<'a> Evaluation<'a> {
         let translated = packet.after_nat();
         let mut stages = vec![(Stage::Untracked, packet.direction, arrives, packet)];
         match (packet.direction, &packet.forward) {
-            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, packet)),
+            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, &translated)),
             (Direction::Ingress, None) => {
                 stages.push((Stage::Prednat, Direction::Ingress, arrives, packet));
                 stages.push((Stage::Host, Direction::Ingress, arrives, &translated));

@@ -500,6 +500,20 @@ fn prednat_sees_what_the_sender_wrote_and_later_stages_what_it_became() {
 }
 
 #[test]
+fn what_a_process_sends_to_a_service_is_decided_by_its_endpoint_except_before_connection_tracking() {
+    let egress = |stage, port| {
+        let out = at(stage, policy("out", &[tcp(Action::Deny, port)]));
+        let rules = out.ingress.clone();
+        one_tier(vec![EffectivePolicy { ingress: None, egress: rules, ..out }])
+    };
+    let pod = ("10.1.0.7".parse().unwrap(), 8080);
+    let packet = out(Packet { ports: Some((40_000, 80)), translated: Some(pod), ..packet() });
+    let outcome = |stage, port| decide(&egress(stage, port), &packet).outcome;
+    assert_eq!((outcome(Stage::Host, 8080), outcome(Stage::Host, 80)), (Dropped, Accepted));
+    assert_eq!((outcome(Stage::Untracked, 8080), outcome(Stage::Untracked, 80)), (Accepted, Dropped));
+}
+
+#[test]
 fn a_forwarded_packet_needs_the_consent_of_both_sides() {
     let ingress = |action| at(Stage::Forward, policy("in", &[tcp(action, 22)]));
     let egress = |action| {
