@@ -3,23 +3,31 @@
 
 pub mod drift;
 mod emergency;
+mod expiry;
 mod life;
+pub mod selftest;
+mod trial;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::compile;
-use crate::net::facts::Facts;
+use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::Ruleset;
 use crate::policy::effective::{Effective, Interface};
+use crate::policy::local::LocalNames;
 use crate::policy::model::{Mode, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
 use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
-pub use life::{Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Version};
+pub use life::{Confirmation, Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Trial, Version};
+use selftest::{Probe, Tried};
+use trial::{Held, Testing};
+pub use trial::{Progress, SelfTest};
 
 /// What was loaded from the sources.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,10 +38,12 @@ pub struct Documents {
     pub settings: NodeSettings,
     /// What is wrong with the others.
     pub findings: Vec<Finding>,
+    /// What a self-test tries beside what is built in.
+    pub probes: Vec<Probe>,
     /// Their texts.
     pub texts: Texts,
-    /// Until when they have to be confirmed once they are in force; `None`: they need not be.
-    pub trial: Option<Term>,
+    /// How they have to be confirmed once they are in force; `None`: they need not be.
+    pub trial: Option<Trial>,
 }
 
 /// Something happened.
@@ -75,6 +85,9 @@ pub enum Event {
         /// Who.
         by: String,
     },
+    /// The wall clock was read: seconds since 1970-01-01 UTC. Comes before every other event, at the time of an
+    /// [`Effect::Expiry`], and when somebody set the clock.
+    Clock(u64),
     /// The time for a confirmation is over.
     DeadlineDue,
     /// The time of a break-glass is over.
@@ -89,6 +102,15 @@ pub enum Event {
     RetryDue,
     /// Somebody else may have changed our table.
     Drifted,
+    /// The probes of an [`Effect::SelfTest`] were tried.
+    SelfTested {
+        /// Its ticket.
+        ticket: u64,
+        /// What came of them.
+        results: Vec<Tried>,
+        /// Milliseconds since 1970-01-01 UTC.
+        now: u64,
+    },
 }
 
 /// What an apply came to.
@@ -113,8 +135,21 @@ pub enum Effect {
     Keep(u64, Vec<Keep>),
     /// Send [`Event::DeadlineDue`] after this time, instead of any earlier one; `None`: never.
     Deadline(Option<Duration>),
+    /// After this time try these probes and send [`Event::SelfTested`] with the ticket; whatever of an earlier one is under way
+    /// is of no use any more.
+    SelfTest {
+        /// It.
+        ticket: u64,
+        /// What to try.
+        probes: Vec<Probe>,
+        /// When.
+        after: Duration,
+    },
     /// Send [`Event::BreakGlassDue`] after this time, instead of any earlier one; `None`: never.
     BreakGlass(Option<Duration>),
+    /// Send [`Event::Clock`] when the wall clock has this time, in seconds since 1970-01-01 UTC, instead of any earlier one, and
+    /// when it is set; `None`: never.
+    Expiry(Option<u64>),
     /// What the last request came to.
     Answer(Result<String, String>),
     /// The newest documents are dealt with: in force, or refused with the last good ones in force.
@@ -143,6 +178,20 @@ pub enum Report {
         generation: u64,
         /// How long it has.
         left: Duration,
+        /// Whether it is confirmed by a self-test.
+        selftest: bool,
+    },
+    /// A change waits, as its self-test would say nothing yet.
+    Held {
+        /// Until what.
+        until: &'static str,
+    },
+    /// The self-test of a generation fails at something, or at something else than before, and goes on.
+    SelfTest {
+        /// Its number.
+        generation: u64,
+        /// At what, and why.
+        failing: String,
     },
     /// A generation was confirmed by somebody.
     Confirmed {
@@ -164,6 +213,13 @@ pub enum Report {
         words: String,
         /// Whether it is on.
         on: bool,
+    },
+    /// The time of a policy is over.
+    Expired {
+        /// Its name.
+        policy: String,
+        /// Its `expires`, in seconds since 1970-01-01 UTC.
+        at: u64,
     },
     /// The disk does not take what is to be kept.
     NotKept {
@@ -289,6 +345,8 @@ pub struct PolicySummary {
     pub rules: usize,
     /// The interfaces there are that it selects.
     pub interfaces: Vec<String>,
+    /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     /// Where it was written.
     pub place: Place,
 }
@@ -308,6 +366,8 @@ pub struct FailsafeSummary {
 #[derive(Clone, Debug)]
 struct Target {
     ruleset: Arc<Ruleset>,
+    /// What a boot has in its place; the same where the policy has nothing that a boot could not know.
+    boot: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
     /// The generation; 0 for what is none: the lockdown and emergencies.
@@ -322,6 +382,8 @@ struct Target {
 enum Asked {
     /// When what it asked for is in force.
     InForce(String),
+    /// When documents are in force, with how they have to be confirmed.
+    Applied,
     /// When the disk has it.
     Kept(u64, String),
 }
@@ -343,7 +405,7 @@ pub struct State {
     record: Record,
     /// The digest of the documents in place.
     documents: String,
-    /// What of the generation in force is on disk.
+    /// What of the generation in force is on disk: its number, and what a boot loads.
     kept: Option<(u64, Arc<Ruleset>)>,
     /// The number of the last ticket.
     ticket: u64,
@@ -353,6 +415,12 @@ pub struct State {
     /// Why the disk did not take what it should have.
     not_kept: Option<String>,
     asked: Option<Asked>,
+    /// Documents that are not judged before it is known how their self-test goes without them.
+    held: Option<Held>,
+    /// The number of the last ticket for probes.
+    probing: u64,
+    testing: Option<Testing>,
+    tested: Option<SelfTest>,
     /// The settings that came with the newest documents, for the lockdown.
     settings: Option<NodeSettings>,
     /// What there is to say about the newest documents.
@@ -373,6 +441,10 @@ pub struct State {
     elsewhere: Option<String>,
     /// Whether the version that is meant to be in force has to be on disk before it goes to the kernel, and is not yet.
     unwritten: bool,
+    /// The wall clock when it was last read, in seconds since 1970-01-01 UTC.
+    clock: u64,
+    /// When the next policy is over.
+    wake: Option<u64>,
     /// Whether to look at the kernel although nothing changed.
     forced: bool,
     /// Whether the target changed meanwhile, or a reload asked for another look.
@@ -421,7 +493,8 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         }
         Event::EmergencyRequested { emergency, by } => switch(state, emergency, &by, &mut effects),
         Event::DeadlineDue => {
-            give_up(state, "nobody confirmed it in time", &mut effects);
+            let why = trial::overdue(state);
+            give_up(state, &why, &mut effects);
             return effects;
         }
         Event::BreakGlassDue => {
@@ -429,6 +502,11 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
                 return effects;
             }
             switch(state, None, "the end of its time", &mut effects);
+        }
+        Event::Clock(now) => {
+            if !expiry::clock(state, now) {
+                return effects;
+            }
         }
         Event::FactsChanged(facts) => {
             if state.facts.as_ref() == Some(&facts) {
@@ -439,6 +517,7 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         Event::Applied(answer) => {
             answered(state, answer, &mut effects);
             repair(state, &mut effects);
+            trial::baseline(state, &mut effects);
             return effects;
         }
         Event::RetryDue => {
@@ -451,6 +530,10 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             repair(state, &mut effects);
             return effects;
         }
+        Event::SelfTested { ticket, results, now } => {
+            trial::tested(state, ticket, results, now, &mut effects);
+            return effects;
+        }
     }
     decide(state, &mut effects);
     effects
@@ -458,13 +541,19 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
 
 /// Works out the target and sends it to the kernel where it has to go there.
 fn decide(state: &mut State, effects: &mut Vec<Effect>) {
+    retarget(state, effects);
+    trial::baseline(state, effects);
+}
+
+fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     // Nothing is touched before everything is known: until then what is in the kernel stays.
     let (Some(facts), Some(table_found)) = (state.facts.clone(), state.table_found) else {
         return;
     };
-    let reloaded = std::mem::take(&mut state.forced) || state.unjudged.is_some();
+    let unjudged = state.unjudged.take().and_then(|documents| trial::admit(state, documents, &facts, effects));
+    let reloaded = std::mem::take(&mut state.forced) || unjudged.is_some();
     let mut effective = None;
-    if let Some(documents) = state.unjudged.take() {
+    if let Some(documents) = unjudged {
         effective = judge(state, documents, &facts, effects);
     } else if let Some(Version { number, policy, settings, .. }) = &state.good {
         let (resolved, findings) = resolve(policy, settings, &facts);
@@ -476,7 +565,8 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let number = state.good.as_ref().map_or(0, |version| version.number);
     let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
-    let policy = effective.map(|effective| {
+    let policy = effective.map(|mut effective| {
+        expiry::pass(state, &mut effective, effects);
         let new = target(&effective, false, number);
         let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
         Target { revocation, ..new }
@@ -504,7 +594,10 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     let same = state.target.as_ref().is_some_and(|old| old.ruleset == new.ruleset);
     state.target = Some(match state.target.take() {
         // The very same allocation, so that it is recognised when it comes back from the kernel.
-        Some(old) if same => Target { ruleset: old.ruleset, ..new },
+        Some(old) if same => {
+            let boot = if Arc::ptr_eq(&new.boot, &new.ruleset) { Arc::clone(&old.ruleset) } else { new.boot };
+            Target { ruleset: old.ruleset, boot, ..new }
+        }
         _ => new,
     });
     if same
@@ -522,7 +615,7 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
 /// Whether documents are good; what they come to, if they are, or what the last good ones come to, if they are not.
 fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut Vec<Effect>) -> Option<Effective> {
     let elsewhere = state.elsewhere.take();
-    let Documents { policy, settings, mut findings, texts, trial } = documents;
+    let Documents { policy, settings, mut findings, probes, texts, trial } = documents;
     if elsewhere.is_none()
         && let Some(Version { number, policy, settings: held, .. }) = &state.good
         && state.record.holds(*number, &state.documents)
@@ -551,7 +644,7 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         if !findings.is_empty() {
             effects.push(Effect::Report(Report::Warned { findings }));
         }
-        adopt(state, (policy, settings, texts), trial, elsewhere, effects);
+        adopt(state, (policy, settings, probes, texts), trial, elsewhere, effects);
         state.unresolved = None;
         return Some(effective);
     }
@@ -583,7 +676,8 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
     let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
-    Target { ruleset, summary, lockdown, number, revocation: None }
+    let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
+    Target { ruleset, boot, summary, lockdown, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -638,15 +732,24 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
                 if let (Some(in_force), Some(target)) = (&mut state.in_force, &state.target) {
                     in_force.summary = target.summary.clone();
                     in_force.number = target.number;
+                    in_force.boot = Arc::clone(&target.boot);
                 }
                 state.failed = None;
                 state.attempts = 0;
                 effects.push(Effect::ForgetRetry);
                 keep_in_force(state, effects);
-                if let Some(Asked::InForce(text)) = &state.asked {
-                    let text = text.clone();
-                    respond(state, Ok(text), effects);
+                match &state.asked {
+                    Some(Asked::InForce(text)) => {
+                        let text = text.clone();
+                        respond(state, Ok(text), effects);
+                    }
+                    Some(Asked::Applied) if state.held.is_none() => {
+                        let text = applied(state.record.pending.as_ref());
+                        respond(state, Ok(text), effects);
+                    }
+                    _ => {}
                 }
+                trial::begin(state, effects);
             }
             let dealt_with = !state.again || state.in_force.as_ref().is_some_and(|target| target.lockdown);
             if state.again {
@@ -661,7 +764,7 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             let again = pause(state.attempts);
             state.failed = Some(error.clone());
             effects.push(Effect::Report(Report::Failed { error: error.clone(), attempt: state.attempts, again }));
-            if matches!(state.asked, Some(Asked::InForce(_))) {
+            if matches!(state.asked, Some(Asked::InForce(_) | Asked::Applied)) && state.held.is_none() {
                 respond(
                     state,
                     Err(format!("{error}; what was in force stays in force, and it is tried again")),
@@ -720,14 +823,14 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
         } else if let (Some(left), Some(version)) = (pending_left, meant) {
             state.good = Some(version);
             effects.push(Effect::Deadline(Some(left)));
-            effects.push(Effect::Report(Report::Unconfirmed { generation: number, left }));
+            let selftest = pending.before.is_some();
+            effects.push(Effect::Report(Report::Unconfirmed { generation: number, left, selftest }));
         } else {
-            turn_down(
-                state,
-                pending,
-                "nobody confirmed it before its time was over or the host was started again",
-                effects,
-            );
+            let why = match &pending.before {
+                Some(_) => "its self-test had not passed when its time was over or the host was started again",
+                None => "nobody confirmed it before its time was over or the host was started again",
+            };
+            turn_down(state, pending, why, effects);
         }
     } else if let Some(pin) = &state.record.pin {
         let meant = meant.filter(|version| version.number == pin.generation);
@@ -839,26 +942,35 @@ fn apply_requested(
             state.forced = true;
         }
     }
-    let text = match documents.trial {
-        Some(trial) => {
-            format!("in force, unconfirmed: it goes in {} s unless `nodewall confirm` is run", trial.whole().as_secs())
-        }
-        None => "in force".to_owned(),
-    };
-    state.asked = Some(Asked::InForce(text));
+    state.asked = Some(Asked::Applied);
+    trial::forget_order(state);
     state.elsewhere = elsewhere;
     state.unjudged = Some(documents);
     true
 }
 
+/// What somebody is told whose documents are in force.
+fn applied(pending: Option<&Pending>) -> String {
+    let Some(Pending { term, before, .. }) = pending else { return "in force".to_owned() };
+    let unless = match before {
+        Some(_) => "its self-test, which runs now, passes; see `nodewall status`",
+        None => "`nodewall confirm` is run",
+    };
+    format!("in force, unconfirmed: it goes in {} s unless {unless}", term.whole().as_secs())
+}
+
 /// Good documents become what is meant to be in force.
 fn adopt(
     state: &mut State,
-    (policy, settings, texts): (Policy, NodeSettings, Texts),
-    trial: Option<Term>,
+    (policy, settings, probes, texts): (Policy, NodeSettings, Vec<Probe>, Texts),
+    trial: Option<Trial>,
     elsewhere: Option<String>,
     effects: &mut Vec<Effect>,
 ) {
+    if elsewhere.is_some() {
+        // The documents in place are dealt with, until they are others.
+        state.held = None;
+    }
     let digest = texts.digest();
     let same = |version: &&Version| version.texts.digest() == digest;
     let known = state.good.iter().chain(&state.confirmed).find(same).map(|version| version.number);
@@ -869,22 +981,30 @@ fn adopt(
     });
     let confirmed = state.confirmed() == Some(number);
     let known = state.good.as_ref().is_some_and(|version| version.number == number);
-    // What comes while another one waits for its confirmation has no more time than that one.
-    let term = match &state.record.pending {
-        Some(pending) => Some(pending.term),
-        None => trial,
+    let wanted = trial.map(|Trial { term, confirmation }| match confirmation {
+        Confirmation::Operator => (term, None),
+        Confirmation::SelfTest { before } => (term, Some(before.unwrap_or_default())),
+    });
+    // What comes while another one waits for its confirmation has no more time than that one, is held against what was before that
+    // one, and is not confirmed by a self-test unless both would be.
+    let wanted = match (&state.record.pending, wanted) {
+        (Some(pending), Some((_, None))) => Some((pending.term, None)),
+        (Some(pending), _) => Some((pending.term, pending.before.clone())),
+        (None, wanted) => wanted,
     };
     let before = state.record.clone();
     let why = elsewhere.as_ref().map(|place| format!("it was applied from {place}"));
     state.record.pin =
         why.map(|why| Pin { generation: number, documents: state.documents.clone(), why, expired: false });
-    match term {
-        Some(term) if !confirmed && state.confirmed.is_some() => {
+    match wanted {
+        Some((term, tried)) if !confirmed && state.confirmed.is_some() => {
             if state.record.pending.is_none() {
-                effects.push(Effect::Deadline(Some(term.whole())));
-                effects.push(Effect::Report(Report::Unconfirmed { generation: number, left: term.whole() }));
+                let (left, selftest) = (term.whole(), tried.is_some());
+                effects.push(Effect::Deadline(Some(left)));
+                effects.push(Effect::Report(Report::Unconfirmed { generation: number, left, selftest }));
             }
-            state.record.pending = Some(Pending { generation: number, documents: state.documents.clone(), term });
+            let documents = state.documents.clone();
+            state.record.pending = Some(Pending { generation: number, documents, term, before: tried });
             state.unwritten = !known || state.record != before;
         }
         _ => {
@@ -897,7 +1017,7 @@ fn adopt(
         }
     }
     let origin = elsewhere.unwrap_or_else(|| "files".to_owned());
-    state.good = Some(Version { number, origin, policy, settings, texts });
+    state.good = Some(Version { number, origin, policy, settings, probes, texts });
 }
 
 /// Writes what may have to be undone before it is done.
@@ -909,8 +1029,9 @@ fn write_ahead(state: &mut State, target: &Target, effects: &mut Vec<Effect>) {
         origin: version.origin.clone(),
         texts: version.texts.clone(),
         ruleset: Arc::clone(&target.ruleset),
+        boot: Arc::clone(&target.boot),
     };
-    state.kept = Some((version.number, Arc::clone(&target.ruleset)));
+    state.kept = Some((version.number, Arc::clone(&target.boot)));
     let ticket = keep(state, vec![generation], effects);
     state.awaited = Some(ticket);
 }
@@ -924,7 +1045,7 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     let pending = state.record.pending.as_ref().is_some_and(|pending| pending.generation == version.number);
     let known = state.kept.as_ref().is_some_and(|(number, ruleset)| {
         *number == version.number
-            && (Arc::ptr_eq(ruleset, &in_force.ruleset) || !life::boots_otherwise(ruleset, &in_force.ruleset))
+            && (Arc::ptr_eq(ruleset, &in_force.boot) || !life::boots_otherwise(ruleset, &in_force.boot))
     });
     let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
     if known && !confirm {
@@ -935,12 +1056,13 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
         origin: version.origin.clone(),
         texts: version.texts.clone(),
         ruleset: Arc::clone(&in_force.ruleset),
+        boot: Arc::clone(&in_force.boot),
     }];
     if confirm {
         what.push(Keep::Confirmed(version.number));
         state.confirmed = Some(version.clone());
     }
-    state.kept = Some((version.number, Arc::clone(&in_force.ruleset)));
+    state.kept = Some((version.number, Arc::clone(&in_force.boot)));
     keep(state, what, effects);
 }
 
@@ -954,12 +1076,18 @@ fn confirm(state: &mut State, by: &str, effects: &mut Vec<Effect>) {
     if state.generation() != number || state.good.as_ref().is_none_or(|version| version.number != number) {
         return respond(state, Err(format!("generation {number} is not in force")), effects);
     }
+    let ticket = confirmed(state, by, effects);
+    state.asked = Some(Asked::Kept(ticket, format!("generation {number} is confirmed")));
+}
+
+/// The generation in force, which waits for it, is confirmed; the ticket of the disk.
+fn confirmed(state: &mut State, by: &str, effects: &mut Vec<Effect>) -> u64 {
+    let generation = state.generation();
     state.confirmed.clone_from(&state.good);
     state.record.pending = None;
     effects.push(Effect::Deadline(None));
-    effects.push(Effect::Report(Report::Confirmed { generation: number, by: by.to_owned() }));
-    let ticket = keep(state, vec![Keep::Confirmed(number)], effects);
-    state.asked = Some(Asked::Kept(ticket, format!("generation {number} is confirmed")));
+    effects.push(Effect::Report(Report::Confirmed { generation, by: by.to_owned() }));
+    keep(state, vec![Keep::Confirmed(generation)], effects)
 }
 
 /// Somebody goes back.
@@ -984,6 +1112,7 @@ fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut
         return respond(state, Err(format!("{error}; nothing was changed")), effects);
     }
     let number = version.number;
+    state.held = None;
     if state.record.pending.take().is_some() {
         effects.push(Effect::Deadline(None));
     }
@@ -1013,6 +1142,7 @@ fn give_up(state: &mut State, why: &str, effects: &mut Vec<Effect>) {
 
 fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<Effect>) {
     (state.record.pending, state.awaited, state.unwritten) = (None, None, false);
+    trial::given_up(state, pending.generation);
     // Only documents that something can be gone back from get a deadline; a damaged disk may have lost it since.
     let Some(confirmed) = state.confirmed.clone() else { return };
     let to = confirmed.number;
@@ -1030,6 +1160,7 @@ fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &m
     }
     // It does not wait for a disk.
     state.awaited = None;
+    trial::interrupt(state);
     let left = match &emergency {
         Some(Emergency::BreakGlass { term, .. }) => Some(term.whole()),
         _ => None,
@@ -1090,6 +1221,7 @@ pub fn summary(effective: &Effective) -> Summary {
             mode: policy.mode,
             rules: Direction::BOTH.iter().filter_map(|direction| policy.rules(*direction)).map(<[_]>::len).sum(),
             interfaces: selected(&policy.interfaces),
+            expires: policy.expires,
             place: policy.place.clone(),
         })
         .collect();
@@ -1147,6 +1279,22 @@ impl State {
             return self.record.words();
         };
         Some(format!("{reason}; {instead}"))
+    }
+
+    /// The accounts and units that somebody has to look up on this node for what holds or may hold again: those of the documents
+    /// and of the generations that are known here.
+    pub fn local_names(&self) -> LocalNames {
+        let versions = self.good.iter().chain(&self.confirmed).map(|version| &version.policy);
+        let mut names = LocalNames::default();
+        for policy in versions.chain(self.unjudged.as_ref().map(|documents| &documents.policy)) {
+            names.add(LocalNames::of(policy));
+        }
+        names
+    }
+
+    /// The control groups of the units that policies name, while they run.
+    pub fn units(&self) -> BTreeMap<String, BTreeSet<Cgroup>> {
+        self.facts.as_ref().map(|facts| facts.units.clone()).unwrap_or_default()
     }
 
     /// The number of the generation in force; 0 when it is none: the lockdown, an emergency, nothing.

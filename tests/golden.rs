@@ -18,6 +18,7 @@ use nodewall::net::facts::{Facts, Link};
 use nodewall::net::interface::InterfaceName;
 use nodewall::nft::ir::Ruleset;
 use nodewall::nft::{json, text};
+use nodewall::policy::expiry;
 use nodewall::policy::resolve::resolve;
 use nodewall::source;
 use nodewall::text::finding::Severity;
@@ -71,13 +72,18 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
+/// The time of these tests: 2026-11-23T21:09:54Z.
+const NOW: u64 = 1_795_468_194;
+
 /// A case compiled, and its findings in the form for logs.
 fn compiled(case: &Path) -> (Ruleset, String) {
     let policy = case.join("policy.toml");
     let read = std::fs::read_to_string(&policy).unwrap();
     let sourced = source::decode_text("policy.toml", &read);
-    let (effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &node());
-    let findings: Vec<_> = sourced.findings.into_iter().chain(resolved).collect();
+    let (mut effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &node());
+    let over = effective.expire(|policy| policy.is_over(NOW));
+    let over = over.iter().map(expiry::finding);
+    let findings: Vec<_> = sourced.findings.into_iter().chain(resolved).chain(over).collect();
     assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{}: {findings:#?}", case.display());
     let lines: Vec<String> = findings.iter().map(nodewall::text::render::line).collect();
     let lines = if lines.is_empty() { String::new() } else { lines.join("\n") + "\n" };

@@ -59,7 +59,9 @@ fn every_command_option_and_exit_code_is_in_nodewall_8() {
 
 #[test]
 fn every_key_of_nodewall_toml_is_in_its_page() {
-    let asked = asked_for("src/config/decode.rs");
+    let mut asked = asked_for("src/config/decode.rs");
+    asked.extend(asked_for("src/config/selftest.rs"));
+    assert!(asked.contains("command") && asked.contains("motd"), "{asked:?}");
     assert!(asked.contains("mode") && asked.contains("drop_invalid") && asked.contains("rate"), "{asked:?}");
     let missing: Vec<_> = asked.difference(&keys(&page("nodewall.toml.5"))).cloned().collect();
     assert_eq!(missing, Vec::<String>::new());
@@ -68,6 +70,7 @@ fn every_key_of_nodewall_toml_is_in_its_page() {
 #[test]
 fn every_key_of_a_policy_is_in_its_page() {
     let mut asked = asked_for("src/source/document.rs");
+    asked.extend(asked_for("src/source/process.rs"));
     asked.extend(asked_for("src/policy/parse.rs"));
     assert!(asked.contains("interfaces") && asked.contains("cidrs") && asked.contains("pci"), "{asked:?}");
     // Of keys that are refused whole, the page does not say what would be in them.

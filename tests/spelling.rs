@@ -243,6 +243,7 @@ fn rules() -> Vec<Vec<Statement>> {
         vec![not(is(Key::Mark, 0u32)), accept()],
         vec![any_of(Key::Mark, 0x10), accept()],
         vec![not(any_of(Key::Mark, 0x8000_0011))],
+        vec![any_of(Key::Mark, 0x8000_0000)],
         vec![any_of(Key::Mark, u32::MAX)],
         vec![range(Key::Mark, 1u32, 0x1_0000u32)],
         vec![within(&[Key::Mark], [&[one(1u32)], &[one(0x10u32)]])],

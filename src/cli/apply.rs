@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -14,7 +13,8 @@ use super::order;
 use super::output::Output;
 use super::status::daemon_answers;
 use crate::compile::compile;
-use crate::config::{self, duration};
+use crate::config;
+use crate::config::confirm::{self, Confirm};
 use crate::daemon::documents;
 use crate::daemon::socket::Request;
 use crate::driver::{self, Conntrack, Kernel as _, Netlink, Read, Revoked};
@@ -23,6 +23,7 @@ use crate::nft::ir::Ruleset;
 use crate::plan::plan;
 use crate::revoke::Revocation;
 use crate::source::Trust;
+use crate::text::time;
 
 /// Arguments of `apply`.
 #[derive(Args, Debug)]
@@ -33,9 +34,13 @@ pub(super) struct Arguments {
     /// Policy files and directories instead of the policy directories
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Let the daemon do it, and go back after this time ("2m") unless `nodewall confirm` is run before
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    confirm: Option<Duration>,
+    /// Let the daemon do it, and go back after this time ("2m") unless `nodewall confirm` is run before; "auto" or "auto:30s":
+    /// unless its self-test passes before
+    #[arg(long, value_name = "TIME", value_parser = confirm::parse)]
+    confirm: Option<Confirm>,
+    /// With `--confirm auto`: wait until the self-test has passed, or the change is gone again (exit code 7)
+    #[arg(long, requires = "confirm")]
+    wait: bool,
 }
 
 /// What `apply --json` prints.
@@ -56,6 +61,10 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("--root looks at another machine, and apply changes this one; use check or render");
         return Exit::Usage;
     }
+    if arguments.wait && !matches!(arguments.confirm, Some(Confirm::SelfTest(_))) {
+        output.message("--wait waits for a self-test; use it with --confirm auto");
+        return Exit::Usage;
+    }
     if let Some(confirm) = arguments.confirm {
         return under_confirm(options, arguments, confirm, output);
     }
@@ -66,7 +75,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("the policy has errors; nothing was changed");
         return Exit::InvalidPolicy;
     }
-    let ruleset = compile(&effective);
+    let (ruleset, next_expiry) = (compile(&effective), effective.next_expiry());
     let revoke = documents.config.settings.revoke;
     if arguments.dry_run {
         let revocation = revoke.then(|| Revocation::new(Arc::new(effective), &facts));
@@ -86,6 +95,9 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     };
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
+    } else if let Some(at) = next_expiry {
+        let at = time::rfc3339(at);
+        output.message(&format!("a policy expires at {at}, and without the daemon nothing ends it then"));
     }
     let mut flows_ended = None;
     if applied.changes > 0 && revoke {
@@ -123,7 +135,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
 }
 
 /// The daemon owns the time, so that it goes by whatever happens to this process and its terminal.
-fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, output: &Output) -> Exit {
+fn under_confirm(options: &Options, arguments: &Arguments, confirm: Confirm, output: &Output) -> Exit {
     // What is wrong is shown with its place in the text, as only we have a terminal; the daemon decides all the same.
     let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Required);
     output.findings(&documents.findings, &documents.texts);
@@ -142,7 +154,12 @@ fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, ou
         }
     }
     let (config, _, _) = config::load(&options.config, Trust::Anyone);
-    order::send(&config.socket, &Request { seconds: Some(confirm.as_secs()), paths, ..Request::new("apply") }, output)
+    let (seconds, selftest) = (Some(confirm.time().as_secs()), matches!(confirm, Confirm::SelfTest(_)));
+    let request = Request { seconds, selftest, paths, ..Request::new("apply") };
+    match arguments.wait {
+        true => order::send_and_wait(&config.socket, &request, confirm.time(), output),
+        false => order::send(&config.socket, &request, output),
+    }
 }
 
 /// What `apply --dry-run --json` prints.

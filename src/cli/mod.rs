@@ -53,6 +53,7 @@ Exit codes:
   4  not authorised
   5  the policy or nodewall.toml is invalid
   6  the kernel lacks a feature
+  7  `apply --wait`: the change was not confirmed and is gone again
   8  drift: the kernel has something else than the policy in force
   9  degraded: the newest policy is not the one in force";
 

@@ -11,7 +11,9 @@ use super::exit::{self, Exit};
 use super::output::Output;
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
-use crate::daemon::status::{BaseChainRecord, DriftRecord, FindingRecord, Status, TableRecord, VERSION};
+use crate::daemon::status::{
+    BaseChainRecord, DriftRecord, FindingRecord, SelfTestRecord, Status, TableRecord, VERSION,
+};
 use crate::driver::{self, Kernel, Netlink};
 use crate::source::Trust;
 
@@ -136,8 +138,15 @@ fn text(status: &Status, colored: bool) -> String {
     }
     if let (Some(until), Some(seconds)) = (&status.confirm_until, status.confirm_seconds) {
         let back = status.confirmed.map(|number| format!(" to generation {number}")).unwrap_or_default();
-        let text = format!("it goes back{back} in {seconds} s, at {until}, unless `nodewall confirm` is run");
+        let unless = match status.confirm_by.as_deref() {
+            Some("self-test") => "its self-test passes",
+            _ => "`nodewall confirm` is run",
+        };
+        let text = format!("it goes back{back} in {seconds} s, at {until}, unless {unless}");
         line(&mut out, "confirm", &paint(&text, "33"));
+    }
+    if let Some(selftest) = &status.selftest {
+        line(&mut out, "self-test", &selftest_line(selftest));
     }
     if let Some(until) = &status.break_glass_until {
         line(&mut out, "until", until);
@@ -162,6 +171,11 @@ fn text(status: &Status, colored: bool) -> String {
             line(&mut out, "", &paint("another process keeps changing the table: repairs wait up to a second", "31"));
         }
     }
+    let idle: Vec<String> =
+        status.units.iter().filter(|unit| unit.cgroups.is_empty()).map(|unit| unit.name.clone()).collect();
+    if !idle.is_empty() {
+        line(&mut out, "units", &format!("{} of {} do not run: {}", idle.len(), status.units.len(), names(&idle)));
+    }
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
@@ -178,7 +192,13 @@ fn text(status: &Status, colored: bool) -> String {
     table(&mut out, ["INTERFACE", "ROLE", "WHY"], &[false; 3], rows.collect());
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let rows = status.policies.iter().map(|policy| {
-        let name = if policy.mode == "audit" { format!("{} (audit)", policy.name) } else { policy.name.clone() };
+        let until = policy.expires.as_ref().map(|at| format!("until {at}"));
+        let notes: Vec<String> =
+            (policy.mode == "audit").then(|| "audit".to_owned()).into_iter().chain(until).collect();
+        let name = match notes.as_slice() {
+            [] => policy.name.clone(),
+            notes => format!("{} ({})", policy.name, notes.join(", ")),
+        };
         [
             name,
             policy.tier.clone(),
@@ -204,6 +224,19 @@ fn text(status: &Status, colored: bool) -> String {
         chain_rows(&mut out, &later);
     }
     out
+}
+
+fn selftest_line(selftest: &SelfTestRecord) -> String {
+    let number = selftest.generation.map(|number| format!("generation {number} ")).unwrap_or_default();
+    let words = match selftest.state.as_str() {
+        "waiting" => "a change waits for an address of this host or the end of an emergency".to_owned(),
+        "before" => "a change waits until it is known what works without it".to_owned(),
+        "running" => format!("{number}is tested, round {}", selftest.rounds.saturating_add(1)),
+        "passed" => format!("{number}was confirmed by it"),
+        "failed" => format!("{number}was given up"),
+        _ => format!("{number}was decided about by somebody"),
+    };
+    if selftest.summary.is_empty() { words } else { format!("{words}; {}", selftest.summary) }
 }
 
 fn drift_line(events: u64, last: &DriftRecord) -> String {
@@ -261,9 +294,12 @@ fn finding_line(finding: &FindingRecord) -> String {
 /// At most this many names in a column.
 const NAMES_SHOWN: usize = 4;
 
-fn interfaces(names: &[String]) -> String {
+fn interfaces(interfaces: &[String]) -> String {
+    if interfaces.is_empty() { "none here".to_owned() } else { names(interfaces) }
+}
+
+fn names(names: &[String]) -> String {
     match names.len() {
-        0 => "none here".to_owned(),
         count if count <= NAMES_SHOWN => names.join(" "),
         count => format!("{} +{}", names.get(..NAMES_SHOWN).unwrap_or_default().join(" "), count - NAMES_SHOWN),
     }
@@ -298,7 +334,44 @@ fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::status::{FailsafeRecord, InterfaceRecord, PolicyRecord};
+    use crate::daemon::status::{CgroupRecord, FailsafeRecord, InterfaceRecord, PolicyRecord, UnitRecord};
+
+    #[test]
+    fn units_that_do_not_run_and_policies_that_end_are_shown() {
+        let unit = |name: &str, cgroups: Vec<CgroupRecord>| UnitRecord { name: name.into(), cgroups };
+        let policy = |name: &str, mode: &str, expires: Option<&str>| PolicyRecord {
+            name: name.into(),
+            tier: "default".into(),
+            mode: mode.into(),
+            expires: expires.map(str::to_owned),
+            place: "10.toml:1:1".into(),
+            ..Default::default()
+        };
+        let status = Status {
+            state: "in-force".to_owned(),
+            units: vec![
+                unit("a.service", vec![CgroupRecord { level: 2, id: 7 }]),
+                unit("b.service", Vec::new()),
+                unit("c.slice", Vec::new()),
+            ],
+            policies: vec![
+                policy("guests", "enforce", Some("2027-01-31T18:00:00Z")),
+                policy("trial", "audit", Some("2027-02-01T00:00:00Z")),
+            ],
+            ..Status::default()
+        };
+        let expected = "\
+state      in force
+kernel     could not be looked at
+units      2 of 3 do not run: b.service c.slice
+
+POLICY                               TIER     RULES  PACKETS  INTERFACES  FILE
+guests (until 2027-01-31T18:00:00Z)        default      0        -  none here   10.toml:1:1
+trial (audit, until 2027-02-01T00:00:00Z)  default      0        -  none here   10.toml:1:1
+";
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&text(&status, false)), words(expected));
+    }
 
     #[test]
     fn the_first_screen_is_aligned_and_quiet() {

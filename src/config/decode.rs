@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Config, duration};
+use super::{Config, confirm, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -95,12 +95,18 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         if let Some(confirm) = apply.get("confirm")
             && let Some(text) = reader.string(confirm, "confirm")
         {
-            match duration::parse(text) {
-                Ok(duration) => config.confirm = Some(duration),
-                Err(message) => reader.error_with_help(Code::Value, confirm.span, message, "write \"2m\""),
+            match confirm::parse(text) {
+                Ok(confirm) => config.confirm = Some(confirm),
+                Err(message) => reader.error_with_help(Code::Value, confirm.span, message, "write \"2m\" or \"auto\""),
             }
         }
+        if let Some(motd) = apply.get("motd").and_then(|node| path(reader, node, "motd")) {
+            config.motd = Some(motd);
+        }
         apply.finish(reader, "[apply]");
+    }
+    if let Some(selftest) = fields.get("selftest") {
+        config.probes = selftest::probes(reader, selftest);
     }
     if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
         config.kubeconfig = Some(kubeconfig);
@@ -284,6 +290,12 @@ burst = 200
 [conntrack]
 drop_invalid = false
 revoke = false
+[apply]
+confirm = "auto:90s"
+motd = "/run/motd.d/nodewall"
+[[selftest.probe]]
+name = "store"
+tcp = "10.0.0.9:443"
 "#,
         );
         assert_eq!(findings, Vec::<String>::new());
@@ -305,6 +317,9 @@ revoke = false
         assert_eq!(config.policy_directories, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.socket, PathBuf::from("/run/x.sock"));
         assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
+        assert_eq!(config.confirm, Some(confirm::Confirm::SelfTest(std::time::Duration::from_secs(90))));
+        assert_eq!(config.motd, Some(PathBuf::from("/run/motd.d/nodewall")));
+        assert_eq!(config.probes.len(), 1);
     }
 
     #[test]
@@ -313,15 +328,17 @@ revoke = false
             "mode = \"adit\"\nsokcet = \"/x\"\nsocket = \"x\"\npolicy_directories = []\n[log]\ngroup = 70000\nrate = 5\n\
              [default.mgmnt]\ningress = \"deny\"\n[default.rail]\ningress = \"drop\"\n[conntrack]\nrevoke = 1\n\
              [[failsafe.entry]]\nname = \"ssh\"\ndirection = \"in\"\nports = [\"tcp/70000\"]\ninterfaces = \"role = 'x'\"\n\
-             [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n",
+             [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n\
+             [apply]\nconfirm = \"automatic\"\nmotd = \"motd\"\n",
         );
         assert_eq!(config.settings.log.rate, 5);
         assert_eq!(config.settings.failsafe, Config::shipped().settings.failsafe);
         let codes: Vec<&str> = findings.iter().map(|text| text.split(": ").next().unwrap()).collect();
-        assert_eq!(findings.len(), 13, "{findings:#?}");
-        for place in
-            ["1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:10", "16:13", "17:10", "18:20", "22:1", "19:1"]
-        {
+        assert_eq!(findings.len(), 15, "{findings:#?}");
+        for place in [
+            "1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:10", "16:13", "17:10", "18:20", "22:1", "19:1",
+            "26:11", "27:8",
+        ] {
             assert!(codes.contains(&format!("nodewall.toml:{place}").as_str()), "{place}: {findings:#?}");
         }
         assert!(config.settings.revoke, "what is no boolean leaves it as shipped");

@@ -12,10 +12,7 @@ use tokio::time::timeout;
 
 use super::{clock, kernel};
 use crate::config;
-use crate::nft::change::{Batch, Change, Loaded};
-use crate::nft::ir::Ruleset;
-use crate::nft::netlink::encode;
-use crate::plan::plan;
+use crate::plan::boot_batch;
 use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
 use crate::source;
 use crate::store::{Directory, Disk, Generation, Store};
@@ -187,20 +184,21 @@ fn decode(generation: &Generation) -> Result<Version, String> {
         return Err(format!("this version cannot use generation {number}: {place}: {message}"));
     }
     let origin = generation.source.clone();
-    Ok(Version { number, origin, policy: sourced.policy, settings: config.settings, texts })
+    let config::Config { settings, probes, .. } = config;
+    Ok(Version { number, origin, policy: sourced.policy, settings, probes, texts })
 }
 
 fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {
     for keep in what {
         match keep {
-            Keep::Generation { number, origin, texts, ruleset } => store.write(&Generation {
+            Keep::Generation { number, origin, texts, ruleset, boot } => store.write(&Generation {
                 number,
                 time: clock::rfc3339(SystemTime::now()),
                 source: origin,
                 hash: kernel::hash(&ruleset),
                 policy: texts.policy.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
                 settings: texts.settings.to_string(),
-                batch: batch(&ruleset),
+                batch: boot_batch(&boot),
             }),
             Keep::Confirmed(number) => store.confirm(number),
             Keep::Record(record) => {
@@ -211,14 +209,6 @@ fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     }
     Ok(())
-}
-
-/// The netlink messages that put a ruleset in force whatever our table holds: it is made if it is not there, so that it can be
-/// deleted and made anew, in one transaction.
-fn batch(ruleset: &Ruleset) -> Vec<u8> {
-    let mut changes = vec![Change::AddTable, Change::DeleteTable];
-    changes.extend(plan(&Loaded::default(), ruleset).map(|batch| batch.changes).unwrap_or_default());
-    encode(&Batch { generation: None, changes }, 1).bytes
 }
 
 fn read<D: Disk>(store: &Store<D>, wanted: Wanted) -> Result<Version, String> {

@@ -5,21 +5,27 @@
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
 //!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
 //!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
-//!  control socket ────┘                    │  ├─> Ready, status ──> systemd │
+//!  control socket ────┘                    │  ├─> SelfTest ──> probes ──────┤
+//!                                          │  ├─> Ready, status ──> systemd │
 //!                                          │  └─> Report ──> journal        │
 //!                                          └────────────────────────────────┘
 //! ```
 
-mod clock;
+mod alarm;
+pub mod clock;
+mod countdown;
 mod disk;
 pub mod documents;
 mod drift;
 mod files;
 mod kernel;
+mod local;
 mod log;
+mod motd;
 mod notify;
 mod requests;
 mod revoke;
+mod selftest;
 pub mod socket;
 pub mod status;
 
@@ -32,20 +38,28 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
+use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::policy::local::LocalNames;
+use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
-use crate::text::render;
+use crate::text::{render, time};
+use alarm::Alarm;
+use countdown::Countdown;
 use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
 use kernel::{Applied, Depth, KernelThread};
+use local::{Local, Look, Next};
+use motd::Motd;
 use notify::Systemd;
 use requests::{Fetched, documents_of};
 use socket::Query;
@@ -151,16 +165,24 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
             () = files.changed() => daemon.files_changed(),
+            () = local::changed(&mut daemon.local.watch) => daemon.units_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
+            () = until(daemon.local.scan_at) => daemon.scan(),
+            () = until(daemon.local.ask_at) => {
+                daemon.local.ask_at = None;
+                daemon.look_up(Next::Facts);
+            }
             () = until(daemon.load_at) => daemon.load(),
             () = until(daemon.deadline_at) => {
                 daemon.deadline_at = None;
                 daemon.happened(Event::DeadlineDue);
             }
+            () = until(daemon.countdown.next()) => daemon.count_down(),
             () = until(daemon.break_glass_at) => {
                 daemon.break_glass_at = None;
                 daemon.happened(Event::BreakGlassDue);
             }
+            () = daemon.alarm.rings() => daemon.read_clock(),
             () = until(daemon.remind_at) => {
                 tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
@@ -202,8 +224,13 @@ enum Input {
     /// What is on disk, and the documents that waited for it.
     Remembered(Box<(Memory, Vec<String>, Documents)>),
     Kept(u64, Result<(), String>),
+    SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
-    Fetched(String, Fetched),
+    Fetched(u64, String, Fetched),
+    /// What was looked up of accounts and units.
+    Looked(Box<Look>),
+    /// Where units run, and which were looked for.
+    Scanned(LocalNames, Scan),
 }
 
 /// What the loop has to do after an input.
@@ -256,6 +283,7 @@ struct Daemon {
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
     api_servers: BTreeSet<(IpAddr, u16)>,
+    local: Local,
     watched_directories: Vec<PathBuf>,
     watched_files: Vec<PathBuf>,
     loading: Work,
@@ -278,9 +306,17 @@ struct Daemon {
     started: bool,
     /// Who waits for the outcome of an order.
     orderer: Option<oneshot::Sender<Result<String, String>>>,
+    /// The number of the last order.
+    order: u64,
     deadline_at: Option<Instant>,
+    countdown: Countdown,
+    /// The probes that are under way.
+    selftest: Option<JoinHandle<()>>,
+    motd: Motd,
     break_glass_at: Option<Instant>,
     remind_at: Option<Instant>,
+    /// Rings when a policy is over.
+    alarm: Alarm,
 }
 
 impl Daemon {
@@ -293,6 +329,7 @@ impl Daemon {
             state: State::default(),
             facts: None,
             api_servers: BTreeSet::new(),
+            local: Local::default(),
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
             loading: Work::Idle,
@@ -312,14 +349,31 @@ impl Daemon {
             disk: None,
             started: false,
             orderer: None,
+            order: 0,
             deadline_at: None,
+            countdown: Countdown::default(),
+            selftest: None,
+            motd: Motd::default(),
             break_glass_at: None,
             remind_at: None,
+            alarm: Alarm::default(),
         }
     }
 
     /// Lets the state machine know, and does what it asks for.
     fn happened(&mut self, event: Event) {
+        self.step(Event::Clock(clock::now()));
+        self.step(event);
+        self.tell_status();
+    }
+
+    /// A policy may be over, or somebody set the clock.
+    fn read_clock(&mut self) {
+        self.step(Event::Clock(clock::now()));
+        self.tell_status();
+    }
+
+    fn step(&mut self, event: Event) {
         for effect in step(&mut self.state, event) {
             match effect {
                 Effect::Apply(ruleset) => {
@@ -349,17 +403,44 @@ impl Daemon {
                         let _ = inbox.send(Input::Kept(ticket, kept));
                     });
                 }
-                Effect::Deadline(after) => self.deadline_at = after.map(|after| Instant::now() + after),
+                Effect::Deadline(after) => {
+                    let now = Instant::now();
+                    self.deadline_at = after.map(|after| now + after);
+                    self.countdown = after.map(|after| Countdown::new(now, after)).unwrap_or_default();
+                }
+                Effect::SelfTest { ticket, probes, after } => {
+                    let inbox = self.inbox.clone();
+                    let task = tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        let results = selftest::run(probes).await;
+                        let _ = inbox.send(Input::SelfTested(ticket, results));
+                    });
+                    if let Some(earlier) = self.selftest.replace(task) {
+                        earlier.abort();
+                    }
+                }
                 Effect::BreakGlass(after) => {
                     self.break_glass_at = after.map(|after| Instant::now() + after);
                     self.remind_at = after.map(|_| Instant::now());
                 }
+                Effect::Expiry(at) => self.alarm.set(at),
                 Effect::Answer(answer) => self.answered(answer),
                 Effect::Ready => self.settled(),
                 Effect::Report(report) => log_report(&report),
             }
         }
         self.tell_status();
+        if self.started {
+            self.motd.say(motd::text(&self.state));
+        }
+    }
+
+    /// Tells the journal again how long a generation has.
+    fn count_down(&mut self) {
+        self.countdown.told();
+        let (Some(pending), Some(deadline)) = (&self.state.record().pending, self.deadline_at) else { return };
+        let left = deadline.saturating_duration_since(Instant::now());
+        log_unconfirmed(pending.generation, left, pending.before.is_some());
     }
 
     fn settled(&mut self) {
@@ -422,10 +503,7 @@ impl Daemon {
             Input::Loaded(documents) if !self.started => {
                 self.remember(*documents);
             }
-            Input::Loaded(documents) => {
-                self.loaded(*documents);
-                return Received::Documents;
-            }
+            Input::Loaded(documents) => return self.look_up(Next::Documents(documents)),
             Input::Collected(collected) => {
                 let again = self.collecting.end();
                 match collected {
@@ -454,11 +532,15 @@ impl Daemon {
                 }
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
-                self.loaded(documents);
-                return Received::Documents;
+                return self.look_up(Next::Documents(Box::new(documents)));
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
-            Input::Fetched(by, fetched) => self.fetched(by, fetched),
+            Input::SelfTested(ticket, results) => {
+                self.happened(Event::SelfTested { ticket, results, now: disk::now() });
+            }
+            Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
+            Input::Looked(look) => return self.looked(*look),
+            Input::Scanned(looked, scan) => self.scanned(&looked, scan),
         }
         Received::Nothing
     }
@@ -494,17 +576,24 @@ impl Daemon {
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
+        self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
             self.api_servers.clone_from(&documents.api_servers);
             self.tell_facts();
         }
+        // Nor about where people are told things.
+        if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
+            self.motd.at(documents.config.motd.clone());
+        }
         self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
     }
 
     fn tell_facts(&mut self) {
-        if let Some(mut facts) = self.facts.clone() {
+        // Without what policies name, a rule that denies would deny nothing.
+        if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
+            self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
             self.happened(Event::FactsChanged(facts));
         }
@@ -619,6 +708,12 @@ fn log_findings(findings: &[Finding]) {
     }
 }
 
+fn log_unconfirmed(generation: u64, left: Duration, selftest: bool) {
+    let (message_id, left) = (log::message_id::TRIAL, left.as_secs_f64().round());
+    let unless = if selftest { "its self-test passes" } else { "`nodewall confirm` is run" };
+    tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless {unless}");
+}
+
 fn log_report(report: &Report) {
     match report {
         Report::InForce { generation, rules, changes, lockdown: false } => {
@@ -629,9 +724,13 @@ fn log_report(report: &Report) {
             let message_id = log::message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
         }
-        Report::Unconfirmed { generation, left } => {
-            let (message_id, left) = (log::message_id::TRIAL, left.as_secs());
-            tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless `nodewall confirm` is run");
+        Report::Unconfirmed { generation, left, selftest } => log_unconfirmed(*generation, *left, *selftest),
+        Report::Held { until } => {
+            tracing::info!(message_id = log::message_id::TRIAL, "a change waits for its self-test until {until}");
+        }
+        Report::SelfTest { generation, failing } => {
+            let message_id = log::message_id::TRIAL;
+            tracing::warn!(message_id, generation, "the self-test fails and goes on: {failing}");
         }
         Report::Confirmed { generation, by } => {
             tracing::info!(message_id = log::message_id::TRIAL, generation, "confirmed by {by}");
@@ -644,6 +743,10 @@ fn log_report(report: &Report) {
         }
         Report::Emergency { words, on: false } => {
             tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+        }
+        Report::Expired { policy, at } => {
+            let (message_id, at) = (log::message_id::EXPIRED, time::rfc3339(*at));
+            tracing::info!(message_id, policy = policy.as_str(), "policy \"{policy}\" expired at {at}");
         }
         Report::NotKept { error } => {
             let message_id = log::message_id::NOT_KEPT;

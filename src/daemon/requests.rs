@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use super::documents::{self, Documents, Whereabouts};
 use super::{Daemon, Input, disk};
-use crate::reconcile::{self, Emergency, Event, Term, Version};
+use crate::config::confirm::Confirm;
+use crate::reconcile::{self, Confirmation, Emergency, Event, Term, Trial, Version};
 use crate::source::Trust;
 
 /// How often the journal hears that everything is let through.
@@ -27,7 +28,7 @@ pub(super) struct Order {
 /// What somebody wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum What {
-    Apply { confirm: Duration, paths: Vec<PathBuf> },
+    Apply { confirm: Confirm, paths: Vec<PathBuf> },
     Confirm,
     Rollback(Option<u64>),
     Panic { on: bool, reason: String },
@@ -36,7 +37,7 @@ pub(super) enum What {
 
 /// What was read for an order.
 pub(super) enum Fetched {
-    Documents { documents: Box<Documents>, confirm: Duration, elsewhere: Option<String> },
+    Documents { documents: Box<Documents>, confirm: Confirm, elsewhere: Option<String> },
     Version(Result<Box<Version>, String>),
 }
 
@@ -44,12 +45,17 @@ impl Daemon {
     /// One order at a time: its outcome is what the state machine answers next.
     pub(super) fn ordered(&mut self, order: Order) {
         let Order { by, what, reply } = order;
+        if matches!(what, What::Panic { .. } | What::BreakGlass { .. }) {
+            // An emergency waits for nobody.
+            self.answered(Err("panic or break-glass was ordered meanwhile".to_owned()));
+        }
         if !self.started || self.orderer.as_ref().is_some_and(|orderer| !orderer.is_closed()) {
             let _ = reply.send(Err("another request is under way; try again".to_owned()));
             return;
         }
         self.orderer = Some(reply);
-        let inbox = self.inbox.clone();
+        self.order += 1;
+        let (inbox, order) = (self.inbox.clone(), self.order);
         match what {
             What::Apply { confirm, paths } => {
                 (self.load_at, self.load_at_latest) = (None, None);
@@ -58,7 +64,7 @@ impl Daemon {
                 let elsewhere = (!names.is_empty()).then(|| names.join(", "));
                 tokio::task::spawn_blocking(move || {
                     let documents = Box::new(documents::load(&whereabouts, Trust::Required));
-                    let _ = inbox.send(Input::Fetched(by, Fetched::Documents { documents, confirm, elsewhere }));
+                    let _ = inbox.send(Input::Fetched(order, by, Fetched::Documents { documents, confirm, elsewhere }));
                 });
             }
             What::Confirm => self.happened(Event::ConfirmRequested { by }),
@@ -73,7 +79,7 @@ impl Daemon {
                 };
                 tokio::spawn(async move {
                     let version = disk.read(wanted).await.map(Box::new);
-                    let _ = inbox.send(Input::Fetched(by, Fetched::Version(version)));
+                    let _ = inbox.send(Input::Fetched(order, by, Fetched::Version(version)));
                 });
             }
             What::Panic { on, reason } => {
@@ -91,8 +97,11 @@ impl Daemon {
         }
     }
 
-    /// What an order needs is there.
-    pub(super) fn fetched(&mut self, by: String, fetched: Fetched) {
+    /// What an order needs is there, unless another one has taken its place.
+    pub(super) fn fetched(&mut self, order: u64, by: String, fetched: Fetched) {
+        if order != self.order {
+            return;
+        }
         match fetched {
             Fetched::Documents { documents, confirm, elsewhere } => {
                 let documents = documents_of(*documents, Some(confirm));
@@ -120,12 +129,20 @@ impl Daemon {
 }
 
 /// Documents as the state machine takes them.
-pub(super) fn documents_of(documents: Documents, confirm: Option<Duration>) -> reconcile::Documents {
+pub(super) fn documents_of(documents: Documents, confirm: Option<Confirm>) -> reconcile::Documents {
+    let trial = |confirm: Confirm| Trial {
+        term: Term::new(disk::now(), confirm.time()),
+        confirmation: match confirm {
+            Confirm::Operator(_) => Confirmation::Operator,
+            Confirm::SelfTest(_) => Confirmation::SelfTest { before: None },
+        },
+    };
     reconcile::Documents {
         policy: documents.policy,
         settings: documents.config.settings,
         findings: documents.findings,
+        probes: documents.config.probes,
         texts: documents.kept,
-        trial: confirm.or(documents.config.confirm).map(|period| Term::new(disk::now(), period)),
+        trial: confirm.or(documents.config.confirm).map(trial),
     }
 }

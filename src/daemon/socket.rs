@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::requests::{Order, What};
 use super::status::{Status, VERSION};
+use crate::config::confirm::Confirm;
 
 /// The group whose members may read.
 pub const READERS: &str = "nodewall";
@@ -42,6 +43,9 @@ pub struct Request {
     /// For "apply": how long it has to be confirmed; for "break-glass": how long it holds, nothing to end it. Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
+    /// For "apply": whether a self-test confirms it within that time, rather than somebody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub selftest: bool,
     /// For "apply": files and directories instead of the policy directories, absolute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathBuf>,
@@ -68,6 +72,7 @@ impl Request {
             version: VERSION,
             request: request.to_owned(),
             seconds: None,
+            selftest: false,
             paths: Vec::new(),
             generation: None,
             on: None,
@@ -92,7 +97,10 @@ impl Request {
         Some(match self.request.as_str() {
             "apply" if self.paths.iter().any(|path| !path.is_absolute()) => Err("paths must be absolute".to_owned()),
             "apply" => match self.seconds.map(time) {
-                Some(Ok(confirm)) => Ok(What::Apply { confirm, paths: self.paths.clone() }),
+                Some(Ok(time)) => {
+                    let confirm = if self.selftest { Confirm::SelfTest(time) } else { Confirm::Operator(time) };
+                    Ok(What::Apply { confirm, paths: self.paths.clone() })
+                }
                 Some(Err(error)) => Err(error),
                 None => Err("\"apply\" needs seconds".to_owned()),
             },
@@ -352,6 +360,7 @@ mod tests {
     fn orders_are_for_root_and_say_what_they_need() {
         let good = [
             r#"{"version":1,"request":"apply","seconds":120,"paths":["/a"]}"#,
+            r#"{"version":1,"request":"apply","seconds":60,"selftest":true}"#,
             r#"{"version":1,"request":"confirm"}"#,
             r#"{"version":1,"request":"rollback","generation":3}"#,
             r#"{"version":1,"request":"rollback"}"#,
@@ -366,6 +375,7 @@ mod tests {
         }
         for line in [
             r#"{"version":1,"request":"apply"}"#,
+            r#"{"version":1,"request":"apply","selftest":true}"#,
             r#"{"version":1,"request":"apply","seconds":0}"#,
             r#"{"version":1,"request":"apply","seconds":18446744073709551615}"#,
             r#"{"version":1,"request":"apply","seconds":5,"paths":["a"]}"#,

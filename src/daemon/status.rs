@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
+use crate::net::facts::Cgroup;
 use crate::nft::change::Loaded;
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
-use crate::reconcile::{Emergency, State};
+use crate::reconcile::selftest::{Judgement, words};
+use crate::reconcile::{Emergency, SelfTest, State};
 use crate::text::finding::{Finding, Severity};
+use crate::text::time;
 
 /// The version of these records. Keys may be added within a version; none goes or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -42,6 +45,10 @@ pub struct Status {
     pub confirm_until: Option<String>,
     /// The same in seconds from now.
     pub confirm_seconds: Option<u64>,
+    /// What confirms it: "operator" or "self-test".
+    pub confirm_by: Option<String>,
+    /// The self-test of the newest change that had one.
+    pub selftest: Option<SelfTestRecord>,
     /// Until when break-glass lets everything through: RFC 3339, UTC.
     pub break_glass_until: Option<String>,
     /// Why the disk does not have what a boot should load.
@@ -66,12 +73,63 @@ pub struct Status {
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
     pub interfaces: Vec<InterfaceRecord>,
+    /// The systemd units and slices that the policy names, sorted by name.
+    pub units: Vec<UnitRecord>,
     /// The policies in order of evaluation.
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
     pub failsafe: Vec<FailsafeRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// How the self-test of a change goes, or went.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelfTestRecord {
+    /// The generation; `None` while it has no number.
+    pub generation: Option<u64>,
+    /// "waiting" (for an address of this host or the end of an emergency), "before" (the probes are tried without the change),
+    /// "running", "passed" (the generation was confirmed by it), "failed" (the generation was given up), or "ended" (somebody
+    /// confirmed the generation, or something else came in its place).
+    pub state: String,
+    /// How often the probes were tried with the change.
+    pub rounds: u32,
+    /// The results in words; empty while there are none.
+    pub summary: String,
+    /// What the probes came to the last time.
+    pub results: Vec<ProbeRecord>,
+}
+
+/// What a probe came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeRecord {
+    /// Its name.
+    pub probe: String,
+    /// "passed", "failed", "failed-before-too", or "absent" where there is nothing to try.
+    pub outcome: String,
+    /// Why it has not passed.
+    pub reason: Option<String>,
+}
+
+impl SelfTestRecord {
+    /// The record of a self-test.
+    pub fn of(selftest: &SelfTest) -> Self {
+        let SelfTest { generation, progress, rounds, results } = selftest;
+        let record = |(probe, judgement): &(String, Judgement)| ProbeRecord {
+            probe: probe.clone(),
+            outcome: judgement.name().to_owned(),
+            reason: judgement.why().map(str::to_owned),
+        };
+        Self {
+            generation: *generation,
+            state: progress.name().to_owned(),
+            rounds: *rounds,
+            summary: if *rounds == 0 { String::new() } else { words(results) },
+            results: results.iter().map(record).collect(),
+        }
+    }
 }
 
 /// A change of our table by somebody else.
@@ -166,6 +224,26 @@ pub struct InterfaceRecord {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A systemd unit or slice, or a path of control groups.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRecord {
+    /// Its name, as the policy has it.
+    pub name: String,
+    /// Its control groups; none while it does not run.
+    pub cgroups: Vec<CgroupRecord>,
+}
+
+/// A control group of the unified hierarchy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupRecord {
+    /// How deep it is; 1 below the root.
+    pub level: u8,
+    /// The inode number of its directory.
+    pub id: u64,
+}
+
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -184,6 +262,8 @@ pub struct PolicyRecord {
     pub packets: Option<u64>,
     /// How many bytes these had.
     pub bytes: Option<u64>,
+    /// From when on it no longer exists: RFC 3339, UTC.
+    pub expires: Option<String>,
     /// Where it was written.
     pub place: String,
 }
@@ -292,6 +372,11 @@ impl Status {
             confirm_until: pending.map(|pending| clock::of_milliseconds(pending.term.until)),
             confirm_seconds: pending
                 .map(|pending| pending.term.left(now).map_or(0, |left| left.as_secs_f64().ceil() as u64)),
+            confirm_by: pending.map(|pending| match pending.before {
+                Some(_) => "self-test".to_owned(),
+                None => "operator".to_owned(),
+            }),
+            selftest: state.selftest().as_ref().map(SelfTestRecord::of),
             break_glass_until: match &state.record().emergency {
                 Some(Emergency::BreakGlass { term, .. }) => Some(clock::of_milliseconds(term.until)),
                 _ => None,
@@ -308,6 +393,14 @@ impl Status {
                     labels: interface.labels,
                 })
                 .collect(),
+            units: state
+                .units()
+                .into_iter()
+                .map(|(name, cgroups)| UnitRecord {
+                    name,
+                    cgroups: cgroups.into_iter().map(|Cgroup { level, id }| CgroupRecord { level, id }).collect(),
+                })
+                .collect(),
             policies: summary
                 .policies
                 .into_iter()
@@ -319,6 +412,7 @@ impl Status {
                     rules: policy.rules,
                     packets: None,
                     bytes: None,
+                    expires: policy.expires.map(time::rfc3339),
                     place: policy.place.to_string(),
                 })
                 .collect(),

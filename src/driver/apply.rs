@@ -1,5 +1,6 @@
 //! From one generation to the next: read, plan, commit, read back, compare.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Applied, Error, Kernel, Read};
@@ -17,30 +18,31 @@ const ATTEMPTS: usize = 10;
 const LARGEST_SET_READ_AT_ONCE: usize = 16_384;
 
 /// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
-/// plans, commits, reads back and compares. Plans again when another transaction came between.
+/// plans, commits, reads back and compares. Plans again when another transaction came between, and without the chains whose device is
+/// not there.
 ///
 /// # Errors
 /// The kernel's; the old generation is then still in force, except with [`Error::Differs`].
 pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>) -> Result<Applied, Error> {
-    let desired = canonical(desired);
-    let mut known = known.filter(|known| known.unread.is_empty());
+    let mut desired = canonical(desired);
+    let mut known = known.filter(|known| known.unread.is_empty()).map(Cow::Borrowed);
+    let (mut prepared, mut without) = (Vec::new(), Vec::new());
     for _ in 0..ATTEMPTS {
-        let current = match known.take() {
-            Some(known) if kernel.generation()? == known.generation => known.clone(),
+        let mut current = match known.take() {
+            Some(known) if kernel.generation()? == known.generation => known.into_owned(),
             _ => kernel.load(&Read::Everything)?,
         };
-        let (mut current, mut prepared) = (current, Vec::new());
         if let Some(batch) = preparation(&current, &desired) {
             match kernel.commit(&batch) {
                 Ok(()) => {}
                 Err(Error::Contended) => continue,
                 Err(error) => return Err(error),
             }
-            prepared = batch.changes;
+            prepared.extend(batch.changes);
             current = with_known_sets(kernel.load(&Read::Only(Vec::new()))?, &current.ruleset, &desired);
         }
         let Some(mut batch) = plan_canonical(&current, &desired) else {
-            return Ok(Applied { loaded: current, changes: prepared.len(), deferred: Vec::new() });
+            return Ok(Applied { loaded: current, changes: prepared.len(), deferred: Vec::new(), without });
         };
         match kernel.commit(&batch) {
             Ok(()) => {
@@ -48,11 +50,17 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
                 let (loaded, deferred) = read_back(kernel, &desired, &current, &batch)?;
                 let loaded = clean_up(kernel, &desired, loaded)?;
                 return match difference(&loaded, &desired) {
-                    None => Ok(Applied { loaded, changes: batch.changes.len(), deferred }),
+                    None => Ok(Applied { loaded, changes: batch.changes.len(), deferred, without }),
                     Some(words) => Err(Error::Differs(words)),
                 };
             }
             Err(Error::Contended) => {}
+            // What such a chain does others do as well, only later: the rest must not wait for it.
+            Err(Error::NoDevice { chains }) => {
+                desired.chains.retain(|name, _| !chains.contains(name));
+                without.extend(chains);
+                known = Some(Cow::Owned(current));
+            }
             Err(error) => return Err(error),
         }
     }

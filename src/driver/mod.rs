@@ -50,6 +50,12 @@ pub enum Error {
         /// The kernel's error.
         errno: nix::errno::Errno,
     },
+    /// The kernel refused a batch because devices of chains in it are not there. Since Linux 6.16 such chains wait for their device.
+    #[error("the kernel has no device for chain {}", chains.join(", chain "))]
+    NoDevice {
+        /// The chains.
+        chains: Vec<String>,
+    },
     /// Another transaction came between planning and commit, more often than we try again.
     #[error("the ruleset kept changing while ours was applied")]
     Contended,
@@ -98,4 +104,6 @@ pub struct Applied {
     pub changes: usize,
     /// Large sets that were written and not read back yet: [`verify`] does.
     pub deferred: Vec<String>,
+    /// Chains that are not in force because their device is not there. They are tried again with each [`apply`].
+    pub without: Vec<String>,
 }

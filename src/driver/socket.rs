@@ -3,6 +3,7 @@
 
 mod replay;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::{Error, Kernel, Read};
-use crate::nft::change::{Batch, Loaded};
+use crate::nft::change::{Batch, Change, Loaded};
 use crate::nft::ir::Set;
 use crate::nft::netlink::constant::{
     NFT_MSG_GETCHAIN, NFT_MSG_GETFLOWTABLE, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET,
@@ -230,10 +231,10 @@ impl Netlink {
         Ok(Some(snapshot.finish(before, &sets)?))
     }
 
-    /// Reads what the kernel said about a batch whose sequence numbers `ours` knows: its first error, and whether answers were
+    /// Reads what the kernel said about a batch whose sequence numbers `ours` knows: its errors, and whether answers were
     /// lost. All of it is queued when the send returns; the one wait is for the acknowledgement that the last change asks for.
-    fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Option<Acknowledgement>, bool), Error> {
-        let mut first_error: Option<Acknowledgement> = None;
+    fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Vec<Acknowledgement>, bool), Error> {
+        let mut errors = Vec::new();
         let mut answered = false;
         let mut lost = false;
         loop {
@@ -246,8 +247,8 @@ impl Netlink {
                             continue;
                         }
                         answered = true;
-                        if answer.errno != 0 && first_error.is_none() {
-                            first_error = Some(answer);
+                        if answer.errno != 0 {
+                            errors.push(answer);
                         }
                     }
                 }
@@ -258,18 +259,27 @@ impl Netlink {
                 Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
             }
         }
-        Ok((first_error, lost))
+        Ok((errors, lost))
     }
 
     fn verdict(&mut self, batch: &Batch, encoded: &Encoded) -> Result<(), Error> {
-        let (first_error, lost) = self.answers(|sequence| encoded.contains(sequence))?;
-        match first_error {
+        let (errors, lost) = self.answers(|sequence| encoded.contains(sequence))?;
+        let change_of =
+            |answer: &Acknowledgement| encoded.change_of(answer.sequence).and_then(|index| batch.changes.get(index));
+        let missing: BTreeSet<&String> = errors
+            .iter()
+            .filter(|answer| answer.errno == Errno::ENOENT as i32)
+            .filter_map(|answer| on_device(change_of(answer)?))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::NoDevice { chains: missing.into_iter().cloned().collect() });
+        }
+        match errors.first() {
             None if !lost => Ok(()),
             None => self.after_loss(batch),
             Some(answer) if answer.errno == ERESTART => Err(Error::Contended),
             Some(answer) => {
-                let change = encoded.change_of(answer.sequence).and_then(|index| batch.changes.get(index));
-                Err(refused(change.map_or_else(|| format!("table {TABLE}"), |change| change.subject()), &answer))
+                Err(refused(change_of(answer).map_or_else(|| format!("table {TABLE}"), Change::subject), answer))
             }
         }
     }
@@ -283,6 +293,14 @@ impl Netlink {
             return Err(Error::Refused { subject, errno: Errno::ENOBUFS });
         }
         Err(Error::Contended)
+    }
+}
+
+/// The chain that a change puts on a device, if it does.
+fn on_device(change: &Change) -> Option<&String> {
+    match change {
+        Change::AddChain { name, base: Some(base) } if base.device.is_some() => Some(name),
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use super::*;
 use crate::net::facts::{Facts, Link};
 use crate::net::interface::InterfaceName;
-use crate::reconcile::{Documents, Done, Effect, Event, Phase, State, Term, step};
+use crate::reconcile::{Confirmation, Documents, Done, Effect, Event, Phase, State, Term, Trial, step};
 
 /// A disk in memory that loses power: after `power` operations everything fails, and what was not flushed may be gone.
 #[derive(Clone, Default)]
@@ -87,12 +87,22 @@ fn documents(port: u16, trial: bool) -> Documents {
     let sourced = source::decode_kept(&texts.policy);
     assert!(sourced.findings.is_empty(), "{:?}", sourced.findings);
     let (config, _) = config::decode_text("nodewall.toml", "");
-    let trial = trial.then(|| Term::new(now(), Duration::from_secs(100)));
-    Documents { policy: sourced.policy, settings: config.settings, findings: Vec::new(), texts, trial }
+    let config::Config { settings, probes, .. } = config;
+    let term = Term::new(now(), Duration::from_secs(100));
+    let trial = trial.then_some(Trial { term, confirmation: Confirmation::Operator });
+    Documents { policy: sourced.policy, settings, findings: Vec::new(), probes, texts, trial }
+}
+
+/// The same, confirmed by a self-test.
+fn tested(port: u16) -> Documents {
+    let mut documents = documents(port, true);
+    documents.trial.as_mut().unwrap().confirmation = Confirmation::SelfTest { before: None };
+    documents
 }
 
 fn facts() -> Facts {
-    let link = Link::named(1, InterfaceName::new("eth0").unwrap());
+    let mut link = Link::named(1, InterfaceName::new("eth0").unwrap());
+    link.addresses = ["10.0.0.2/24".parse().unwrap()].into();
     Facts { links: [(1, link)].into(), ..Facts::default() }
 }
 
@@ -150,6 +160,9 @@ impl Host {
                         step(&mut after, Event::Applied(Ok(Done { changes: 1 })));
                         self.kernel = in_force(&after);
                     }
+                    Effect::SelfTest { ticket, .. } => {
+                        events.push(Event::SelfTested { ticket, results: Vec::new(), now: now() });
+                    }
                     Effect::Keep(ticket, what) => events.push(Event::Kept(ticket, write(&mut self.store, what))),
                     _ => {}
                 }
@@ -175,15 +188,16 @@ fn story(host: &mut Host, step: usize) -> Result<(), Dead> {
             let version = read(&host.store, Wanted::Number(1)).ok();
             host.happen(Event::RollbackRequested { version, by: "me".to_owned() })
         }
-        _ => {
+        7 => {
             host.place = 5;
             host.happen(Event::DocumentsLoaded(documents(5, false)))
         }
+        _ => host.happen(Event::ApplyRequested { documents: tested(6), elsewhere: Some("/x".to_owned()) }),
     }
 }
 
 /// What may be in force after a restart during or after each step of the story.
-const ALLOWED: [&[&str]; 8] = [
+const ALLOWED: [&[&str]; 9] = [
     &["p1"],
     // The documents in place are new; they come into force at the start at the latest.
     &["p2"],
@@ -194,11 +208,13 @@ const ALLOWED: [&[&str]; 8] = [
     &["p4"],
     &["p4", "p1"],
     &["p5"],
+    // On trial, back, or confirmed by itself.
+    &["p5", "p6"],
 ];
 
 /// What a boot may load then.
-const BOOTS: [&[&str]; 8] =
-    [&["", "p1"], &["p1", "p2"], &["p2"], &["p2"], &["p2"], &["p2", "p4"], &["p4", "p1"], &["p1", "p5"]];
+const BOOTS: [&[&str]; 9] =
+    [&["", "p1"], &["p1", "p2"], &["p2"], &["p2"], &["p2"], &["p2", "p4"], &["p4", "p1"], &["p1", "p5"], &["p5", "p6"]];
 
 fn boots(store: &Store<MemoryDisk>) -> String {
     let (generation, _) = store.confirmed();
