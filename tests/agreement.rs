@@ -226,10 +226,17 @@ fn effective() -> impl Strategy<Value = Effective> {
         default: if deny { TierDefault::Deny } else { TierDefault::Pass },
         policies,
     });
-    let entry = (select(Direction::BOTH.to_vec()), selector(), rule()).prop_map(|(direction, interfaces, rule)| {
-        let rule = EffectiveRule { action: Action::Allow, ..rule };
-        EffectiveFailsafe { name: String::new(), direction, interfaces, rule }
-    });
+    let replies = prop::collection::vec(rule(), 0..2);
+    let entry = (select(Direction::BOTH.to_vec()), selector(), rule(), replies).prop_map(
+        |(direction, interfaces, rule, replies)| {
+            let rule = EffectiveRule { action: Action::Allow, ..rule };
+            let replies = replies
+                .into_iter()
+                .map(|reply| EffectiveRule { action: Action::Allow, log: rule.log.clone(), ..reply })
+                .collect();
+            EffectiveFailsafe { name: String::new(), direction, interfaces, rule, replies }
+        },
+    );
     let tiers = prop::collection::vec(tier, 0..4);
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
@@ -266,7 +273,9 @@ fn effective() -> impl Strategy<Value = Effective> {
 fn name_everything(effective: &mut Effective) {
     for (index, entry) in effective.failsafe.iter_mut().enumerate() {
         entry.name = format!("entry{index}");
-        entry.rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        for rule in entry.replies.iter_mut().chain([&mut entry.rule]) {
+            rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        }
     }
     for (tier_index, tier) in effective.tiers.iter_mut().enumerate() {
         tier.name = format!("tier{tier_index}");

@@ -10,7 +10,7 @@ use Outcome::{Accepted, Dropped, Rejected};
 use super::*;
 use crate::net::addr::{AddrSet, Family};
 use crate::net::interface::{Direction, InterfaceName, Role};
-use crate::net::protocol::{L4Detail, L4Match, Protocol};
+use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
 use crate::policy::effective::{
     Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern,
@@ -251,11 +251,24 @@ fn failsafe_holds_before_the_first_tier_and_only_where_it_says() {
         direction: Direction::Ingress,
         interfaces: Selector::Equals("role".to_owned(), "mgmt".to_owned()),
         rule: EffectiveRule { id: id("failsafe:ssh", 1), ..tcp(Action::Allow, 22) },
+        replies: vec![EffectiveRule { source_ports: Some(PortSet::single(22)), ..rule(Action::Allow) }],
     }];
     assert_eq!(decided(&effective, &packet()), (Accepted, Reason::Rule(id("failsafe:ssh", 1))));
     assert_eq!(decide(&effective, &Packet { ports: Some((1, 23)), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &Packet { interface: name("ib0"), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &out(packet())).outcome, Dropped);
+    // The answers need it only where no flows are known; what begins a flow from there is asked about later.
+    let answer = out(Packet { ports: Some((22, 40_000)), state: Established, ..packet() });
+    let shut = EffectivePolicy { ingress: Some(vec![]), egress: Some(vec![rule(Action::Deny)]), ..policy("shut", &[]) };
+    for stage in [Stage::Untracked, Stage::Host] {
+        let failsafe = effective.failsafe.clone();
+        let effective = Effective { failsafe, ..one_tier(vec![at(stage, shut.clone())]) };
+        assert_eq!(decide(&effective, &answer).outcome, Accepted, "{stage:?}");
+        let begins = Packet { state: New, ..answer.clone() };
+        assert_eq!(decide(&effective, &begins).outcome == Accepted, stage == Stage::Untracked, "{stage:?}");
+        let other = Packet { ports: Some((23, 40_000)), ..answer.clone() };
+        assert_eq!(decide(&effective, &other).outcome == Accepted, stage == Stage::Host, "{stage:?}");
+    }
 }
 
 #[test]

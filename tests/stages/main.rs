@@ -355,30 +355,72 @@ fn audit_changes_nothing_in_any_stage_and_counts() {
     bench.finish();
 }
 
-/// What failsafe lets through no stage can stop, and of an early stage it skips nothing else.
+/// A failsafe for what listens everywhere, both ways.
+fn with_failsafe() -> NodeSettings {
+    let entry = |direction: Direction| Failsafe {
+        name: format!("plain-{}", direction.name()),
+        direction,
+        ports: vec![
+            ServicePort::Ports(Protocol::TCP, RangeSet::single(PLAIN)),
+            ServicePort::Icmp(Protocol::ICMP, [(8, RangeSet::full())].into()),
+            ServicePort::Icmp(Protocol::ICMPV6, [(128, RangeSet::full())].into()),
+        ],
+        peers: None,
+        interfaces: Selector::All,
+        cluster_api: false,
+        place: Place::file("main.rs"),
+    };
+    NodeSettings { failsafe: Direction::BOTH.map(entry).into(), ..settings() }
+}
+
+/// What failsafe lets through no stage can stop, and in an early stage it skips no other.
 #[test]
 fn failsafe_holds_in_every_stage() {
     if !lab::may_run("failsafe_holds_in_every_stage") {
         return;
     }
     let mut bench = Bench::new();
-    let entry = |direction: Direction| Failsafe {
-        name: format!("plain-{}", direction.name()),
-        direction,
-        ports: vec![ServicePort::Ports(Protocol::TCP, RangeSet::single(PLAIN))],
-        peers: None,
-        interfaces: Selector::All,
-        cluster_api: false,
-        place: Place::file("stages.rs"),
-    };
-    let settings = NodeSettings { failsafe: Direction::BOTH.map(entry).into(), ..settings() };
+    let settings = with_failsafe();
     for (point, word) in POINTS {
         let documents = bench.where_seen("deny", &[point]);
         bench.expect(&format!("deny in {word} behind a failsafe"), &documents, &settings, |_, row, one| {
             let form = *row.seen.get(&point)?;
-            let safe = one.head(form).is_some_and(|head| head.what == What::Tcp(PLAIN));
+            let safe = one.head(form).is_some_and(|head| matches!(head.what, What::Tcp(PLAIN) | What::Echo));
             Some(if safe { ALLOWED } else { DENIED }.into())
         });
+    }
+    bench.finish();
+}
+
+/// A stage that denies everything in both directions leaves a host that finds its neighbours, and whose failsafe works: also where
+/// answers are asked about like everything else.
+#[test]
+fn nobody_is_locked_out_by_a_stage_that_denies_everything() {
+    if !lab::may_run("nobody_is_locked_out_by_a_stage_that_denies_everything") {
+        return;
+    }
+    let mut bench = Bench::new();
+    for stage in Stage::ALL {
+        let mut documents = Documents::default();
+        for (point, _) in POINTS.into_iter().filter(|((of, _), _)| *of == stage) {
+            documents.add(point, "all()", "{ action = \"deny\" }");
+        }
+        bench.lab.forget_neighbours();
+        bench.expect(
+            &format!("everything denied in {}", stage.name()),
+            &documents,
+            &with_failsafe(),
+            |flow, row, one| {
+                let safe = matches!(one.sent.what, What::Tcp(PLAIN) | What::Echo) && one.translated.is_none();
+                let seen = row.seen.keys().any(|(of, _)| *of == stage);
+                match (safe, seen) {
+                    (true, _) => Some(ALLOWED.into()),
+                    // What asks through a tunnel is not what is denied.
+                    (false, true) if flow.row != "Soft-RoCE leaving" => Some(DENIED.into()),
+                    _ => None,
+                }
+            },
+        );
     }
     bench.finish();
 }

@@ -109,9 +109,10 @@ fn after(address: IpAddr, more: u8) -> IpAddr {
     }
 }
 
-/// What listens everywhere, where a service's endpoint listens, where the endpoint of another service does, and what only the host
+/// What listens everywhere, what services are asked by, where their endpoints listen, where one of them does, and what only the host
 /// itself asks.
 pub const PLAIN: u16 = 80;
+const SERVICE: u16 = 8000;
 pub const ENDPOINT: u16 = 8080;
 const OWN_ENDPOINT: u16 = 8082;
 pub const LOOPBACK: u16 = 81;
@@ -139,7 +140,7 @@ pub fn services(plan: &Plan, proxy: Proxy) -> [Service; 4] {
         name,
         cluster: after(ip(plan.clusters), number * 2 + own),
         balancer: after(ip(plan.balancers), number * 2 + own),
-        port: PLAIN,
+        port: SERVICE,
         node_port: 30_080 + u16::from(number * 2 + own),
         endpoint: SocketAddr::new(ip(endpoint), port),
     };
@@ -206,6 +207,13 @@ impl Lab {
         send(&tries);
         for (one, answer) in tries.iter().zip(send(&tries)) {
             assert_eq!(answer, Answer::Allowed, "the lab itself, without rules: {one:?}");
+        }
+    }
+
+    /// Makes everybody ask again who is where.
+    pub fn forget_neighbours(&self) {
+        for host in [&self.node, &self.remote].into_iter().chain(&self.pods) {
+            host.sh("ip -4 neigh flush all; ip -6 neigh flush all");
         }
     }
 
