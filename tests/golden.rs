@@ -80,7 +80,16 @@ fn compiled(case: &Path) -> (Ruleset, String) {
     let policy = case.join("policy.toml");
     let read = std::fs::read_to_string(&policy).unwrap();
     let sourced = source::decode_text("policy.toml", &read);
-    let (mut effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &node());
+    // A case may have settings of its own.
+    let config = match std::fs::read_to_string(case.join("nodewall.toml")) {
+        Ok(text) => {
+            let (config, findings) = nodewall::config::decode_text("nodewall.toml", &text);
+            assert!(findings.is_empty(), "{}: {findings:#?}", case.display());
+            config
+        }
+        Err(_) => Config::shipped(),
+    };
+    let (mut effective, resolved) = resolve(&sourced.policy, &config.settings, &node());
     let over = effective.expire(|policy| policy.is_over(NOW));
     let over = over.iter().map(expiry::finding);
     let findings: Vec<_> = sourced.findings.into_iter().chain(resolved).chain(over).collect();
@@ -176,6 +185,13 @@ fn any_case_follows_any_other() {
                 let applied = driver::apply(&mut kernel, ruleset, known.as_ref()).unwrap();
                 let loaded = kernel.load(&Read::Everything).unwrap();
                 assert_eq!(text::render(&loaded.ruleset), text::render(ruleset), "step {step}, start {start}");
+                for (name, chain) in &ruleset.chains {
+                    assert_eq!(
+                        loaded.ruleset.chains.get(name),
+                        Some(chain),
+                        "chain {name}: step {step}, start {start}"
+                    );
+                }
                 assert!(loaded.ruleset == *ruleset, "step {step}, start {start}");
                 known = Some(applied.loaded);
             }

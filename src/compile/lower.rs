@@ -339,7 +339,10 @@ impl Target<'_> {
                     interval: false,
                     map: false,
                     dynamic: Some(Dynamic { timeout: limited.kept(), size: MOST_BUCKETS }),
-                    elements: Elements::Keys(BTreeMap::new()),
+                    elements: match family {
+                        Family::V4 => Elements::V4(RangeSet::empty()),
+                        Family::V6 => Elements::V6(RangeSet::empty()),
+                    },
                 });
                 (Some(family), Statement::Meter { keys, set, limit })
             })

@@ -18,6 +18,7 @@
 mod base;
 mod class;
 mod comment;
+mod early;
 mod emit;
 mod flat;
 mod lower;
@@ -56,6 +57,7 @@ pub fn compile(effective: &Effective) -> Ruleset {
         Compiler { effective, point: *point, marks, ruleset: &mut ruleset }.run();
     }
     accepting(effective, &points, &mut ruleset);
+    early::add(effective, &mut ruleset);
     ruleset
 }
 

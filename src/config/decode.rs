@@ -1,6 +1,6 @@
 //! nodewall.toml from text to [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::{Config, confirm, selftest};
@@ -50,7 +50,7 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         config.settings.failsafe = entries;
     }
     if let Some(default) = fields.get("default") {
-        config.settings.defaults = defaults(reader, default);
+        (config.settings.defaults, config.settings.early) = defaults(reader, default);
     }
     if let Some(mut log) = fields.get("log").and_then(|log| reader.table(log, "[log]")) {
         let settings = &mut config.settings.log;
@@ -211,10 +211,10 @@ fn failsafe_entry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Failsa
     Some(Failsafe { name: name?, direction: direction?, ports, peers, interfaces: interfaces?, cluster_api, place })
 }
 
-/// `[default.ROLE]` with `ingress` and `egress`.
-fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Direction), Default> {
-    let mut defaults = BTreeMap::new();
-    let Some(roles) = reader.table(node, "[default]") else { return defaults };
+/// `[default.ROLE]` with `ingress`, `egress` and `early`.
+fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> (BTreeMap<(Role, Direction), Default>, BTreeSet<Role>) {
+    let (mut defaults, mut early) = (BTreeMap::new(), BTreeSet::new());
+    let Some(roles) = reader.table(node, "[default]") else { return (defaults, early) };
     for entry in roles.entries() {
         let Some(role) = Role::by_name(&entry.key) else {
             let names: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
@@ -231,9 +231,12 @@ fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Dir
                 defaults.insert((role, direction), default);
             }
         }
+        if fields.get("early").and_then(|node| reader.boolean(node, "early")) == Some(true) {
+            early.insert(role);
+        }
         fields.finish(reader, &what);
     }
-    defaults
+    (defaults, early)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub mod duration;
 pub mod kubeconfig;
 mod selftest;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::net::interface::Direction;
@@ -48,6 +48,7 @@ impl Config {
     pub fn shipped() -> Self {
         Self {
             settings: NodeSettings {
+                early: BTreeSet::new(),
                 accept_mark: ACCEPT_MARK,
                 mode: Mode::Enforce,
                 labels: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! The thread that talks to nf_tables, so that a long transaction or a long dump never stops the loop.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -122,6 +123,7 @@ impl KernelThread {
 fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoker: &Revoker) {
     // What the kernel had after our last transaction; the driver believes it only while the generation id is the same.
     let mut known: Option<Loaded> = None;
+    let mut missing = Missing::default();
     // Whoever asked may have given up waiting meanwhile; then nobody needs the answer.
     while let Ok(request) = requests.recv() {
         match request {
@@ -135,6 +137,7 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoke
                 let answer = answer.map(|applied| {
                     known = Some(applied.loaded);
                     deferred = applied.deferred;
+                    missing.are(applied.without);
                     if applied.changes > 0 {
                         revoker.changed(revocation);
                     }
@@ -154,7 +157,7 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoke
             }
             Request::Repair(ruleset, depth, reply) => {
                 let start = Instant::now();
-                let answer = repair(kernel.as_mut(), &ruleset, depth, &mut known);
+                let answer = repair(kernel.as_mut(), &ruleset, depth, &mut known, &mut missing);
                 let _ = reply.send(answer.map(|(changes, difference)| Applied {
                     changes,
                     hash: hash(&ruleset),
@@ -163,9 +166,37 @@ fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoke
                 }));
             }
             Request::Look(wanted, reply) => {
+                let wanted = wanted.as_deref().map(|wanted| missing.left_out_of(wanted));
                 let _ = reply.send(look(kernel.as_mut(), wanted.as_deref()));
             }
         }
+    }
+}
+
+/// The chains of the last ruleset that are not in force because their device is not there: no difference as long as it stays away.
+#[derive(Debug, Default)]
+struct Missing(Vec<String>);
+
+impl Missing {
+    /// Takes note of what an apply had to do without; tells it when it changes.
+    fn are(&mut self, chains: Vec<String>) {
+        if !chains.is_empty() && chains != self.0 {
+            let chains = chains.join(", ");
+            tracing::warn!(
+                "not in force as long as their device is not there: {chains}; other chains decide the same later"
+            );
+        }
+        self.0 = chains;
+    }
+
+    /// What can be in force of a ruleset.
+    fn left_out_of<'a>(&self, ruleset: &'a Ruleset) -> Cow<'a, Ruleset> {
+        if self.0.is_empty() {
+            return Cow::Borrowed(ruleset);
+        }
+        let mut ruleset = ruleset.clone();
+        ruleset.chains.retain(|name, _| !self.0.contains(name));
+        Cow::Owned(ruleset)
     }
 }
 
@@ -178,8 +209,10 @@ fn repair(
     ruleset: &Ruleset,
     depth: Depth,
     known: &mut Option<Loaded>,
+    missing: &mut Missing,
 ) -> Result<(usize, Vec<String>), driver::Error> {
-    if depth == Depth::Cheap {
+    // Where something is missing its device may have come meanwhile.
+    if depth == Depth::Cheap && missing.0.is_empty() {
         if let Some(known) = known
             && known.generation == kernel.generation()?
         {
@@ -202,7 +235,8 @@ fn repair(
     let applied = answer?;
     driver::verify(kernel, ruleset, &applied.deferred)?;
     // The words come after the deed. Nothing was sent when others put back what they had changed.
-    let difference = if applied.changes == 0 { Vec::new() } else { drift(&loaded, ruleset) };
+    missing.are(applied.without);
+    let difference = if applied.changes == 0 { Vec::new() } else { drift(&loaded, &missing.left_out_of(ruleset)) };
     *known = Some(applied.loaded);
     Ok((applied.changes, difference))
 }

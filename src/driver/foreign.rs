@@ -68,14 +68,17 @@ const IPTABLES_CHAINS: &[&str] = &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "
 
 /// The base chains that are not ours among all chains, in the order in which packets meet them.
 pub fn others(chains: &[AnyChain]) -> Vec<OtherChain> {
-    let mut ours: BTreeMap<&str, i32> = BTreeMap::new();
+    // Of each hook the first of ours; at ingress each device has a hook of its own.
+    let mut ours: BTreeMap<(&str, Option<&str>), i32> = BTreeMap::new();
     let mut names: BTreeMap<(Family, &str), BTreeSet<&str>> = BTreeMap::new();
     for chain in chains {
         if !is_ours(chain) {
             names.entry((chain.family, &chain.table)).or_default().insert(&chain.name);
         } else if let Some(base) = &chain.base {
-            let first = ours.entry(base.hook).or_insert(base.priority);
-            *first = base.priority.min(*first);
+            for place in places(base) {
+                let first = ours.entry(place).or_insert(base.priority);
+                *first = base.priority.min(*first);
+            }
         }
     }
     let mut found: Vec<OtherChain> = chains
@@ -83,8 +86,13 @@ pub fn others(chains: &[AnyChain]) -> Vec<OtherChain> {
         .filter(|chain| !is_ours(chain))
         .filter_map(|chain| {
             let base = chain.base.clone()?;
-            let sees_ip = matches!(chain.family, Family::Inet | Family::Ip | Family::Ip6);
-            let later = ours.get(base.hook).is_some_and(|priority| base.priority >= *priority);
+            // At ingress chains of both families are in one list (kernel nf_hook_entry_head).
+            let sees_ip = matches!(chain.family, Family::Inet | Family::Ip | Family::Ip6)
+                || (chain.family, base.hook) == (Family::Netdev, INGRESS);
+            let later = ours.iter().any(|((hook, device), priority)| {
+                let there = device.is_none_or(|device| base.devices.iter().any(|pattern| is_named(device, pattern)));
+                *hook == base.hook && there && base.priority >= *priority
+            });
             Some(OtherChain {
                 family: chain.family,
                 table: chain.table.clone(),
@@ -106,8 +114,23 @@ pub fn others(chains: &[AnyChain]) -> Vec<OtherChain> {
     found
 }
 
+/// Where a base chain of ours is: the hook, and of several devices each.
+fn places(base: &BaseHook) -> Vec<(&str, Option<&str>)> {
+    if base.hook == INGRESS {
+        base.devices.iter().map(|device| (base.hook, Some(device.as_str()))).collect()
+    } else {
+        vec![(base.hook, None)]
+    }
+}
+
+fn is_named(device: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('*').map_or(device == pattern, |start| device.starts_with(start))
+}
+
+const INGRESS: &str = "ingress";
+
 /// The hooks in the order in which a packet to this host, through it and from it meets them.
-const HOOKS: &[&str] = &["ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"];
+const HOOKS: &[&str] = &[INGRESS, "prerouting", "input", "forward", "output", "postrouting", "egress"];
 
 fn is_ours(chain: &AnyChain) -> bool {
     (chain.family, chain.table.as_str()) == (Family::Inet, TABLE_NAME)
@@ -141,6 +164,7 @@ mod tests {
             base: base.map(|(hook, priority, kind, drops, rules)| BaseHook {
                 hook,
                 priority,
+                devices: Vec::new(),
                 kind: kind.to_owned(),
                 drops,
                 rules,
@@ -191,5 +215,29 @@ mod tests {
             ]
         );
         assert_eq!(others(&[]), Vec::new());
+    }
+
+    #[test]
+    fn at_ingress_only_chains_on_a_device_of_ours_come_after_ours() {
+        let on = |family, table: &str, devices: &[&str], priority| {
+            let mut chain = chain(family, table, "ingress", Some(("ingress", priority, "filter", true, 1)));
+            chain.base.iter_mut().for_each(|base| base.devices = devices.iter().map(ToString::to_string).collect());
+            chain
+        };
+        let chains = [
+            on(Family::Inet, "nodewall", &["eth0"], -500),
+            on(Family::Inet, "nodewall", &["eth1"], 7),
+            on(Family::Netdev, "before", &["eth0"], -501),
+            on(Family::Netdev, "after", &["eth0"], -500),
+            on(Family::Inet, "too", &["ib0", "eth0"], 0),
+            on(Family::Inet, "all", &["eth*"], 0),
+            on(Family::Netdev, "elsewhere", &["eth01", "ib0"], 0),
+            on(Family::Inet, "earlier", &["eth1"], 0),
+            on(Family::Netdev, "nowhere", &[], 0),
+            chain(Family::Inet, "later", "prerouting", Some(("prerouting", 0, "filter", true, 1))),
+        ];
+        let after: Vec<String> =
+            others(&chains).into_iter().filter(|chain| chain.after_ours).map(|chain| chain.table).collect();
+        assert_eq!(after, ["after", "all", "too"]);
     }
 }

@@ -32,6 +32,8 @@ pub struct Effective {
     pub tiers: Vec<EffectiveTier>,
     /// What each role does with what no policy decided; every role and direction is there.
     pub defaults: BTreeMap<(Role, Direction), Default>,
+    /// The roles whose deny sets hold as a packet arrives ([`super::early`]).
+    pub early: BTreeSet<Role>,
     /// The bit of the packet mark by which a stage tells later ones that it accepted.
     pub accept_mark: u32,
     /// Whether packets in conntrack state "invalid" are dropped.

@@ -2,6 +2,7 @@
 //! (`policy.md` section 2), and what they come to on one node.
 
 mod boot;
+pub mod early;
 pub mod effective;
 pub mod expiry;
 mod l4;

@@ -78,6 +78,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         failsafe,
         tiers,
         defaults,
+        early: settings.early.clone(),
         accept_mark: settings.accept_mark,
         drop_invalid: settings.drop_invalid,
         log: settings.log,

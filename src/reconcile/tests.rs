@@ -37,6 +37,7 @@ fn documents(name: &str) -> Documents {
         labels: Default::default(),
         failsafe: Vec::new(),
         defaults: Default::default(),
+        early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
         revoke: false,

@@ -3,11 +3,12 @@
 
 use super::decision::{Decision, Outcome, Reason};
 use super::essential::{essential, followed, guard};
-use super::interface::{Recognised, recognise};
+use super::interface::{Recognised, is_loopback, recognise};
 use super::matching::{Mismatch, matches};
 use super::packet::{ConntrackState, Origin, Packet};
 use super::trace::{FailsafeStep, PolicyStep, RuleStep, StageEnd, Step, TierEnd, Trace};
 use crate::net::interface::Direction;
+use crate::policy::early;
 use crate::policy::effective::{Effective, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId};
 use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::settings::Default;
@@ -72,6 +73,11 @@ impl<'a> Evaluation<'a> {
     fn run(&mut self, packet: &Packet) -> (Reason, Outcome) {
         let arrives = recognise(self.effective, &packet.interface, packet.kind.as_deref());
         self.step(Step::Interface(arrives));
+        if packet.direction == Direction::Ingress
+            && let Some(reason) = self.early(arrives, packet)
+        {
+            return (reason, Outcome::Dropped);
+        }
         let translated = packet.after_nat();
         let mut stages = vec![(Stage::Untracked, packet.direction, arrives, packet)];
         match (packet.direction, &packet.forward) {
@@ -115,6 +121,30 @@ impl<'a> Evaluation<'a> {
             }
         }
         (allowed.unwrap_or(Reason::NoPolicy), Outcome::Accepted)
+    }
+
+    /// The denials that hold as a packet arrives.
+    fn early(&mut self, interface: Recognised<'a>, packet: &Packet) -> Option<Reason> {
+        let rules = early::rules(self.effective, interface.role, interface.labels);
+        let at = (Stage::Untracked, Direction::Ingress);
+        if rules.is_empty() || is_loopback(self.effective, packet) || essential(packet, at).is_some() {
+            return None;
+        }
+        self.step(Step::Early);
+        let mut entries = self.effective.failsafe.iter().filter(|entry| entry.direction == Direction::Ingress);
+        if entries.any(|entry| entry.interfaces.matches(interface.labels) && matches(&entry.rule, packet).is_ok()) {
+            return None;
+        }
+        for rule in rules {
+            match matches(rule, packet) {
+                Err(mismatch) => self.step(Step::Rule(rule, RuleStep::Mismatch(mismatch))),
+                Ok(()) => {
+                    self.step(Step::Rule(rule, RuleStep::Decided(Outcome::Dropped)));
+                    return Some(Reason::Rule(rule.id.clone()));
+                }
+            }
+        }
+        None
     }
 
     /// What was allowed by an earlier stage is still dropped by what the host stage drops before anything else.

@@ -61,6 +61,7 @@ fn node(tiers: Vec<EffectiveTier>) -> Effective {
             .iter()
             .flat_map(|role| Direction::BOTH.map(|direction| default(*role, direction)))
             .collect(),
+        early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
         log: LogSettings { group: 1, rate: 1, burst: 1 },
@@ -432,6 +433,7 @@ fn the_trace_has_every_step() {
             Step::TierEnd(tier, end) => format!("end of {} {end:?}", tier.name),
             Step::InterfaceDefault(role, direction, default) => format!("default {role} {direction} {default:?}"),
             Step::NodeAudit(outcome) => format!("audit {outcome:?}"),
+            Step::Early => "early".to_owned(),
             Step::Stage(stage, direction, recognised) => format!("{} {direction} on {}", stage.name(), recognised.role),
             Step::StageEnd(stage, end) => format!("end of {} {end:?}", stage.name()),
         })

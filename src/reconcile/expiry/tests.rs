@@ -63,6 +63,7 @@ fn documents(policies: &[(&str, Option<u64>)]) -> Documents {
         labels: Default::default(),
         failsafe: Vec::new(),
         defaults: Default::default(),
+        early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
         revoke: false,

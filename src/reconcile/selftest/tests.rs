@@ -73,6 +73,7 @@ fn effective(failsafe: Vec<Failsafe>, facts: &Facts) -> Effective {
         labels: std::default::Default::default(),
         failsafe,
         defaults: std::default::Default::default(),
+        early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
         revoke: false,
