@@ -16,6 +16,7 @@ use nodewall::net::interface::{Direction, InterfaceName, Role};
 use nodewall::net::protocol::{IcmpSet, L4Detail, L4Match, PortSet, Protocol};
 use nodewall::net::range::RangeSet;
 use nodewall::nft::ir::{Reject, Ruleset};
+use nodewall::nft::text;
 use nodewall::policy::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface,
     Pattern, ProcessMatch, RuleId, Units,
@@ -58,6 +59,8 @@ fn compiled_rules_decide_as_the_policy_does() {
     let result = runner.run(&case, |(effective, sketches)| {
         let ruleset = compile(&effective);
         let points = Points::of(&effective);
+        // IPoIB has no Ethernet header, and kernels read one that is not there (CVE-2026-53131).
+        prop_assert!(!text::render(&ruleset).contains("ether"));
         if ruleset.sets.iter().any(|(name, set)| set.map && !name.contains("_interfaces/")) {
             count("policies with a verdict map");
         }
@@ -307,10 +310,17 @@ fn effective() -> impl Strategy<Value = Effective> {
         default: if deny { TierDefault::Deny } else { TierDefault::Pass },
         policies,
     });
-    let entry = (select(Direction::BOTH.to_vec()), selector(), rule()).prop_map(|(direction, interfaces, rule)| {
-        let rule = EffectiveRule { action: Action::Allow, ..rule };
-        EffectiveFailsafe { name: String::new(), direction, interfaces, rule }
-    });
+    let replies = prop::collection::vec(rule(), 0..2);
+    let entry = (select(Direction::BOTH.to_vec()), selector(), rule(), replies).prop_map(
+        |(direction, interfaces, rule, replies)| {
+            let rule = EffectiveRule { action: Action::Allow, ..rule };
+            let replies = replies
+                .into_iter()
+                .map(|reply| EffectiveRule { action: Action::Allow, log: rule.log.clone(), ..reply })
+                .collect();
+            EffectiveFailsafe { name: String::new(), direction, interfaces, rule, replies }
+        },
+    );
     let tiers = prop::collection::vec(tier, 0..4);
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
@@ -349,7 +359,9 @@ fn effective() -> impl Strategy<Value = Effective> {
 fn name_everything(effective: &mut Effective) {
     for (index, entry) in effective.failsafe.iter_mut().enumerate() {
         entry.name = format!("entry{index}");
-        entry.rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        for rule in entry.replies.iter_mut().chain([&mut entry.rule]) {
+            rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        }
     }
     for (tier_index, tier) in effective.tiers.iter_mut().enumerate() {
         tier.name = format!("tier{tier_index}");
@@ -788,7 +800,7 @@ impl Points {
             }),
             translated: sketch
                 .translated
-                .filter(|_| ingress && arrives != "lo")
+                .filter(|_| arrives != "lo")
                 .map(|(address, port)| (self.address(sketch.v4, address), self.port(port))),
             origin: match sketch.origin % 5 {
                 _ if ingress => Origin::Kernel,

@@ -258,9 +258,8 @@ impl Compiler<'_> {
         let lines: Vec<Line> = class
             .failsafe
             .iter()
-            .flat_map(|index| {
-                lines(&effective.failsafe[*index].rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce)
-            })
+            .flat_map(|index| effective.failsafe[*index].rules(self.point.direction))
+            .flat_map(|rule| lines(rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce))
             .collect();
         self.target().lower(&format!("{chain}.failsafe"), &lines)
     }

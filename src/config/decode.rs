@@ -74,6 +74,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         }
         conntrack.finish(reader, "[conntrack]");
     }
+    if let Some(mark) = fields.get("accept_mark").and_then(|node| mark_bit(reader, node)) {
+        config.settings.accept_mark = mark;
+    }
     if let Some(directories) = fields.get("policy_directories") {
         let before = reader.errors();
         let items = parse::some(reader, directories, "policy_directories");
@@ -119,6 +122,17 @@ fn number<'t>(
 ) -> Option<i64> {
     let node = fields.get(key)?;
     reader.integer(node, key, least, most)
+}
+
+/// One bit of the 32 of a packet mark.
+fn mark_bit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<u32> {
+    let mark = u32::try_from(reader.integer(node, "accept_mark", 1, i64::from(u32::MAX))?).ok()?;
+    if !mark.is_power_of_two() {
+        let message = format!("accept_mark {mark:#x} has {} bits", mark.count_ones());
+        reader.error_with_help(Code::Value, node.span, message, "write a single bit, like 0x10");
+        return None;
+    }
+    Some(mark)
 }
 
 fn path<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Option<PathBuf> {
@@ -249,6 +263,7 @@ mod tests {
         let (config, findings) = decoded(
             r#"
 mode = "audit"
+accept_mark = 0x8000_0000
 policy_directories = ["/a", "/b"]
 socket = "/run/x.sock"
 kubeconfig = "/etc/k"
@@ -288,7 +303,7 @@ tcp = "10.0.0.9:443"
         );
         assert_eq!(findings, Vec::<String>::new());
         let settings = config.settings;
-        assert_eq!(settings.mode, Mode::Audit);
+        assert_eq!((settings.mode, settings.accept_mark), (Mode::Audit, 0x8000_0000));
         assert_eq!(settings.labels["topology.kubernetes.io/zone"], "z1");
         assert_eq!((settings.log.group, settings.log.rate, settings.log.burst), (7, 100, 200));
         assert!(!settings.drop_invalid && !settings.revoke);
@@ -330,6 +345,22 @@ tcp = "10.0.0.9:443"
             assert!(codes.contains(&format!("nodewall.toml:{place}").as_str()), "{place}: {findings:#?}");
         }
         assert!(config.settings.revoke, "what is no boolean leaves it as shipped");
+    }
+
+    #[test]
+    fn the_mark_is_one_bit() {
+        assert_eq!(decoded("accept_mark = 0x1\n"), (decoded("accept_mark = 1").0, vec![]));
+        for (value, finding) in [
+            ("0", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("0x1_0000_0000", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("-16", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("0x30", "error[value]: accept_mark 0x30 has 2 bits; write a single bit, like 0x10"),
+            ("\"0x10\"", "error[type]: accept_mark must be an integer, not a string"),
+        ] {
+            let (config, findings) = decoded(&format!("accept_mark = {value}\n"));
+            assert_eq!(config, Config::shipped(), "{value}");
+            assert_eq!(findings, [format!("nodewall.toml:1:15: {finding}")]);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
-use super::l4::{l4_of_rule, l4_of_services};
+use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
 use super::roles;
@@ -334,24 +334,7 @@ impl Resolver<'_> {
             Direction::Ingress => (peers, Addresses::Any),
             Direction::Egress => (Addresses::Any, peers),
         };
-        EffectiveFailsafe {
-            name: entry.name.clone(),
-            direction: entry.direction,
-            interfaces: entry.interfaces.clone(),
-            rule: EffectiveRule {
-                id: failsafe_id(&entry.name, 0),
-                place: entry.place.clone(),
-                action: Action::Allow,
-                from,
-                to,
-                l4: l4_of_services(&entry.ports),
-                source_ports: None,
-                family: None,
-                process: None,
-                limit: None,
-                log: None,
-            },
-        }
+        effective_failsafe(entry, 0, (from, to), l4_of_services(&entry.ports))
     }
 
     /// Soft-RoCE sends both ways to udp/4791, so a rule for one direction never sees the other as established
@@ -429,29 +412,47 @@ fn cluster_api(entry: &Failsafe, facts: &Facts) -> Vec<EffectiveFailsafe> {
     }
     let by_port = by_port.into_iter().enumerate();
     by_port
-        .map(|(index, (port, servers))| EffectiveFailsafe {
-            name: entry.name.clone(),
-            direction: entry.direction,
-            interfaces: entry.interfaces.clone(),
-            rule: EffectiveRule {
-                id: failsafe_id(&entry.name, index),
-                place: entry.place.clone(),
-                action: Action::Allow,
-                from: Addresses::Any,
-                to: Addresses::Literal(servers.into_iter().collect()),
-                l4: L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into()),
-                source_ports: None,
-                family: None,
-                process: None,
-                limit: None,
-                log: None,
-            },
+        .map(|(index, (port, servers))| {
+            let to = Addresses::Literal(servers.into_iter().collect());
+            let l4 = L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into());
+            effective_failsafe(entry, index, (Addresses::Any, to), l4)
         })
         .collect()
 }
 
-fn failsafe_id(name: &str, index: usize) -> RuleId {
-    RuleId { policy: format!("failsafe:{name}").into(), number: u32::try_from(index + 1).unwrap_or(u32::MAX) }
+/// One rule of an entry, with the rules for its answers.
+fn effective_failsafe(
+    entry: &Failsafe,
+    index: usize,
+    (from, to): (Addresses, Addresses),
+    l4: L4Match,
+) -> EffectiveFailsafe {
+    let answers = answers(&l4);
+    let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+    let rule = EffectiveRule {
+        id: RuleId { policy: format!("failsafe:{}", entry.name).into(), number },
+        place: entry.place.clone(),
+        action: Action::Allow,
+        from,
+        to,
+        l4,
+        source_ports: None,
+        family: None,
+        process: None,
+        limit: None,
+        log: None,
+    };
+    let reply = |(l4, source_ports)| {
+        let (from, to) = (rule.to.clone(), rule.from.clone());
+        EffectiveRule { from, to, l4, source_ports, ..rule.clone() }
+    };
+    EffectiveFailsafe {
+        name: entry.name.clone(),
+        direction: entry.direction,
+        interfaces: entry.interfaces.clone(),
+        replies: answers.into_iter().map(reply).collect(),
+        rule,
+    }
 }
 
 fn names_roce(l4: &L4Match) -> bool {

@@ -81,7 +81,7 @@ impl<'a> Evaluation<'a> {
         let translated = packet.after_nat();
         let mut stages = vec![(Stage::Untracked, packet.direction, arrives, packet)];
         match (packet.direction, &packet.forward) {
-            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, packet)),
+            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, &translated)),
             (Direction::Ingress, None) => {
                 stages.push((Stage::Prednat, Direction::Ingress, arrives, packet));
                 stages.push((Stage::Host, Direction::Ingress, arrives, &translated));
@@ -213,20 +213,22 @@ impl<'a> Evaluation<'a> {
 
     fn failsafe(&mut self, visit: &Visit<'a, '_>) -> Option<Reason> {
         for entry in &self.effective.failsafe {
-            if entry.direction != visit.direction {
+            // Only before connection tracking do the answers need it.
+            if entry.direction != visit.direction && visit.stage != Stage::Untracked {
                 continue;
             }
-            let step = if !entry.interfaces.matches(visit.interface.labels) {
-                FailsafeStep::OtherInterface
-            } else {
-                match matches(&entry.rule, visit.packet) {
-                    Err(mismatch) => FailsafeStep::Mismatch(mismatch),
-                    Ok(()) => FailsafeStep::Accepted,
+            if !entry.interfaces.matches(visit.interface.labels) {
+                self.step(Step::Failsafe(entry, FailsafeStep::OtherInterface));
+                continue;
+            }
+            for rule in entry.rules(visit.direction) {
+                match matches(rule, visit.packet) {
+                    Err(mismatch) => self.step(Step::Failsafe(entry, FailsafeStep::Mismatch(mismatch))),
+                    Ok(()) => {
+                        self.step(Step::Failsafe(entry, FailsafeStep::Accepted));
+                        return Some(Reason::Rule(rule.id.clone()));
+                    }
                 }
-            };
-            self.step(Step::Failsafe(entry, step));
-            if step == FailsafeStep::Accepted {
-                return Some(Reason::Rule(entry.rule.id.clone()));
             }
         }
         None

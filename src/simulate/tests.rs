@@ -10,7 +10,7 @@ use Outcome::{Accepted, Dropped, Rejected};
 use super::*;
 use crate::net::addr::{AddrSet, Family};
 use crate::net::interface::{Direction, InterfaceName, Role};
-use crate::net::protocol::{L4Detail, L4Match, Protocol};
+use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
 use crate::policy::effective::{
     Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern,
@@ -252,11 +252,24 @@ fn failsafe_holds_before_the_first_tier_and_only_where_it_says() {
         direction: Direction::Ingress,
         interfaces: Selector::Equals("role".to_owned(), "mgmt".to_owned()),
         rule: EffectiveRule { id: id("failsafe:ssh", 1), ..tcp(Action::Allow, 22) },
+        replies: vec![EffectiveRule { source_ports: Some(PortSet::single(22)), ..rule(Action::Allow) }],
     }];
     assert_eq!(decided(&effective, &packet()), (Accepted, Reason::Rule(id("failsafe:ssh", 1))));
     assert_eq!(decide(&effective, &Packet { ports: Some((1, 23)), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &Packet { interface: name("ib0"), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &out(packet())).outcome, Dropped);
+    // The answers need it only where no flows are known; what begins a flow from there is asked about later.
+    let answer = out(Packet { ports: Some((22, 40_000)), state: Established, ..packet() });
+    let shut = EffectivePolicy { ingress: Some(vec![]), egress: Some(vec![rule(Action::Deny)]), ..policy("shut", &[]) };
+    for stage in [Stage::Untracked, Stage::Host] {
+        let failsafe = effective.failsafe.clone();
+        let effective = Effective { failsafe, ..one_tier(vec![at(stage, shut.clone())]) };
+        assert_eq!(decide(&effective, &answer).outcome, Accepted, "{stage:?}");
+        let begins = Packet { state: New, ..answer.clone() };
+        assert_eq!(decide(&effective, &begins).outcome == Accepted, stage == Stage::Untracked, "{stage:?}");
+        let other = Packet { ports: Some((23, 40_000)), ..answer.clone() };
+        assert_eq!(decide(&effective, &other).outcome == Accepted, stage == Stage::Host, "{stage:?}");
+    }
 }
 
 #[test]
@@ -499,6 +512,20 @@ fn prednat_sees_what_the_sender_wrote_and_later_stages_what_it_became() {
     assert_eq!(decide(&both, &packet(30_080)).reason, Reason::Rule(id("nodeport", 1)));
     assert_eq!(decide(&both, &packet(30_081)).reason, Reason::Rule(id("pods", 1)));
     assert_eq!(decide(&one_tier(vec![prednat]), &packet(30_081)).reason, Reason::NoPolicy);
+}
+
+#[test]
+fn what_a_process_sends_to_a_service_is_decided_by_its_endpoint_except_before_connection_tracking() {
+    let egress = |stage, port| {
+        let out = at(stage, policy("out", &[tcp(Action::Deny, port)]));
+        let rules = out.ingress.clone();
+        one_tier(vec![EffectivePolicy { ingress: None, egress: rules, ..out }])
+    };
+    let pod = ("10.1.0.7".parse().unwrap(), 8080);
+    let packet = out(Packet { ports: Some((40_000, 80)), translated: Some(pod), ..packet() });
+    let outcome = |stage, port| decide(&egress(stage, port), &packet).outcome;
+    assert_eq!((outcome(Stage::Host, 8080), outcome(Stage::Host, 80)), (Dropped, Accepted));
+    assert_eq!((outcome(Stage::Untracked, 8080), outcome(Stage::Untracked, 80)), (Accepted, Dropped));
 }
 
 #[test]

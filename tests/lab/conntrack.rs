@@ -1,4 +1,4 @@
-//! Connection tracking entries made by hand (`IPCTNL_MSG_CT_NEW`), in the network namespace of this thread.
+//! Connection tracking entries made by hand (`IPCTNL_MSG_CT_NEW`), and all of them forgotten, in the network namespace of this thread.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::IpAddr;
@@ -38,6 +38,22 @@ pub fn inject(entries: &[Entry]) {
             assert_eq!(code, 0, "the kernel does not take an entry");
         }
     }
+}
+
+/// Forgets every flow (`IPCTNL_MSG_CT_DELETE` that names none).
+pub fn flush() {
+    let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
+    socket.bind_auto().expect("an address");
+    let mut bytes = Vec::new();
+    bytes.extend(20u32.to_ne_bytes());
+    bytes.extend((1u16 << 8 | 2).to_ne_bytes());
+    // REQUEST, ACK
+    bytes.extend((0x1u16 | 0x4).to_ne_bytes());
+    bytes.extend([0; 12]);
+    socket.send(&bytes, 0).expect("sent");
+    let mut buffer = Vec::with_capacity(4096);
+    socket.recv(&mut buffer, 0).expect("an answer");
+    assert_eq!(buffer[16..20], [0; 4], "the kernel does not forget its flows");
 }
 
 fn message((original, reply, zone): &Entry) -> Vec<u8> {
