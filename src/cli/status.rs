@@ -261,7 +261,8 @@ fn finding_line(finding: &FindingRecord) -> String {
 /// At most this many names in a column.
 const NAMES_SHOWN: usize = 4;
 
-fn interfaces(names: &[String]) -> String {
+/// Names in a column: the first few, and how many more there are.
+pub(super) fn interfaces(names: &[String]) -> String {
     match names.len() {
         0 => "none here".to_owned(),
         count if count <= NAMES_SHOWN => names.join(" "),
@@ -275,7 +276,7 @@ fn line(out: &mut String, label: &str, text: &str) {
 }
 
 /// A table with aligned columns, after an empty line; nothing at all without rows.
-fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
+pub(super) fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
     if rows.is_empty() {
         return;
     }

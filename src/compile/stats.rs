@@ -17,16 +17,20 @@ pub struct Row {
     /// Ingress is by the interface on which a packet arrives, egress by the one by which it leaves. Of a forwarded packet one of them is
     /// given and the other one is the worst, and the whole of its way is counted in both.
     pub direction: Direction,
-    /// The interfaces that are treated alike: names, and patterns for those that are not there.
+    /// Whether these are interfaces that are there. The rules know their names; others are recognised by one pattern after the other,
+    /// which takes longer.
+    pub there: bool,
+    /// The interfaces that are treated alike: names, or patterns for those that are not there.
     pub interfaces: Vec<String>,
     /// The chain in which what is special to them begins; `None` where there is none.
     pub class: Option<String>,
-    /// How much it meets at most.
+    /// How much it meets at most, on whichever of them.
     pub met: Met,
 }
 
 /// An interface that there is, or that there may be.
 struct Candidate {
+    there: bool,
     words: String,
     name: Datum,
     kind: Option<Datum>,
@@ -49,13 +53,19 @@ pub fn stats(effective: &Effective, ruleset: &Ruleset) -> Vec<Row> {
         for candidate in &candidates {
             let known = candidate.known(point.side());
             let Some(met) = longest(ruleset, base, &known) else { continue };
-            let class = leads_to(ruleset, point.chain(), &known).map(str::to_owned);
-            let alike = |row: &&mut Row| row.class == class && row.met == met;
+            // What no policy of the ingress side governs goes on by the interface by which it leaves.
+            let class = leads_to(ruleset, point.chain(), &known).filter(|chain| *chain != FORWARD_OUT);
+            let class = class.map(str::to_owned);
+            let alike = |row: &&mut Row| row.class == class && row.there == candidate.there;
             match rows[first..].iter_mut().find(alike) {
-                Some(row) => row.interfaces.push(candidate.words.clone()),
+                Some(row) => {
+                    row.interfaces.push(candidate.words.clone());
+                    row.met = row.met.or(met);
+                }
                 None => rows.push(Row {
                     stage: point.stage,
                     direction: point.direction,
+                    there: candidate.there,
                     interfaces: vec![candidate.words.clone()],
                     class,
                     met,
@@ -71,20 +81,16 @@ fn candidates(effective: &Effective) -> Vec<Candidate> {
     let there = there.map(|interface| {
         let name = interface.name.as_str();
         // Its kind is not asked for: the dispatch map knows its name.
-        Candidate { words: name.to_owned(), name: Datum::name(name), kind: None }
+        Candidate { there: true, words: name.to_owned(), name: Datum::name(name), kind: None }
     });
-    let expected = effective.expected.iter().map(|expected| match &expected.pattern {
-        Pattern::Name(name) => Candidate { words: name.to_string(), name: Datum::name(name.as_str()), kind: None },
-        Pattern::Prefix(prefix) => {
-            Candidate { words: format!("{prefix}*"), name: unused(effective, prefix), kind: None }
-        }
-        Pattern::Kind(kind) => Candidate {
-            words: format!("kind {kind}"),
-            name: unused(effective, ""),
-            kind: Some(Datum::name(kind)),
-        },
+    let later = |words, name, kind| Candidate { there: false, words, name, kind };
+    let expected = effective.expected.iter().filter_map(|expected| match &expected.pattern {
+        Pattern::Name(name) if effective.interfaces.iter().any(|interface| interface.name == *name) => None,
+        Pattern::Name(name) => Some(later(name.to_string(), Datum::name(name.as_str()), None)),
+        Pattern::Prefix(prefix) => Some(later(format!("{prefix}*"), unused(effective, prefix), None)),
+        Pattern::Kind(kind) => Some(later(format!("kind {kind}"), unused(effective, ""), Some(Datum::name(kind)))),
     });
-    let other = Candidate { words: "any other".to_owned(), name: unused(effective, ""), kind: None };
+    let other = later("any other".to_owned(), unused(effective, ""), None);
     there.chain(expected).chain([other]).collect()
 }
 
