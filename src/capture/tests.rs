@@ -38,7 +38,9 @@ impl Order {
     }
 
     fn pcap(self, magic: u32, link: u32, packets: &[(&[u8], u32)]) -> Vec<u8> {
-        let mut bytes = [self.u32(magic), self.u16(2), self.u16(4), self.u32(0), self.u32(0), self.u32(65_535), self.u32(link)].concat();
+        let mut bytes =
+            [self.u32(magic), self.u16(2), self.u16(4), self.u32(0), self.u32(0), self.u32(65_535), self.u32(link)]
+                .concat();
         for (packet, length) in packets {
             let captured = u32::try_from(packet.len()).unwrap();
             bytes.extend([self.u32(1), self.u32(2), self.u32(captured), self.u32(*length)].concat());

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "packet")]
     pcap: Option<PathBuf>,
     /// Of a capture, the packets with this VLAN tag ("100", "100.7") instead of those without
-    #[arg(long, value_name = "ID", requires = "pcap", value_parser = vlans)]
+    #[arg(long, value_name = "ID", requires = "pcap", conflicts_with = "packet", value_parser = vlans)]
     vlan: Option<Vlans>,
     /// Under the generation in force, as the daemon left it on disk, instead of the documents
     #[arg(long, conflicts_with_all = ["paths", "policy_directories"])]
@@ -107,7 +107,8 @@ impl From<State> for ConntrackState {
 }
 
 fn interface(name: &str) -> Result<InterfaceName, &'static str> {
-    InterfaceName::new(name).ok_or("not a name that an interface can have: 1 to 15 bytes without '/', ':' and white space")
+    InterfaceName::new(name)
+        .ok_or("not a name that an interface can have: 1 to 15 bytes without '/', ':' and white space")
 }
 
 /// VLAN tags, outermost first.

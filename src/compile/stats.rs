@@ -105,9 +105,9 @@ fn unused(effective: &Effective, prefix: &str) -> Datum {
                 Pattern::Kind(_) => false,
             })
     };
-    let free = ('!'..='~').map(|last| format!("{prefix}{last}")).find(|name| {
-        InterfaceName::new(name).is_some() && !taken(name)
-    });
+    let free = ('!'..='~')
+        .map(|last| format!("{prefix}{last}"))
+        .find(|name| InterfaceName::new(name).is_some() && !taken(name));
     Datum::name(&free.unwrap_or_else(|| prefix.to_owned()))
 }
 

@@ -109,7 +109,8 @@ type Next = Option<Met>;
 
 impl<'a> Walk<'a> {
     fn chain(&mut self, name: &str) -> Option<Ways> {
-        let (name, chain): (&'a str, &'a Chain) = self.ruleset.chains.get_key_value(name).map(|(n, c)| (n.as_str(), c))?;
+        let (name, chain): (&'a str, &'a Chain) =
+            self.ruleset.chains.get_key_value(name).map(|(n, c)| (n.as_str(), c))?;
         if let Some(ways) = self.done.get(name) {
             return Some(*ways);
         }
@@ -133,7 +134,8 @@ impl<'a> Walk<'a> {
         let mut met = before.then(Met { rules: 1, ..Met::default() }, 0);
         let mut next: Next = None;
         for statement in &rule.statements {
-            let looks = matches!(statement, Statement::Lookup { .. } | Statement::Vmap { .. } | Statement::Meter { .. });
+            let looks =
+                matches!(statement, Statement::Lookup { .. } | Statement::Vmap { .. } | Statement::Meter { .. });
             // The kernel reads the keys before it looks them up.
             if keys_of(statement).iter().any(|key| self.known.get(key) == Some(&None)) {
                 return Some(either(next, Some(met)));
@@ -248,9 +250,11 @@ fn find<'a>(ruleset: &'a Ruleset, keys: &[Key], set: &'a SetRef, known: &Known) 
     let (Some(read), Some(Elements::Keys(elements))) = (read, elements(ruleset, set)) else { return Look::Unknown };
     let covers = |key: &ElementKey| {
         key.0.len() == read.len()
-            && key.0.iter().zip(&read).all(|((start, end), datum)| {
-                (start.bytes()..=end.bytes()).contains(&datum.bytes())
-            })
+            && key
+                .0
+                .iter()
+                .zip(&read)
+                .all(|((start, end), datum)| (start.bytes()..=end.bytes()).contains(&datum.bytes()))
     };
     match elements.iter().find(|(key, _)| covers(key)) {
         Some((_, verdict)) => Look::Found(verdict.as_ref()),
@@ -371,7 +375,8 @@ mod tests {
 
     #[test]
     fn circles_and_missing_chains_have_no_length() {
-        let circle = ruleset(vec![("input", vec![rule(vec![verdict(goto("a"))])]), ("a", vec![rule(vec![verdict(jump("a"))])])]);
+        let circle =
+            ruleset(vec![("input", vec![rule(vec![verdict(goto("a"))])]), ("a", vec![rule(vec![verdict(jump("a"))])])]);
         assert_eq!(longest(&circle, "input", &Known::new()), None);
         let missing = ruleset(vec![("input", vec![rule(vec![tcp(), verdict(goto("a"))])])]);
         assert_eq!(longest(&missing, "input", &Known::new()), None);

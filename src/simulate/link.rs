@@ -222,9 +222,7 @@ mod tests {
 
     #[test]
     fn cooked_frames_say_which_way_they_go() {
-        for (kind, expected) in
-            [(0, Seen::Arriving), (1, Seen::Arriving), (3, Seen::ForOthers), (4, Seen::Leaving)]
-        {
+        for (kind, expected) in [(0, Seen::Arriving), (1, Seen::Arriving), (3, Seen::ForOthers), (4, Seen::Leaving)] {
             let first = joined(&[&[0, kind, 0, 1, 0, 6], &[9; 8], &[8, 0], PACKET]);
             assert_eq!(read(LinkType::Cooked, &first), Ok((16, vec![], Some(expected))));
             let second = joined(&[&[8, 0, 0, 0, 0, 0, 0, 2, 0, 1, kind, 6], &[9; 8], PACKET]);

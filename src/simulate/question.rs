@@ -201,7 +201,9 @@ impl Asked<'_> {
                 self.taken.push("--proto tcp".to_owned());
                 Protocol::TCP
             }
-            None => return unclear("say what it is: --proto tcp --dport 22, --proto icmp --icmp echo-request, --proto esp"),
+            None => {
+                return unclear("say what it is: --proto tcp --dport 22, --proto icmp --icmp echo-request, --proto esp");
+            }
         };
         let is_icmp = |protocol| matches!(protocol, Protocol::ICMP | Protocol::ICMPV6);
         if is_icmp(protocol) && protocol != of_family {
@@ -303,7 +305,9 @@ impl Asked<'_> {
     /// An address of documentation (RFC 5737, RFC 3849, RFC 9637) that as few rules as possible name.
     fn unremarkable(&self, family: Family, taken: Option<IpAddr>) -> IpAddr {
         let candidates: [IpAddr; 3] = match family {
-            Family::V4 => [[198, 51, 100, 77], [203, 0, 113, 77], [192, 0, 2, 77]].map(|octets| Ipv4Addr::from(octets).into()),
+            Family::V4 => {
+                [[198, 51, 100, 77], [203, 0, 113, 77], [192, 0, 2, 77]].map(|octets| Ipv4Addr::from(octets).into())
+            }
             Family::V6 => [[0x2001, 0xdb8, 0x77], [0x3fff, 0, 0x77], [0x2001, 0xdb8, 0x78]]
                 .map(|[a, b, last]| Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, last).into()),
         };

@@ -103,8 +103,7 @@ fn at_hook(ruleset: &Ruleset, hook: Hook, view: View) -> Result<(Run, View), Bro
         })
         .collect();
     bases.sort_by_key(|(base, _)| base.priority);
-    let mut interpreter =
-        Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new(), met: Met::default() };
+    let mut interpreter = Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new(), met: Met::default() };
     for (base, name) in bases {
         let end = match interpreter.base(name)? {
             Some(end) => end,

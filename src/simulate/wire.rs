@@ -329,7 +329,8 @@ fn ipv6_whole(skb: Skb<'_>) -> Result<Skb<'_>, WireError> {
     // the link says.
     if said != 0 || next != HOP_BY_HOP {
         let tcp = next == Protocol::TCP.0;
-        let payload = if said == 0 && tcp && skb.length > LONGEST + IPV6_HEADER { skb.length - IPV6_HEADER } else { said };
+        let payload =
+            if said == 0 && tcp && skb.length > LONGEST + IPV6_HEADER { skb.length - IPV6_HEADER } else { said };
         let length = IPV6_HEADER + payload;
         if length > skb.length {
             return Err(too_long(length, skb.length));

@@ -40,12 +40,18 @@ pub const fn verdict(outcome: Outcome) -> &'static str {
 pub fn because<'a>(trace: &Trace<'a>, reason: &Reason) -> Because<'a> {
     let other = |kind, words| Because { kind, words, rule: None };
     match reason {
-        Reason::Essential(words) => other("essential", format!("essential: {words}")),
+        Reason::Essential(words) => {
+            let drops = |step: &Step<'_>| matches!(step, Step::Essential(found, Outcome::Dropped) if found == words);
+            let prefix = if trace.steps.iter().any(drops) { "" } else { "essential: " };
+            other("essential", format!("{prefix}{words}"))
+        }
         Reason::Rule(id) => {
             let mut kind = "rule";
             // From the end: a policy's rules for both directions of a forwarded packet have the same numbers.
             let rule = trace.steps.iter().rev().find_map(|step| match step {
-                Step::Rule(rule, RuleStep::Decided(_) | RuleStep::Audited(_) | RuleStep::Logged) if rule.id == *id => Some(*rule),
+                Step::Rule(rule, RuleStep::Decided(_) | RuleStep::Audited(_) | RuleStep::Logged) if rule.id == *id => {
+                    Some(*rule)
+                }
                 Step::Failsafe(entry, FailsafeStep::Accepted) if entry.rule.id == *id => {
                     kind = "failsafe";
                     Some(&entry.rule)
@@ -141,7 +147,8 @@ pub fn parts<'a>(trace: &Trace<'a>) -> Vec<Part<'a>> {
 }
 
 fn line<'a>(step: &Step<'a>) -> Line<'a> {
-    let of = |kind, name: &str, result: String| Line { kind, name: name.to_owned(), result, place: None, outcome: None };
+    let of =
+        |kind, name: &str, result: String| Line { kind, name: name.to_owned(), result, place: None, outcome: None };
     let written = |place: &'a Place| Some(place).filter(|place| place.line > 0);
     match step {
         Step::Interface(interface) => of("interface", "", recognised(interface)),

@@ -135,8 +135,9 @@ impl Report {
             }),
             steps: part.lines.iter().map(StepRecord::of).collect(),
         });
-        let interface =
-            |name: &InterfaceName, kind: Option<&str>| InterfaceRecord::of(name, &recognise(&subject.effective, name, kind));
+        let interface = |name: &InterfaceName, kind: Option<&str>| {
+            InterfaceRecord::of(name, &recognise(&subject.effective, name, kind))
+        };
         Self {
             version: 1,
             verdict: verdict(decision.outcome),

@@ -45,8 +45,7 @@ pub(super) fn find(options: &Options, arguments: &Arguments, output: &Output) ->
 
 /// Warnings are for `check` to tell.
 fn refuse_errors(findings: &[Finding], texts: &Texts, output: &Output) -> Result<(), Exit> {
-    let errors: Vec<Finding> =
-        findings.iter().filter(|finding| finding.severity == Severity::Error).cloned().collect();
+    let errors: Vec<Finding> = findings.iter().filter(|finding| finding.severity == Severity::Error).cloned().collect();
     if errors.is_empty() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use crate::net::protocol::{Protocol, icmp_type_name, icmpv6_type_name};
 use crate::policy::effective::RuleId;
 use crate::policy::model::Stage;
 use crate::simulate::words::{Because, Line, Part, because, parts, recognised, verdict};
-use crate::simulate::{ConntrackState, Origin, Outcome, Packet, RuleStep, Step, Trace, recognise};
+use crate::simulate::{ConntrackState, Origin, Outcome, Packet, Reason, RuleStep, Step, Trace, recognise};
 use crate::text::place::Place;
 use crate::text::render::source_line;
 
@@ -24,26 +24,14 @@ pub(super) fn of(
     let mut out = String::new();
     let decision = &trace.decision;
     let reason = because(trace, &decision.reason);
-    let audited = trace.steps.iter().find_map(|step| match step {
-        Step::NodeAudit(outcome) => Some(*outcome),
-        _ => None,
-    });
-    let by = match audited {
-        Some(outcome) => format!("in audit mode; it would be {}: {}", verdict(outcome), decided_by(&reason)),
-        None => decided_by(&reason),
-    };
-    row(&mut out, &paint(decision.outcome, colored), verdict(decision.outcome).len(), &by);
+    row(&mut out, &paint(decision.outcome, colored), verdict(decision.outcome).len(), &decided(trace));
     if let Some(source) = reason.place().and_then(|place| source_line(&subject.texts, place)) {
         label(&mut out, "", source.trim_end_matches(','));
     }
     label(&mut out, "packet", &packet_words(packet));
     interfaces(&mut out, subject, packet);
-    for (reason, outcome) in &decision.audited {
-        // What the node's audit mode let through is the first line.
-        if audited.is_none() || decision.reason != *reason {
-            let reason = because(trace, reason);
-            label(&mut out, "audit", &format!("would be {}: {}", verdict(*outcome), decided_by(&reason)));
-        }
+    for words in audited(trace) {
+        label(&mut out, "audit", &words);
     }
     for id in &decision.logged {
         let place = logged_at(trace, id).map(|place| format!(", {}", at(place))).unwrap_or_default();
@@ -69,8 +57,35 @@ pub(super) fn of(
     out
 }
 
+/// What decided, or would have if the node were not in audit mode.
+pub(super) fn decided(trace: &Trace<'_>) -> String {
+    let by = decided_by(&because(trace, &trace.decision.reason));
+    match node_audit(trace) {
+        Some(outcome) => format!("in audit mode; it would be {}: {by}", verdict(outcome)),
+        None => by,
+    }
+}
+
+/// What the node's audit mode let through.
+fn node_audit(trace: &Trace<'_>) -> Option<Outcome> {
+    trace.steps.iter().find_map(|step| match step {
+        Step::NodeAudit(outcome) => Some(*outcome),
+        _ => None,
+    })
+}
+
+/// What policies in audit mode would have done; of the node's own audit mode [`decided`] tells.
+pub(super) fn audited(trace: &Trace<'_>) -> Vec<String> {
+    let all = &trace.decision.audited;
+    let of_policies = all.len() - usize::from(node_audit(trace).is_some());
+    let words = |(reason, outcome): &(Reason, Outcome)| {
+        format!("would be {}: {}", verdict(*outcome), decided_by(&because(trace, reason)))
+    };
+    all.iter().take(of_policies).map(words).collect()
+}
+
 /// What decided, with its place.
-pub(super) fn decided_by(reason: &Because<'_>) -> String {
+fn decided_by(reason: &Because<'_>) -> String {
     match reason.place() {
         Some(place) => format!("{}, {}", reason.words, at(place)),
         None => reason.words.clone(),
@@ -143,9 +158,8 @@ pub(super) const fn state_word(state: ConntrackState) -> &'static str {
 
 fn interfaces(out: &mut String, subject: &Subject, packet: &Packet) {
     let effective = &subject.effective;
-    let way = |name: &InterfaceName, kind: Option<&str>| {
-        format!("{name}, {}", recognised(&recognise(effective, name, kind)))
-    };
+    let way =
+        |name: &InterfaceName, kind: Option<&str>| format!("{name}, {}", recognised(&recognise(effective, name, kind)));
     let sender = match &packet.origin {
         Origin::Kernel => ", from the kernel".to_owned(),
         Origin::Process(socket) => format!(", from user {} in group {}", socket.uid, socket.gid),
@@ -224,7 +238,13 @@ fn heading(part: &Part<'_>, packet: &Packet) -> Option<Cells> {
         _ => &packet.interface,
     };
     let what = format!("stage {} {direction}", stage.name());
-    Some(Cells { what, result: format!("{by} ({})", interface.role), outcome: None, place: String::new(), source: String::new() })
+    Some(Cells {
+        what,
+        result: format!("{by} ({})", interface.role),
+        outcome: None,
+        place: String::new(),
+        source: String::new(),
+    })
 }
 
 fn cells(line: &Line<'_>, part: &Part<'_>, subject: &Subject) -> Cells {

@@ -71,7 +71,9 @@ fn what_was_dropped_begins_no_flow() {
 
 #[test]
 fn a_connection_is_picked_up_in_its_middle_only() {
-    for (flags, state) in [(ACK, New), (ACK | 8, New), (SYN_ACK, Invalid), (FIN_ACK, Invalid), (RST, Invalid), (RST | ACK, Invalid)] {
+    for (flags, state) in
+        [(ACK, New), (ACK | 8, New), (SYN_ACK, Invalid), (FIN_ACK, Invalid), (RST, Invalid), (RST | ACK, Invalid)]
+    {
         assert_eq!(states(&[tcp(flags, false)]), [state], "{flags:#b}");
     }
     for flags in [0, FIN, SYN | FIN, SYN | RST, FIN | RST | ACK, 8, 0x3f, URG] {
@@ -90,9 +92,10 @@ fn after_its_end_a_connection_can_begin_anew() {
         with(&[tcp(FIN_ACK, false), tcp(FIN_ACK, true), tcp(ACK, false), tcp(SYN, false)]),
         [Established, Established, Established, New]
     );
-    assert_eq!(with(&[tcp(RST, true), tcp(ACK, false), tcp(SYN, false), tcp(SYN_ACK, true)]), [
-        Established, Established, New, Established
-    ]);
+    assert_eq!(
+        with(&[tcp(RST, true), tcp(ACK, false), tcp(SYN, false), tcp(SYN_ACK, true)]),
+        [Established, Established, New, Established]
+    );
 }
 
 #[test]
@@ -108,7 +111,11 @@ fn an_icmp_error_belongs_to_the_flow_that_it_quotes() {
     assert_eq!(states(&[udp(false), udp(true), error(3, &udp(true), false)]), [New, Established, Related]);
     assert_eq!(states(&[error(3, &sent, true)]), [Invalid], "of a flow that nobody knows");
     assert_eq!(states(&[udp(false), error(3, &sent, false)]), [New, Invalid], "to somebody who did not send it");
-    assert_eq!(states(&[udp(false), error(3, &error(3, &sent, true), true)]), [New, Invalid], "an error about an error");
+    assert_eq!(
+        states(&[udp(false), error(3, &error(3, &sent, true), true)]),
+        [New, Invalid],
+        "an error about an error"
+    );
     assert_eq!(states(&[udp(false), between(v4(1, 0, &[], &[3, 3]), true)]), [New, Invalid]);
     let reply = Flows::default();
     assert_eq!(reply.known.len(), 0);

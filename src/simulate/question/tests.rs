@@ -16,10 +16,8 @@ fn facts() -> Facts {
         link.addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         (index, link)
     };
-    let links = [
-        link(2, "eth0", None, &["10.0.0.5/24", "fd00::5/64", "fe80::5/64"]),
-        link(3, "bond0", Some("bond"), &[]),
-    ];
+    let links =
+        [link(2, "eth0", None, &["10.0.0.5/24", "fd00::5/64", "fe80::5/64"]), link(3, "bond0", Some("bond"), &[])];
     Facts { links: links.into(), ..Facts::default() }
 }
 
@@ -49,7 +47,8 @@ fn question(words: &str) -> Question {
 fn asked(words: &str) -> Result<(String, String), String> {
     let (packet, taken) = packet(&question(words), &node(Vec::new()), &facts()).map_err(|error| error.to_string())?;
     let protocol = packet.protocol.unwrap();
-    let mut text = format!("{} {} {protocol} {} -> {}", packet.direction, packet.interface, packet.source, packet.destination);
+    let mut text =
+        format!("{} {} {protocol} {} -> {}", packet.direction, packet.interface, packet.source, packet.destination);
     for part in [
         packet.ports.map(|(source, port)| format!(" {source}>{port}")),
         packet.icmp.map(|(kind, code)| format!(" {kind}/{code}")),
@@ -94,14 +93,30 @@ fn what_is_not_said_is_taken_for_granted_and_said() {
         "ingress eth0 tcp 198.51.100.77 -> 203.0.113.77 40000>80 by bond0 Some(\"bond\") to 10.1.0.9 80",
         "--from 198.51.100.77, --to 203.0.113.77, --sport 40000",
     );
-    check("--in cali7 --kind veth --to 10.0.0.5 --proto 47", "ingress cali7 gre 198.51.100.77 -> 10.0.0.5 kind veth", "--from 198.51.100.77");
+    check(
+        "--in cali7 --kind veth --to 10.0.0.5 --proto 47",
+        "ingress cali7 gre 198.51.100.77 -> 10.0.0.5 kind veth",
+        "--from 198.51.100.77",
+    );
 }
 
 #[test]
 fn icmp_is_that_of_the_ip_version() {
-    check("--in eth0 --icmp echo-request", "ingress eth0 icmp 198.51.100.77 -> 10.0.0.5 8/0", "--from 198.51.100.77, --to 10.0.0.5");
-    check("--in eth0 --to fd00::5 --icmp packet-too-big", "ingress eth0 icmpv6 2001:db8::77 -> fd00::5 2/0", "--from 2001:db8::77");
-    check("--in eth0 --proto icmpv6 --icmp 135/3", "ingress eth0 icmpv6 2001:db8::77 -> fd00::5 135/3", "--from 2001:db8::77, --to fd00::5");
+    check(
+        "--in eth0 --icmp echo-request",
+        "ingress eth0 icmp 198.51.100.77 -> 10.0.0.5 8/0",
+        "--from 198.51.100.77, --to 10.0.0.5",
+    );
+    check(
+        "--in eth0 --to fd00::5 --icmp packet-too-big",
+        "ingress eth0 icmpv6 2001:db8::77 -> fd00::5 2/0",
+        "--from 2001:db8::77",
+    );
+    check(
+        "--in eth0 --proto icmpv6 --icmp 135/3",
+        "ingress eth0 icmpv6 2001:db8::77 -> fd00::5 135/3",
+        "--from 2001:db8::77, --to fd00::5",
+    );
     check("--in eth0 --icmp 3/4 --from 10.0.0.9", "ingress eth0 icmp 10.0.0.9 -> 10.0.0.5 3/4", "--to 10.0.0.5");
 }
 
@@ -148,7 +163,8 @@ fn an_address_that_the_policy_names_is_not_unremarkable() {
         let rules: Vec<EffectiveRule> = cidrs.iter().map(|cidr| named(cidr)).collect();
         node(vec![tier("default", TierDefault::Pass, vec![policy("p", &rules)])])
     };
-    let source = |cidrs: &[&str]| packet(&question("--in eth0 --dport 1"), &effective(cidrs), &facts()).unwrap().0.source;
+    let source =
+        |cidrs: &[&str]| packet(&question("--in eth0 --dport 1"), &effective(cidrs), &facts()).unwrap().0.source;
     assert_eq!(source(&["198.51.100.0/24"]).to_string(), "203.0.113.77");
     assert_eq!(source(&["198.51.100.0/24", "203.0.113.0/24"]).to_string(), "192.0.2.77");
     assert_eq!(source(&["0.0.0.0/0"]).to_string(), "198.51.100.77", "a rule for everybody tells nobody apart");

@@ -114,7 +114,11 @@ fn forwarded_packets_come_back_by_the_same_two_interfaces() {
     let frames = [(syn(22), None), (syn_ack(22), None), (syn_ack(80), Some(Seen::Leaving))];
     assert_eq!(
         run_as(&with(Vec::new()), through, LinkType::Raw, &frames),
-        ["Accepted ingress eth0>cali7 New", "Accepted ingress cali7>eth0 Established", "Accepted ingress cali7>eth0 Invalid"]
+        [
+            "Accepted ingress eth0>cali7 New",
+            "Accepted ingress cali7>eth0 Established",
+            "Accepted ingress cali7>eth0 Invalid"
+        ]
     );
 }
 
@@ -141,14 +145,18 @@ fn a_fragment_goes_the_way_of_its_first() {
         ]
     );
     // RFC 1858: a first fragment without the ports is a whole header after reassembly.
-    assert_eq!(run(&ssh_only(), &[fragment(0x2000, 3, &[0, 1]), fragment(1, 3, &[0; 8])]), ["Skipped SplitHeader", "Fragment None"]);
+    assert_eq!(
+        run(&ssh_only(), &[fragment(0x2000, 3, &[0, 1]), fragment(1, 3, &[0; 8])]),
+        ["Skipped SplitHeader", "Fragment None"]
+    );
 }
 
 #[test]
 fn fragments_of_long_ago_are_forgotten_and_those_of_just_now_are_not() {
     let effective = with(Vec::new());
     let mut replay = Replay::new(&effective, way());
-    let mut next = |bytes: &[u8]| replay.next(&Captured { link: LinkType::Raw, bytes, length: bytes.len(), seen: None }).1;
+    let mut next =
+        |bytes: &[u8]| replay.next(&Captured { link: LinkType::Raw, bytes, length: bytes.len(), seen: None }).1;
     let packet = |flags: u16, source: u32| {
         let mut bytes = ip(v4(47, flags, &[], &[0; 8]), source.to_be_bytes(), HOST);
         seal(&mut bytes);

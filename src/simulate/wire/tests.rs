@@ -94,7 +94,10 @@ fn a_plain_packet_of_each_version() {
     assert_eq!((summary(&headers), headers.hop_limit), (SSH, 255));
     assert_eq!(headers.source.to_string(), "2001:db8::1");
     let packet = headers.packet(Direction::Ingress, InterfaceName::new("eth0").unwrap());
-    assert_eq!((packet.ports, packet.protocol, packet.state), (Some((40_000, 22)), Some(Protocol::TCP), ConntrackState::New));
+    assert_eq!(
+        (packet.ports, packet.protocol, packet.state),
+        (Some((40_000, 22)), Some(Protocol::TCP), ConntrackState::New)
+    );
 }
 
 #[test]
@@ -352,8 +355,8 @@ fn of_a_packet_that_was_not_captured_whole_only_what_is_there_is_said() {
 /// Bytes that often look like a packet: a version, small lengths, protocols that mean something.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![3 => prop::sample::select(vec![0u8, 1, 4, 5, 6, 17, 43, 44, 50, 51, 58, 59, 60, 194, 255]), 1 => any::<u8>()];
-    (prop::sample::select(vec![0x45u8, 0x46, 0x4f, 0x60, 0x44]), prop::collection::vec(byte, 0..140), any::<bool>()).prop_map(
-        |(first, mut rest, fits)| {
+    (prop::sample::select(vec![0x45u8, 0x46, 0x4f, 0x60, 0x44]), prop::collection::vec(byte, 0..140), any::<bool>())
+        .prop_map(|(first, mut rest, fits)| {
             rest.insert(0, first);
             let length = u16::try_from(rest.len()).unwrap();
             if fits && rest.len() >= 40 {
@@ -361,8 +364,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
                 rest[at..at + 2].copy_from_slice(&said.to_be_bytes());
             }
             rest
-        },
-    )
+        })
 }
 
 proptest! {
