@@ -92,7 +92,7 @@ enum Command {
     /// Print the rules that would be loaded; needs no root
     Render(render::Arguments),
     /// Say what happens to a packet and why, or to the packets of a capture; needs no root
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up

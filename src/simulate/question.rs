@@ -202,7 +202,9 @@ impl Asked<'_> {
                 Protocol::TCP
             }
             None => {
-                return unclear("say what it is: --proto tcp --dport 22, --proto icmp --icmp echo-request, --proto esp");
+                return unclear(
+                    "say what it is: --proto tcp --dport 22, --proto icmp --icmp echo-request, --proto esp",
+                );
             }
         };
         let is_icmp = |protocol| matches!(protocol, Protocol::ICMP | Protocol::ICMPV6);

@@ -271,3 +271,67 @@ fn cells(line: &Line<'_>, part: &Part<'_>, subject: &Subject) -> Cells {
         source: source.unwrap_or_default().trim_end_matches(',').to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+    use crate::net::facts::{Facts, Link};
+    use crate::net::range::RangeSet;
+    use crate::policy::effective::ProcessMatch;
+    use crate::policy::resolve::resolve;
+    use crate::simulate::{Socket, trace};
+    use crate::source::decode_text;
+
+    #[test]
+    fn a_rule_that_asks_for_a_process_makes_the_answer_unsure_until_somebody_says_which() {
+        let policy =
+            "[[policy]]\nname = \"p\"\norder = 1\ninterfaces = \"all()\"\negress = [ { action = \"deny\" } ]\n";
+        let sourced = decode_text("policy.toml", policy);
+        let links = [(2, Link::named(2, InterfaceName::new("eth0").unwrap()))].into();
+        let facts = Facts { links, ..Facts::default() };
+        let (mut effective, _) = resolve(&sourced.policy, &Config::shipped().settings, &facts);
+        for rule in
+            effective.tiers.iter_mut().flat_map(|tier| &mut tier.policies).flat_map(|policy| policy.egress.iter_mut())
+        {
+            rule[0].process = Some(ProcessMatch { users: Some(RangeSet::single(1000)), ..ProcessMatch::default() });
+        }
+        let subject = Subject { effective, facts, texts: sourced.texts, generation: Some(7), emergency: None };
+        let answer = |origin| {
+            let packet = Packet {
+                direction: Direction::Egress,
+                interface: InterfaceName::new("eth0").unwrap(),
+                kind: None,
+                source: "10.0.0.1".parse().unwrap(),
+                destination: "10.0.0.9".parse().unwrap(),
+                protocol: Some(Protocol(47)),
+                ports: None,
+                icmp: None,
+                hop_limit: 1,
+                state: ConntrackState::New,
+                forward: None,
+                translated: None,
+                origin,
+            };
+            of(&subject, &packet, &trace(&subject.effective, &packet), &[], false, false)
+        };
+        let expected = "\
+accepted  default of unknown egress: allow
+packet    gre 10.0.0.1 -> 10.0.0.9, new, hop limit 1
+out       eth0, unknown: not recognised
+unsure    rules ask which process sends it, and nobody said: --user, --group, --unit or --kernel
+under     generation 7
+";
+        assert_eq!(answer(Origin::Unknown), expected);
+        let expected = "\
+dropped   p#1 (deny), policy.toml:5
+          egress = [ { action = \"deny\" } ]
+packet    gre 10.0.0.1 -> 10.0.0.9, new, hop limit 1
+out       eth0, unknown: not recognised, from user 1000 in group 7
+under     generation 7
+";
+        assert_eq!(answer(Origin::Process(Socket { uid: 1000, gid: 7, ..Socket::default() })), expected);
+        assert!(answer(Origin::Kernel).contains("from the kernel\nunder"));
+    }
+}
