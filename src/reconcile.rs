@@ -24,6 +24,7 @@ use crate::policy::settings::NodeSettings;
 use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
+pub use emergency::effective as effective_in_emergency;
 pub use life::{Confirmation, Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Trial, Version};
 use selftest::{Probe, Tried};
 use trial::{Held, Testing};

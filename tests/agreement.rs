@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nodewall::compile::stats::{Row, stats};
 use nodewall::compile::{compile, rule_of};
 use nodewall::net::addr::{AddrSet, Family};
 use nodewall::net::facts::Cgroup;
@@ -16,6 +17,7 @@ use nodewall::net::interface::{Direction, InterfaceName, Role};
 use nodewall::net::protocol::{IcmpSet, L4Detail, L4Match, PortSet, Protocol};
 use nodewall::net::range::RangeSet;
 use nodewall::nft::ir::{Reject, Ruleset};
+use nodewall::nft::longest::Met;
 use nodewall::nft::text;
 use nodewall::policy::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface,
@@ -24,11 +26,11 @@ use nodewall::policy::effective::{
 use nodewall::policy::model::{Action, Limit, Mode, Stage, TierDefault};
 use nodewall::policy::selector::{Labels, Selector};
 use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
-use nodewall::simulate::ruleset::{End, travel};
+use nodewall::simulate::ruleset::{End, Run, travel};
 use nodewall::simulate::view::View;
 use nodewall::simulate::{
-    ConntrackState, Decision, Exit, FailsafeStep, Origin, Outcome, Packet, Reason, RuleStep, Socket, StageEnd, Step,
-    decide, trace,
+    ConntrackState, Decision, Exit, FailsafeStep, How, Origin, Outcome, Packet, Reason, RuleStep, Socket, StageEnd,
+    Step, decide, is_loopback, recognise, trace,
 };
 use nodewall::text::place::Place;
 use proptest::prelude::*;
@@ -61,11 +63,15 @@ fn compiled_rules_decide_as_the_policy_does() {
         let points = Points::of(&effective);
         // IPoIB has no Ethernet header, and kernels read one that is not there (CVE-2026-53131).
         prop_assert!(!text::render(&ruleset).contains("ether"));
+        let rows = stats(&effective, &ruleset);
         if ruleset.sets.iter().any(|(name, set)| set.map && !name.contains("_interfaces/")) {
             count("policies with a verdict map");
         }
         for sketch in &sketches {
-            let decision = agree(&effective, &ruleset, &points, sketch)?;
+            let (decision, ran) = agree(&effective, &ruleset, &points, sketch)?;
+            if within_stats(&effective, &rows, &points.packet(&effective, sketch), &ran)? {
+                count("as long a way as the figures say");
+            }
             count(match (&decision.reason, decision.outcome) {
                 (Reason::Essential(_), _) => "essential",
                 (Reason::Rule(_), Outcome::Accepted) => "rule accepted",
@@ -240,7 +246,7 @@ fn agree(
     ruleset: &Ruleset,
     points: &Points,
     sketch: &Sketch,
-) -> Result<Decision, TestCaseError> {
+) -> Result<(Decision, Run), TestCaseError> {
     let packet = points.packet(effective, sketch);
     let decision = decide(effective, &packet);
     let mut view = View::new(effective, &packet);
@@ -270,7 +276,51 @@ fn agree(
     let logged: Vec<RuleId> = ran.logged.iter().filter_map(|prefix| rule_of(prefix)).collect();
     let ids: Vec<RuleId> = matched.into_iter().filter(|(_, logs)| *logs).map(|(id, _)| id).collect();
     prop_assert_eq!(ids, logged, "{:?}\nrules: {:?}\n{:?}", decision, ran, packet);
-    Ok(decision)
+    Ok((decision, ran))
+}
+
+/// A new packet never meets more than `render --stats` says; whether it met as many rules.
+fn within_stats(effective: &Effective, rows: &[Row], packet: &Packet, ran: &Run) -> Result<bool, TestCaseError> {
+    if packet.state != ConntrackState::New || is_loopback(effective, packet) {
+        return Ok(false);
+    }
+    let row = |stage, direction, name, kind: Option<&str>| {
+        let words = match recognise(effective, name, kind).how {
+            How::Known(_) => name.to_string(),
+            How::Expected(Pattern::Name(name)) => name.to_string(),
+            How::Expected(Pattern::Prefix(prefix)) => format!("{prefix}*"),
+            How::Expected(Pattern::Kind(kind)) => format!("kind {kind}"),
+            How::Unknown => "any other".to_owned(),
+        };
+        let mut rows = rows.iter().filter(|row| row.stage == stage && row.direction == direction);
+        // A stage without policies has no row at all.
+        rows.next()?;
+        Some((stage, direction, words))
+    };
+    let met = |wanted: Option<(Stage, Direction, String)>| {
+        let Some((stage, direction, words)) = wanted else { return Met::default() };
+        let mut of_stage = rows.iter().filter(|row| row.stage == stage && row.direction == direction);
+        of_stage.find(|row| row.interfaces.contains(&words)).unwrap_or_else(|| panic!("no row {stage:?} {words}")).met
+    };
+    let (name, kind) = (&packet.interface, packet.kind.as_deref());
+    let mut most = met(row(Stage::Untracked, packet.direction, name, kind));
+    if packet.direction == Direction::Ingress {
+        most = most.then(met(row(Stage::Prednat, Direction::Ingress, name, kind)), 0);
+    }
+    let last = match &packet.forward {
+        None => met(row(Stage::Host, packet.direction, name, kind)),
+        Some(exit) => {
+            let by_input = met(row(Stage::Forward, Direction::Ingress, name, kind));
+            let by_output = met(row(Stage::Forward, Direction::Egress, &exit.interface, exit.kind.as_deref()));
+            prop_assert!(by_input.rules == 0 || ran.met.rules <= most.then(by_input, 0).rules);
+            by_output
+        }
+    };
+    most = most.then(last, 0);
+    let Met { chains, rules, lookups, depth } = ran.met;
+    let within = chains <= most.chains && rules <= most.rules && lookups <= most.lookups && depth <= most.depth;
+    prop_assert!(within, "met {:?}, at most {:?}\n{:?}", ran.met, most, packet);
+    Ok(rules == most.rules)
 }
 
 /// The rules that matched on the way, and whether each of them logs: if it asks for it, or if it would have denied had

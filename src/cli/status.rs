@@ -294,10 +294,11 @@ fn finding_line(finding: &FindingRecord) -> String {
 /// At most this many names in a column.
 const NAMES_SHOWN: usize = 4;
 
-fn interfaces(interfaces: &[String]) -> String {
+pub(super) fn interfaces(interfaces: &[String]) -> String {
     if interfaces.is_empty() { "none here".to_owned() } else { names(interfaces) }
 }
 
+/// Names in a column: the first few, and how many more there are.
 fn names(names: &[String]) -> String {
     match names.len() {
         count if count <= NAMES_SHOWN => names.join(" "),
@@ -311,7 +312,7 @@ fn line(out: &mut String, label: &str, text: &str) {
 }
 
 /// A table with aligned columns, after an empty line; nothing at all without rows.
-fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
+pub(super) fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
     if rows.is_empty() {
         return;
     }

@@ -2,7 +2,7 @@
 //! ingress hook, and once more before connection tracking. The first is the cheap one, and sees no packet that still has a VLAN tag
 //! (stacked priority tags, CVE-2021-27853) nor an interface that came since; the second sees them all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::lower::{Effect, Target};
 use super::point::Point;
@@ -41,6 +41,8 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
     if classes.by_key.is_empty() {
         return;
     }
+    let chains: BTreeSet<String> = classes.by_key.into_values().collect();
+    let chains = chains.into_iter().collect::<Vec<_>>().join(" ");
     let way = |chain: Option<&String>| chain.map_or(Verdict::Accept, |chain| Verdict::Goto(chain.clone()));
     for (name, chain) in &interfaces {
         let device = Datum::name(name.as_str());
@@ -64,7 +66,8 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
         })
         .collect();
     let elements = Elements::Keys(elements);
-    let map = format!("early_interfaces/{}", names::digest(&elements));
+    // As with the stages: other chains to go to are another map.
+    let map = format!("early_interfaces/{}", names::digest_text(&chains));
     let keys = vec![Key::InterfaceName(Side::Source)];
     let dispatch = Statement::Vmap { keys, map: SetRef::Named(map.clone()) };
     let set = Set { key: vec![DataType::Ifname], interval: false, map: true, dynamic: None, elements };

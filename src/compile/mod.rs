@@ -25,6 +25,7 @@ mod lower;
 mod names;
 mod point;
 mod shards;
+pub mod stats;
 
 use std::collections::BTreeMap;
 

@@ -54,6 +54,7 @@ use crate::text::{render, time};
 use alarm::Alarm;
 use countdown::Countdown;
 use disk::DiskThread;
+pub use disk::{Stored, stored};
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::selftest::{Probe, Tried};
-use crate::nft::ir::Ruleset;
+use crate::nft::ir::{Chain, Ruleset};
 use crate::policy::model::Policy;
 use crate::policy::settings::NodeSettings;
 
@@ -246,9 +246,12 @@ pub enum Keep {
 /// of the dispatch maps, and a boot has others anyway: those it knows by name go where they went, the rest goes by pattern or
 /// counts as unknown until the daemon is there. Everything else (a chain for another role, the addresses of the cluster API, a
 /// set) is what a boot stands on.
+///
+/// Chains on a device are not what a boot loads: the device may not be there yet.
 pub(super) fn boots_otherwise(one: &Ruleset, other: &Ruleset) -> bool {
-    let dispatch = |name: &str| name.starts_with("in_interfaces/") || name.starts_with("out_interfaces/");
-    one.chains != other.chains
+    let of_boot = |(_, chain): &(&String, &Chain)| chain.base.is_none_or(|base| base.device.is_none());
+    let dispatch = |name: &str| name.contains("_interfaces/");
+    !one.chains.iter().filter(of_boot).eq(other.chains.iter().filter(of_boot))
         || !one.sets.keys().eq(other.sets.keys())
         || one.sets.iter().any(|(name, set)| !dispatch(name) && other.sets.get(name) != Some(set))
 }

@@ -25,12 +25,12 @@ fn labels(role: Role) -> Labels {
     [("role".to_owned(), role.name().to_owned())].into()
 }
 
-fn name(name: &str) -> InterfaceName {
+pub(super) fn name(name: &str) -> InterfaceName {
     InterfaceName::new(name).unwrap()
 }
 
 /// eth0 is mgmt and ib0 a rail; cali* will be pods; ingress is denied by default but for pods, egress allowed.
-fn node(tiers: Vec<EffectiveTier>) -> Effective {
+pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
     let interface = |index: u32, text: &str, role: Role| Interface {
         name: name(text),
         index,
@@ -68,12 +68,12 @@ fn node(tiers: Vec<EffectiveTier>) -> Effective {
     }
 }
 
-fn tier(name: &str, default: TierDefault, policies: Vec<EffectivePolicy>) -> EffectiveTier {
+pub(super) fn tier(name: &str, default: TierDefault, policies: Vec<EffectivePolicy>) -> EffectiveTier {
     EffectiveTier { name: name.to_owned(), default, policies }
 }
 
 /// Governs ingress on every interface.
-fn policy(name: &str, rules: &[EffectiveRule]) -> EffectivePolicy {
+pub(super) fn policy(name: &str, rules: &[EffectiveRule]) -> EffectivePolicy {
     let rules = (1..).zip(rules).map(|(number, rule)| EffectiveRule { id: id(name, number), ..rule.clone() });
     EffectivePolicy {
         name: name.to_owned(),
@@ -96,7 +96,7 @@ fn id(policy: &str, number: u32) -> RuleId {
 }
 
 /// A rule for every packet.
-fn rule(action: Action) -> EffectiveRule {
+pub(super) fn rule(action: Action) -> EffectiveRule {
     EffectiveRule {
         id: id("unnamed", 1),
         place: Place::file("example.toml"),
@@ -112,7 +112,7 @@ fn rule(action: Action) -> EffectiveRule {
     }
 }
 
-fn tcp(action: Action, port: u16) -> EffectiveRule {
+pub(super) fn tcp(action: Action, port: u16) -> EffectiveRule {
     EffectiveRule { l4: only(Protocol::TCP, L4Detail::Ports(RangeSet::single(port))), ..rule(action) }
 }
 
