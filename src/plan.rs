@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::net::range::RangeSet;
 use crate::nft::change::{Batch, Change, Loaded};
 use crate::nft::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
+    BaseChain, Chain, ChainPolicy, Dynamic, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
 };
+use crate::nft::key::DataType;
 use crate::nft::netlink::{canonical, encode};
 
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
@@ -181,7 +182,6 @@ impl Difference {
                 }
                 continue;
             };
-            let shape = |set: &Set| (set.key.clone(), set.interval, set.map, set.dynamic);
             if shape(there) != shape(wanted) {
                 remade.insert(name.as_str());
                 self.sets_gone.push(Change::DeleteSet { name: name.clone() });
@@ -249,6 +249,11 @@ fn remade_chain(current: &Loaded, desired: &Ruleset, name: &str) -> bool {
 fn same_place(there: &Chain, wanted: &Chain) -> bool {
     let place = |chain: &Chain| chain.base.map(|base| (base.hook, base.priority, base.device));
     place(there) == place(wanted)
+}
+
+/// What a set is, which the kernel cannot change.
+fn shape(set: &Set) -> (&[DataType], bool, bool, Option<Dynamic>) {
+    (&set.key, set.interval, set.map, set.dynamic)
 }
 
 /// Whether a rule can stay: it uses no set that goes and comes again, and has nothing that the IR cannot say.

@@ -93,6 +93,12 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
             return exit::of_kernel(&error);
         }
     };
+    if !applied.without.is_empty() {
+        let chains = applied.without.join(", ");
+        output.message(&format!(
+            "not in force, as their device is not there: {chains}; other chains decide the same later"
+        ));
+    }
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
     } else if let Some(at) = next_expiry {

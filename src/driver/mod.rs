@@ -104,6 +104,6 @@ pub struct Applied {
     pub changes: usize,
     /// Large sets that were written and not read back yet: [`verify`] does.
     pub deferred: Vec<String>,
-    /// Chains that are not in force because their device is not there. They are tried again with each [`apply`].
+    /// Chains that are not in force because their device is not there. They are tried again with each [`apply()`].
     pub without: Vec<String>,
 }
