@@ -153,6 +153,88 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
     }
 }
 
+/// Ten rules of which each names hundreds of ranges make an address map that is cut into shards; who is in none of a shard's ranges
+/// comes back for the rules behind.
+#[test]
+fn long_lists_of_peers_decide_as_their_rules_do() {
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let rules: Vec<EffectiveRule> = (0..10u32)
+        .map(|number| {
+            let v4 = (0..300).map(|_| next(60_000) as u32).map(|at| (POOL_V4 + at, POOL_V4 + at + at % 7));
+            let v4 = v4.collect();
+            let v6 =
+                (0..300).map(|_| u128::from(next(60_000))).map(|at| (POOL_V6 + at, POOL_V6 + at + at % 5)).collect();
+            let action = [Action::Allow, Action::Deny, Action::Reject, Action::Pass][number as usize % 4];
+            let id = RuleId { policy: "long".into(), number: number + 1 };
+            EffectiveRule {
+                id,
+                action,
+                from: Addresses::Named(format!("peers-{number}"), AddrSet { v4, v6 }),
+                ..deny_everything()
+            }
+        })
+        .chain([EffectiveRule {
+            id: RuleId { policy: "long".into(), number: 11 },
+            action: Action::Allow,
+            l4: L4Match::Only([(Protocol::TCP, L4Detail::All)].into()),
+            ..deny_everything()
+        }])
+        .collect();
+    let policy = EffectivePolicy {
+        name: "long".to_owned(),
+        stage: Stage::Host,
+        expires: None,
+        mode: Mode::Enforce,
+        interfaces: Selector::All,
+        ingress: Some(rules),
+        egress: None,
+        place: Place::file("generated.toml"),
+    };
+    let tier = EffectiveTier { name: "tier".to_owned(), default: TierDefault::Pass, policies: vec![policy] };
+    let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
+    let effective = Effective {
+        mode: Mode::Enforce,
+        interfaces: Vec::new(),
+        expected: Vec::new(),
+        unknown: labels(Role::Unknown, false),
+        failsafe: Vec::new(),
+        tiers: vec![tier],
+        defaults: keys.map(|key| (key, InterfaceDefault::Deny)).collect(),
+        early: BTreeSet::new(),
+        accept_mark: 0x10,
+        drop_invalid: true,
+        log: LogSettings { group: 1, rate: 1, burst: 1 },
+    };
+    let (ruleset, points) = (compile(&effective), Points::of(&effective));
+    let shards = ruleset.sets.values().filter(|set| set.map && set.interval).count();
+    assert!(shards > 8, "{shards}");
+    assert!(ruleset.sets.values().all(|set| set.elements.len() <= 512 || !set.map));
+    let sketch = Sketch {
+        direction: Direction::Ingress,
+        v4: true,
+        name: "eth1",
+        kind: None,
+        protocol: 6,
+        readable: true,
+        hop_limit: 64,
+        state: ConntrackState::New,
+        numbers: (3, 3, 5, 5, 0, 0, 0),
+        exit: None,
+        translated: None,
+        origin: 0,
+    };
+    for _ in 0..4000 {
+        let numbers = (next(1_000_000) as usize, 3, 5, 5, 0, 0, 0);
+        let protocol = if next(2) == 0 { 6 } else { 47 };
+        agree(&effective, &ruleset, &points, &Sketch { v4: next(2) == 0, protocol, numbers, ..sketch.clone() })
+            .unwrap();
+    }
+}
+
 fn agree(
     effective: &Effective,
     ruleset: &Ruleset,

@@ -791,8 +791,9 @@ fn a_device_that_is_not_there_costs_only_its_own_chain() {
     desired.chains.insert("early_ib1".to_owned(), early("ib1"));
     let applied = apply(&mut kernel, &desired, None).unwrap();
     assert_eq!(applied.without, ["early_ib0", "early_ib1"]);
+    let all = desired.clone();
     let in_force = |kernel: &mut Memory, missing: &[&str]| {
-        let mut expected = desired.clone();
+        let mut expected = all.clone();
         expected.chains.retain(|name, _| !missing.contains(&name.as_str()));
         assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, expected);
     };
@@ -805,8 +806,14 @@ fn a_device_that_is_not_there_costs_only_its_own_chain() {
     assert_eq!(applied.without, ["early", "early_ib0"]);
     in_force(&mut kernel, &["early", "early_ib0"]);
     kernel.set_devices(["eth0", "ib0", "ib1"]);
-    assert!(apply(&mut kernel, &desired, None).unwrap().without.is_empty());
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert!(applied.without.is_empty());
     in_force(&mut kernel, &[]);
+    // A device goes, and the kernel says nothing of it: what is known of before is not believed to the end.
+    kernel.set_devices(["eth0", "ib1"]);
+    desired.chains.remove("early_ib0");
+    let applied = apply(&mut kernel, &desired, Some(&applied.loaded)).unwrap();
+    assert_eq!((applied.loaded.ruleset, applied.without.len()), (desired, 0));
 }
 
 #[test]

@@ -497,6 +497,11 @@ fn bytes_that_are_not_netlink_are_an_error() {
         }
         let batch = plan(&nodewall::nft::change::Loaded::default(), &ruleset).unwrap();
         let sent = encode(&batch, 7).bytes;
+        // For the fuzzer to begin with.
+        if let Some(corpus) = std::env::var_os("CORPUS") {
+            std::fs::create_dir_all(&corpus).unwrap();
+            std::fs::write(std::path::Path::new(&corpus).join(format!("sent-{seed}")), &sent).unwrap();
+        }
         let whole = read(&sent).unwrap();
         assert_eq!(whole.ruleset.sets, canonical(&ruleset).sets);
         assert_eq!(whole.foreign, Vec::<String>::new());

@@ -27,8 +27,8 @@ const PREROUTING_PRIORITY: i32 = -310;
 const INGRESS_PRIORITY: i32 = 0;
 
 /// Adds the chains, if any interface has early rules.
-pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset) {
-    let mut classes = Classes { effective, ruleset, by_key: BTreeMap::new() };
+pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize) {
+    let mut classes = Classes { effective, ruleset, room, by_key: BTreeMap::new() };
     let interfaces: Vec<_> = effective
         .interfaces
         .iter()
@@ -88,6 +88,7 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset) {
 struct Classes<'a, 'r> {
     effective: &'a Effective,
     ruleset: &'r mut Ruleset,
+    room: &'r mut usize,
     by_key: BTreeMap<(Vec<usize>, Vec<String>), String>,
 }
 
@@ -123,7 +124,7 @@ impl Classes<'_, '_> {
 
     fn rules(&mut self, name: &str, failsafe: &[usize], rules: &[&EffectiveRule]) -> Vec<Rule> {
         let effective = self.effective;
-        let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN };
+        let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN, room: self.room };
         let accept = |_: &EffectiveRule| Effect::Verdict(Verdict::Accept);
         let entries = failsafe.iter().filter_map(|index| effective.failsafe.get(*index));
         // No flows are known yet, so that answers to what failsafe lets out need it as well. They are logged, and counted, where they

@@ -24,6 +24,7 @@ mod flat;
 mod lower;
 mod names;
 mod point;
+mod shards;
 
 use std::collections::BTreeMap;
 
@@ -38,12 +39,13 @@ use crate::policy::settings::Default;
 
 use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Limited, Line, Target};
+use lower::{Effect, Limited, Line, MOST_RANGES_IN_MAPS, Target};
 use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
 pub fn compile(effective: &Effective) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    let mut room = MOST_RANGES_IN_MAPS;
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -54,10 +56,10 @@ pub fn compile(effective: &Effective) -> Ruleset {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset }.run();
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room: &mut room }.run();
     }
     accepting(effective, &points, &mut ruleset);
-    early::add(effective, &mut ruleset);
+    early::add(effective, &mut ruleset, &mut room);
     ruleset
 }
 
@@ -105,6 +107,8 @@ struct Compiler<'a> {
     point: Point,
     marks: Marks,
     ruleset: &'a mut Ruleset,
+    /// See [`Target::room`].
+    room: &'a mut usize,
 }
 
 impl Compiler<'_> {
@@ -319,7 +323,7 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix() }
+        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), room: self.room }
     }
 }
 

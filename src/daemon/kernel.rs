@@ -16,7 +16,7 @@ use super::status::{BaseChainRecord, TableRecord, counters};
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
 use crate::nft::change::{Change, Loaded};
-use crate::nft::ir::Ruleset;
+use crate::nft::ir::{Chain, Ruleset};
 use crate::nft::netlink::canonical_set;
 use crate::plan::plan;
 use crate::revoke::Revocation;
@@ -213,7 +213,10 @@ fn repair(
 ) -> Result<(usize, Vec<String>), driver::Error> {
     // Where something is missing its device may have come meanwhile.
     if depth == Depth::Cheap && missing.0.is_empty() {
+        // Before Linux 6.16 a chain goes with its device, and the generation stays.
+        let on_device = |chain: &Chain| chain.base.is_some_and(|base| base.device.is_some());
         if let Some(known) = known
+            && !ruleset.chains.values().any(on_device)
             && known.generation == kernel.generation()?
         {
             return Ok((0, Vec::new()));

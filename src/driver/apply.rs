@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
+
 use super::{Applied, Error, Kernel, Read};
 use crate::nft::change::{Batch, Change, Loaded};
 use crate::nft::ir::{Elements, Ruleset, Set};
@@ -27,10 +29,14 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
     let mut desired = canonical(desired);
     let mut known = known.filter(|known| known.unread.is_empty()).map(Cow::Borrowed);
     let (mut prepared, mut without) = (Vec::new(), Vec::new());
+    let mut looked = false;
     for _ in 0..ATTEMPTS {
         let mut current = match known.take() {
             Some(known) if kernel.generation()? == known.generation => known.into_owned(),
-            _ => kernel.load(&Read::Everything)?,
+            _ => {
+                looked = true;
+                kernel.load(&Read::Everything)?
+            }
         };
         if let Some(batch) = preparation(&current, &desired) {
             match kernel.commit(&batch) {
@@ -61,6 +67,8 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
                 without.extend(chains);
                 known = Some(Cow::Owned(current));
             }
+            // Before Linux 6.16 a chain goes with its device and the generation stays: what was known may not be so any more.
+            Err(Error::Refused { errno: Errno::ENOENT, .. }) if !looked => {}
             Err(error) => return Err(error),
         }
     }

@@ -24,8 +24,8 @@ use crate::net::protocol::Protocol;
 pub use super::normal::normalise;
 
 /// The ruleset as `nft -j list table inet nodewall` prints it, less handles, counters and the metainfo object, and in
-/// the form of [`normalise`], but with what nft 1.0.6 leaves out, as later versions print it: the device of a chain at ingress, that
-/// a set is dynamic, and the level of `socket cgroupv2`.
+/// the form of [`normalise`], but with what nft 1.0.6 leaves out, as later versions print it: the device of a chain at ingress and
+/// the level of `socket cgroupv2`.
 pub fn render(ruleset: &Ruleset) -> Json {
     let mut objects = vec![value(schema::NfListObject::Table(schema::Table {
         family: NfFamily::INet,
@@ -90,7 +90,8 @@ fn named_set(name: &str, set: &Set) -> Json {
         object.insert("flags".into(), json!(["interval"]));
     }
     if let Some(Dynamic { timeout, size }) = set.dynamic {
-        object.insert("flags".into(), json!(["timeout", "dynamic"]));
+        // nft 1.0.6 neither prints "dynamic" nor reads it; the rule that fills the set makes it so.
+        object.insert("flags".into(), json!(["timeout"]));
         object.insert("timeout".into(), json!(timeout));
         object.insert("size".into(), json!(size));
     }

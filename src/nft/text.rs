@@ -762,6 +762,40 @@ mod tests {
         let lookup = Statement::Lookup { keys: vec![Key::L4Proto], negated: false, set: empty };
         assert_eq!(line(vec![lookup, accept()]), "# meta l4proto { } accept");
         assert_eq!(line(vec![]), "# no statements");
+        let group = |value| Statement::Match { key: Key::SocketCgroup(2), negated: false, value };
+        assert_eq!(line(vec![group(Value::Is(4711u64.into())), accept()]), "# socket cgroupv2 level 2 4711 accept");
+        assert_eq!(line(vec![group(Value::Range(1u64.into(), 9u64.into()))]), "# socket cgroupv2 level 2 1-9");
+        let week = Limit { rate: 1, seconds: 604_800, burst: 1 };
+        assert_eq!(line(vec![Statement::Limit(week)]), "# limit rate 1/? burst 1 packets");
+    }
+
+    #[test]
+    fn control_groups_in_sets_and_devices_that_nft_cannot_read_are_comments() {
+        let elements = [4711u64, 5].map(|id| (ElementKey::of([Datum::from(id)]), None));
+        let set = Set {
+            key: vec![DataType::Cgroup],
+            interval: false,
+            map: false,
+            dynamic: None,
+            elements: Elements::Keys(elements.into()),
+        };
+        let chain = |device| Chain {
+            base: Some(BaseChain {
+                hook: crate::nft::ir::Hook::Ingress,
+                priority: -500,
+                policy: ChainPolicy::Accept,
+                device: Some(Datum::name(device)),
+            }),
+            rules: Vec::new(),
+        };
+        let chains =
+            [("a", "eth0"), ("b", "eth*"), ("c", "e\"0")].map(|(name, device)| (name.to_owned(), chain(device)));
+        let text = body(&Ruleset { sets: [("units".to_owned(), set)].into(), chains: chains.into() });
+        let lines: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| !line.ends_with(['{', '}']) && !line.is_empty()).collect();
+        let base = |device: &str| format!("type filter hook ingress device \"{device}\" priority -500; policy accept;");
+        let (eth0, star, quote) = (base("eth0"), base("eth*"), base("e\"0"));
+        assert_eq!(lines, ["type cgroupsv2", "# 5", "# 4711", &eth0, &format!("# {star}"), &format!("# {quote}")]);
     }
 
     #[test]
