@@ -6,6 +6,7 @@ set -euo pipefail
 # package:the command or file that shows it is there
 wanted=(
     nftables:/usr/sbin/nft
+    iptables:/usr/sbin/iptables-nft-restore
     iproute2:/usr/sbin/ip
     libsystemd-dev:/usr/include/systemd/sd-daemon.h
     pkg-config:/usr/bin/pkg-config

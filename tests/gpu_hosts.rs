@@ -190,6 +190,13 @@ fn stacked_priority_tags_carry_nothing_past_a_deny() {
         load(&node, &policy("deny"), &settings(InterfaceDefault::Allow));
         assert_eq!(heard("denied"), [vec![], vec![]] as [Vec<usize>; 2], "{stage}");
     }
+    // Denials at the device itself stand a second time where the tags are gone.
+    let everybody = "[[policy]]\nname = \"p\"\ninterfaces = \"all()\"\n\
+                     ingress = [{ action = \"deny\", from = { cidrs = [\"10.0.0.0/24\", \"fd00::/64\"] } }]\n";
+    let early = settings(InterfaceDefault::Allow);
+    load(&node, everybody, &NodeSettings { early: Role::ALL.iter().copied().collect(), ..early });
+    assert!(node.sh("nft list table inet nodewall").contains("hook ingress"));
+    assert_eq!(heard("denied early"), [vec![], vec![]] as [Vec<usize>; 2]);
 }
 
 /// The link-layer address of an interface here, with its index.

@@ -78,6 +78,20 @@ fn every_key_of_a_policy_is_in_its_page() {
 }
 
 #[test]
+fn the_examples_of_the_policy_page_are_policies() {
+    let page = page("nodewall-policy.5");
+    let examples: Vec<&str> =
+        page.split("\n.Bd -literal").skip(1).filter_map(|rest| rest.split("\n.Ed").next()).collect();
+    assert!(examples.len() >= 2, "{examples:?}");
+    for example in examples {
+        let text = example.split_once('\n').unwrap().1.replace("\\&", "");
+        let sourced = nodewall::source::decode_text("example.toml", &text);
+        assert_eq!(sourced.findings, [], "{text}");
+        assert!(!sourced.policy.policies.is_empty(), "{text}");
+    }
+}
+
+#[test]
 fn mandoc_has_nothing_against_the_pages() {
     let pages: Vec<PathBuf> = fs::read_dir(at("man")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(pages.len(), 3);

@@ -106,7 +106,7 @@ impl Classes<'_, '_> {
             .failsafe
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.direction == Direction::Ingress && entry.interfaces.matches(labels))
+            .filter(|(_, entry)| entry.interfaces.matches(labels))
             .map(|(index, _)| index)
             .collect();
         let key = (failsafe, rules.iter().map(|rule| rule.id.to_string()).collect());
@@ -130,8 +130,10 @@ impl Classes<'_, '_> {
         let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN, room: self.room };
         let accept = |_: &EffectiveRule| Effect::Verdict(Verdict::Accept);
         let entries = failsafe.iter().filter_map(|index| effective.failsafe.get(*index));
-        // They are logged, and counted, where they decide.
-        let entries = entries.map(|entry| EffectiveRule { log: None, ..entry.rule.clone() });
+        // No flows are known yet, so that answers to what failsafe lets out need it as well. They are logged, and counted, where they
+        // decide.
+        let entries = entries.flat_map(|entry| entry.rules(Direction::Ingress));
+        let entries = entries.map(|rule| EffectiveRule { log: None, ..rule.clone() });
         let ways_in: Vec<_> = entries.flat_map(|rule| lines(&rule, accept, Mode::Enforce)).collect();
         let drop = |_: &EffectiveRule| Effect::Verdict(Verdict::Drop);
         let denials: Vec<_> = rules.iter().flat_map(|rule| lines(rule, drop, Mode::Enforce)).collect();

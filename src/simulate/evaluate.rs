@@ -131,8 +131,9 @@ impl<'a> Evaluation<'a> {
             return None;
         }
         self.step(Step::Early);
-        let mut entries = self.effective.failsafe.iter().filter(|entry| entry.direction == Direction::Ingress);
-        if entries.any(|entry| entry.interfaces.matches(interface.labels) && matches(&entry.rule, packet).is_ok()) {
+        let entries = self.effective.failsafe.iter().filter(|entry| entry.interfaces.matches(interface.labels));
+        let mut ways_in = entries.flat_map(|entry| entry.rules(Direction::Ingress));
+        if ways_in.any(|rule| matches(rule, packet).is_ok()) {
             return None;
         }
         for rule in rules {
