@@ -1,6 +1,11 @@
 //! The state machine, event by event.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+mod found;
+pub(crate) mod sequences;
+pub(crate) mod world;
+
 use super::*;
 use crate::net::facts::Link;
 use crate::net::interface::InterfaceName;
@@ -80,6 +85,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
             Effect::Report(Report::NotKept { .. }) => "not kept".to_owned(),
             Effect::Apply(_) => "apply".to_owned(),
             Effect::Repair(_) => "repair".to_owned(),
+            Effect::Look => "look".to_owned(),
             Effect::Retry(after) => format!("retry {after:?}"),
             Effect::ForgetRetry => "forget".to_owned(),
             Effect::Ready => "ready".to_owned(),
@@ -242,7 +248,8 @@ fn what_is_not_ours_by_doing_is_not_repaired() {
     step(&mut state, Event::KernelSeen { table: true });
     step(&mut state, Event::FactsChanged(facts(&["eth0"])));
     step(&mut state, Event::DocumentsLoaded(bad("a")));
-    check(&mut state, Event::Drifted, &[], Phase::Degraded);
+    check(&mut state, Event::Drifted, &["look"], Phase::Degraded);
+    check(&mut state, Event::KernelSeen { table: true }, &[], Phase::Degraded);
     // The first apply is on its way, and fails: there is nothing to come back to.
     check(&mut state, Event::DocumentsLoaded(documents("a")), &["apply"], Phase::Applying);
     check(&mut state, Event::Drifted, &[], Phase::Applying);
@@ -431,8 +438,11 @@ fn an_emergency_stands_above_the_documents_until_it_ends() {
     let ordered = |emergency| Event::EmergencyRequested { emergency, by: "me".to_owned() };
     let panic = Emergency::Panic { by: "me".to_owned(), reason: String::new() };
     let normal = state.in_force().cloned().unwrap();
-    check(&mut state, ordered(Some(panic)), &["break-glass None", "emergency true", "apply"], Phase::Applying);
-    check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::Panic);
+    let effects = step(&mut state, ordered(Some(panic)));
+    assert_eq!(words(&effects), ["break-glass None", "emergency true", "apply"]);
+    check(&mut state, done(), &["in-force 0", "forget", "ready"], Phase::Panic);
+    // Nobody is told before it is on disk: a crash would end it.
+    check(&mut state, Event::Kept(kept(&effects).0, Ok(())), &["done"], Phase::Panic);
     assert!(state.summary().unwrap().policies.is_empty());
     let closed = state.in_force().cloned().unwrap();
     check(&mut state, Event::DocumentsLoaded(documents("b")), &["apply"], Phase::Applying);
@@ -441,13 +451,15 @@ fn an_emergency_stands_above_the_documents_until_it_ends() {
     check(&mut state, on_trial("c"), &[refused], Phase::Panic);
     let term = Term { until: 1_000_000, period: 9_000 };
     let open = Emergency::BreakGlass { term, by: "me".to_owned(), reason: "x".to_owned() };
-    check(&mut state, ordered(Some(open)), &["break-glass Some(9s)", "emergency true", "apply"], Phase::Applying);
+    let effects = step(&mut state, ordered(Some(open)));
+    assert_eq!(words(&effects), ["break-glass Some(9s)", "emergency true", "apply"]);
+    check(&mut state, Event::Kept(kept(&effects).0, Ok(())), &[], Phase::Applying);
     check(&mut state, done(), &["in-force 0", "forget", "done", "ready"], Phase::BreakGlass);
     assert!(*state.in_force().unwrap() != closed);
     let effects = step(&mut state, Event::BreakGlassDue);
     assert_eq!(words(&effects), ["break-glass None", "emergency false", "apply"]);
     assert_eq!(kept(&effects).1, ["record None None false"]);
-    check(&mut state, done(), &["in-force 2", "forget", "done", "ready"], Phase::InForce);
+    check(&mut state, done(), &["in-force 2", "forget", "ready"], Phase::InForce);
     assert!(*state.in_force().unwrap() != normal);
     assert_eq!(state.summary().unwrap().policies[0].name, "b");
     check(&mut state, Event::BreakGlassDue, &[], Phase::InForce);
