@@ -359,6 +359,8 @@ pub struct State {
     next: u64,
     /// What is kept beside the generations.
     record: Record,
+    /// What of that the disk has or was given, and whether it did not take it.
+    recorded: (Record, bool),
     /// The digest of the documents in place.
     documents: String,
     /// What of the generation in force is on disk.
@@ -534,6 +536,9 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
         _ => policy,
     };
     let Some(new) = new else {
+        if state.good.is_none() {
+            stay(state, effects);
+        }
         if reloaded {
             effects.push(Effect::Ready);
         }
@@ -558,6 +563,18 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     }
     // A reload looks at the kernel even when nothing changed: it is what an operator does about a doubt.
     launch(state, effects);
+}
+
+/// What was found in the kernel is as good as it gets; an emergency that the kernel refused, and that is over, is not tried again.
+fn stay(state: &mut State, effects: &mut Vec<Effect>) {
+    if state.target.take().is_some() {
+        (state.failed, state.attempts) = (None, 0);
+        effects.push(Effect::ForgetRetry);
+    }
+    if let Some(asked) = &mut state.asked {
+        asked.ticket.get_or_insert(state.ticket);
+    }
+    fulfil(state, effects);
 }
 
 /// Whether documents are good; what they come to, if they are, or what the last good ones come to, if they are not.
@@ -748,11 +765,14 @@ fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// What was on disk at the start.
 fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
-    let Memory { record, next, confirmed, meant, pending_left, emergency_left } = memory;
+    let Memory { record, next, confirmed, older, meant, pending_left, emergency_left } = memory;
     (state.next, state.record, state.confirmed) = (next, record, confirmed);
-    // Should the documents in place be bad, this is the last good policy.
-    state.good.clone_from(&state.confirmed);
+    // Should the documents in place be bad, this is the last good policy; unless the kernel may have a later one.
+    if !(older && state.table_found == Some(true)) {
+        state.good.clone_from(&state.confirmed);
+    }
     let before = state.record.clone();
+    state.recorded = (before.clone(), false);
     if let Some(pending) = state.record.pending.clone() {
         let number = pending.generation;
         let meant = meant.filter(|version| version.number == number);
@@ -809,6 +829,7 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
 /// Writes these and the record; the ticket.
 fn keep(state: &mut State, mut what: Vec<Keep>, effects: &mut Vec<Effect>) -> u64 {
     what.push(Keep::Record(state.record.clone()));
+    state.recorded = (state.record.clone(), false);
     state.ticket += 1;
     effects.push(Effect::Keep(state.ticket, what));
     state.ticket
@@ -823,7 +844,7 @@ fn kept(state: &mut State, ticket: u64, result: Result<(), String>, effects: &mu
     match &result {
         Err(error) => {
             // All of it is written again with what comes into force next.
-            (state.not_kept, state.kept) = (Some(error.clone()), None);
+            (state.not_kept, state.kept, state.recorded.1) = (Some(error.clone()), None, true);
         }
         Ok(()) if ticket == state.ticket && state.kept.is_some() => state.not_kept = None,
         Ok(()) => {}
@@ -1009,7 +1030,7 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     });
     let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
     if known && !confirm {
-        return;
+        return keep_again(state, effects);
     }
     let mut what = vec![generation(version, &in_force.ruleset)];
     if confirm {
@@ -1020,9 +1041,10 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     keep(state, what, effects);
 }
 
-/// What the disk did not take may be in the record: without a generation in force, that alone is written again.
+/// Writes the record where the disk has another one.
 fn keep_again(state: &mut State, effects: &mut Vec<Effect>) {
-    if state.not_kept.is_some() && state.written.0 == state.ticket {
+    let (recorded, lost) = &state.recorded;
+    if *lost || *recorded != state.record {
         keep(state, Vec::new(), effects);
     }
 }

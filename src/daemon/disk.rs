@@ -162,6 +162,7 @@ fn remember<D: Disk>(store: &Store<D>, moment: &Moment) -> (Memory, Vec<String>)
         }
     };
     let confirmed = generation.as_ref().and_then(&mut version);
+    let older = generation.is_some_and(|generation| store.confirmed_number() != Some(generation.number));
     let remembered = store.remembered().map_err(|error| error.to_string()).and_then(|text| {
         text.map(|text| serde_json::from_str::<Remembered>(&text)).transpose().map_err(|error| error.to_string())
     });
@@ -189,7 +190,7 @@ fn remember<D: Disk>(store: &Store<D>, moment: &Moment) -> (Memory, Vec<String>)
         Some(Emergency::BreakGlass { term, .. }) if same_boot => term.left(moment.now),
         _ => None,
     };
-    (Memory { record, next, confirmed, meant, pending_left, emergency_left }, troubles)
+    (Memory { record, next, confirmed, older, meant, pending_left, emergency_left }, troubles)
 }
 
 /// The documents of a generation, decoded again.

@@ -38,6 +38,17 @@ fn a_break_glass_ends_also_where_no_good_documents_are_known() {
 }
 
 #[test]
+fn an_emergency_that_was_refused_and_is_over_is_not_tried_again() {
+    let mut state = found();
+    step(&mut state, ordered(Some(panic_on())));
+    step(&mut state, refused());
+    let effects = step(&mut state, ordered(None));
+    assert_eq!(words(&effects), ["break-glass None", "emergency false", "forget", "ready"]);
+    check(&mut state, Event::Kept(kept(&effects).0, Ok(())), &["done"], Phase::Degraded);
+    check(&mut state, Event::RetryDue, &[], Phase::Degraded);
+}
+
+#[test]
 fn a_table_that_was_found_and_is_removed_makes_way_for_the_lockdown() {
     let mut state = found();
     check(&mut state, Event::Drifted, &["look"], Phase::Degraded);

@@ -58,6 +58,7 @@ impl Shelf for Paper {
         Memory {
             next: self.generations.keys().last().map_or(1, |last| last + 1),
             confirmed: self.confirmed.and_then(|number| self.version(number)),
+            older: false,
             meant: number.and_then(|number| self.version(number)),
             pending_left: left(record.pending.as_ref().map(|pending| pending.term)),
             emergency_left: left(term),
