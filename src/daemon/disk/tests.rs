@@ -205,7 +205,7 @@ fn whatever_stops_wherever_kernel_and_disk_agree_after_the_next_start() {
     let book = Arc::new(Book::new(written.collect()));
     let (points, cuts) = (Cell::new(0), Cell::new(0));
     let story = (prop::collection::vec(op(), 4..16), any::<u64>());
-    property("the store", 7, &story, |(story, seed)| {
+    property("the store", 6, &story, |(story, seed)| {
         for pace in [Pace::Split, Pace::Mixed] {
             let mut world = World::new(Arc::clone(&book), Stored::new(), seed);
             world.watch();
