@@ -347,3 +347,20 @@ fn a_new_policy_ends_the_flows_that_it_denies() {
         assert_eq!(ports().len(), 2);
     });
 }
+
+/// Addresses of TEST-NET-1 answer nobody (RFC 5737).
+#[test]
+fn a_cluster_api_that_is_away_is_nothing_that_the_daemon_waits_for() {
+    isolated("no cluster api", || {
+        let mut node = node();
+        let kubeconfig = node.path("kubelet.conf");
+        node.write("kubelet.conf", "clusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: here\n");
+        node.write("nodewall.toml", &format!("{}kubeconfig = \"{}\"\n", node.settings(), kubeconfig.display()));
+        node.run();
+        let status = node.until("in force", |code, _| code == 0);
+        assert_eq!(status["state"], "in-force");
+        assert!(table().contains("192.0.2.1"), "and it may be asked as soon as it is back");
+        node.write("policy.d/20-kubelet.toml", &KUBELET.replace("10250", "10255"));
+        node.until("the new port", |_, status| status["generation"] == 2);
+    });
+}

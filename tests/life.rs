@@ -270,3 +270,54 @@ fn the_batch_of_a_generation_puts_it_in_force_without_a_parser() {
         assert!(node.log().contains("policy in force generation=1 rules=68 changes=0"), "{}", node.log());
     });
 }
+
+/// Another start of the host: no rules, another boot id, `nodewall boot`, and then the daemon.
+fn reboot(node: &mut Node, prober: &Prober, number: usize) -> String {
+    node.kill();
+    sh("nft delete table inet nodewall");
+    node.write("boot_id", &format!("{number:08}-0000-4000-8000-000000000000\n"));
+    let state = node.path("state");
+    let (code, stdout, stderr) = node.nodewall(&["boot", "--state-directory", state.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(prober.connects(), "a boot loads what is confirmed: {stdout}{stderr}");
+    node.run();
+    stdout
+}
+
+#[test]
+fn a_reboot_ends_a_trial_and_a_break_glass_and_not_a_panic() {
+    isolated("reboot", || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        sh("mount --make-rprivate /");
+        let (mut node, prober) = node();
+        node.until("kept", |_, _| node.history() == (vec![1], Some(1)));
+        node.write("boot_id", "00000000-0000-4000-8000-000000000000\n");
+        sh(&format!("mount --bind {} /proc/sys/kernel/random/boot_id", node.path("boot_id").display()));
+        node.kill();
+        node.run();
+
+        node.write("new.toml", &policy("closed", "deny"));
+        node.must(&["apply", "--confirm", "1h", node.path("new.toml").to_str().unwrap()]);
+        assert!(!prober.connects());
+        let booted = reboot(&mut node, &prober, 1);
+        assert!(booted.starts_with("in force: generation 1 "), "{booted}");
+        let status = node.until("given up", |code, _| code == 9);
+        assert!(status["reason"].as_str().unwrap().contains("the host was started again"), "{status:#}");
+        assert!(prober.connects());
+
+        // Documents that let the prober in stay the confirmed ones, so that a boot lets it in.
+        node.must(&["break-glass", "--for", "1h", "--reason", "x"]);
+        reboot(&mut node, &prober, 2);
+        let status = node.until("over", |_, status| status["state"] != "break-glass");
+        assert!(status["break_glass_until"].is_null(), "{status:#}");
+        node.logs("break-glass is over: its time ended, or the host was started again");
+
+        node.must(&["panic", "on"]);
+        assert!(!prober.connects());
+        reboot(&mut node, &prober, 3);
+        node.until("panic again", |_, status| status["state"] == "panic");
+        assert!(!prober.connects());
+        node.kill();
+        sh("umount /proc/sys/kernel/random/boot_id");
+    });
+}
