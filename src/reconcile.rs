@@ -50,7 +50,7 @@ pub struct Documents {
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The kernel was looked at, once at the start: whether our table is there.
+    /// The kernel was looked at, at the start and for an [`Effect::Look`]: whether our table is there.
     KernelSeen {
         /// Whether it is.
         table: bool,
@@ -128,6 +128,8 @@ pub enum Effect {
     Apply(Arc<Ruleset>),
     /// Look whether the kernel still has this, and mend it where not; answered as [`Effect::Apply`] is, and one of both at a time.
     Repair(Arc<Ruleset>),
+    /// Look whether our table is there, and send [`Event::KernelSeen`].
+    Look,
     /// Send [`Event::RetryDue`] after this time, instead of any earlier one.
     Retry(Duration),
     /// No retry is wanted any more.
@@ -371,6 +373,8 @@ struct Target {
     boot: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
+    /// Whether it lets everything through.
+    open: bool,
     /// The generation; 0 for what is none: the lockdown and emergencies.
     number: u64,
     /// Which flows it ends; none at all where the settings say so, and in the lockdown and in emergencies, which must not make a
@@ -378,15 +382,27 @@ struct Target {
     revocation: Option<Arc<Revocation>>,
 }
 
-/// When a request is answered, and how.
+/// A request that is not answered yet. What is answered with a yes is in force and on disk, so that a crash takes nothing back.
 #[derive(Clone, Debug)]
-enum Asked {
-    /// When what it asked for is in force.
-    InForce(String),
-    /// When documents are in force, with how they have to be confirmed.
-    Applied,
-    /// When the disk has it.
-    Kept(u64, String),
+struct Asked {
+    wanted: Wanted,
+    /// The yes.
+    text: String,
+    /// What the disk has to have written, once it is in force.
+    ticket: Option<u64>,
+}
+
+/// What somebody asked for.
+#[derive(Clone, PartialEq, Debug)]
+enum Wanted {
+    /// Documents that are not judged yet.
+    Documents,
+    /// A generation.
+    Generation(u64),
+    /// An emergency, or its end.
+    Emergency(Option<Emergency>),
+    /// That a generation is confirmed.
+    Confirmation,
 }
 
 /// Everything the daemon knows about what it does.
@@ -404,6 +420,8 @@ pub struct State {
     next: u64,
     /// What is kept beside the generations.
     record: Record,
+    /// What of that the disk has or was given, and whether it did not take it.
+    recorded: (Record, bool),
     /// The digest of the documents in place.
     documents: String,
     /// What of the generation in force is on disk: its number, and what a boot loads.
@@ -413,6 +431,8 @@ pub struct State {
     /// Nothing goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
     /// written before it is done.
     awaited: Option<u64>,
+    /// The last ticket that the disk answered, and why it did not take that one.
+    written: (u64, Option<String>),
     /// Why the disk did not take what it should have.
     not_kept: Option<String>,
     asked: Option<Asked>,
@@ -466,7 +486,12 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
     let mut effects = Vec::new();
     match event {
-        Event::KernelSeen { table } => state.table_found = Some(table),
+        Event::KernelSeen { table } => {
+            state.table_found = Some(table);
+            if state.in_force.is_none() {
+                keep_again(state, &mut effects);
+            }
+        }
         Event::DocumentsLoaded(documents) => {
             state.documents = documents.texts.digest();
             state.unjudged = Some(documents);
@@ -492,10 +517,17 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             rollback(state, version, &by, &mut effects);
             return effects;
         }
-        Event::EmergencyRequested { emergency, by } => switch(state, emergency, &by, &mut effects),
+        Event::EmergencyRequested { emergency, by } => {
+            if emergency.is_none() && state.record.emergency.is_none() {
+                effects.push(Effect::Answer(Err("neither panic nor break-glass is on".to_owned())));
+                return effects;
+            }
+            let text = switch(state, emergency.clone(), &by, &mut effects);
+            state.asked = Some(Asked { wanted: Wanted::Emergency(emergency), text, ticket: None });
+        }
         Event::DeadlineDue => {
             let why = trial::overdue(state);
-            give_up(state, &why, &mut effects);
+            give_up(state, &why, &why, &mut effects);
             return effects;
         }
         Event::BreakGlassDue => {
@@ -526,8 +558,11 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             return effects;
         }
         Event::Drifted => {
-            // What was found in the kernel is not ours by doing, and nobody knows what it should be.
+            // What was found in the kernel is not ours by doing, and nobody knows what it should be; but it should be.
             state.drifted = state.in_force.is_some() || state.flying.is_some();
+            if !state.drifted && state.table_found == Some(true) {
+                effects.push(Effect::Look);
+            }
             repair(state, &mut effects);
             return effects;
         }
@@ -548,7 +583,7 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
 
 fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     // Nothing is touched before everything is known: until then what is in the kernel stays.
-    let (Some(facts), Some(table_found)) = (state.facts.clone(), state.table_found) else {
+    let (Some(facts), Some(_), true) = (state.facts.clone(), state.table_found, state.is_read()) else {
         return;
     };
     let unjudged = state.unjudged.take().and_then(|documents| trial::admit(state, documents, &facts, effects));
@@ -573,17 +608,25 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
         Target { revocation, ..new }
     });
     if let (Some(policy), true) = (&policy, state.unwritten) {
-        write_ahead(state, policy, effects);
+        write_ahead(state, policy, &facts, effects);
     }
     let new = match (&state.record.emergency, &state.settings) {
-        (Some(emergency), Some(settings)) => Some(target(&emergency::effective(emergency, settings, &facts), false, 0)),
-        (None, Some(settings)) if policy.is_none() && state.good.is_none() && !table_found => {
+        (Some(emergency), Some(settings)) => {
+            // Settings with errors may have lost the way in that the operator comes by.
+            let settings = state.good.as_ref().map_or(settings, |version| &version.settings);
+            let open = matches!(emergency, Emergency::BreakGlass { .. });
+            Some(Target { open, ..target(&emergency::effective(emergency, settings, &facts), false, 0) })
+        }
+        (None, Some(settings)) if policy.is_none() && state.good.is_none() && !state.is_found() => {
             let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, &facts);
             Some(target(&effective, true, 0))
         }
         _ => policy,
     };
     let Some(new) = new else {
+        if state.good.is_none() {
+            stay(state, effects);
+        }
         if reloaded {
             effects.push(Effect::Ready);
         }
@@ -613,11 +656,25 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     launch(state, effects);
 }
 
+/// What was found in the kernel is as good as it gets; an emergency that the kernel refused, and that is over, is not tried again.
+fn stay(state: &mut State, effects: &mut Vec<Effect>) {
+    if state.target.take().is_some() {
+        (state.failed, state.attempts) = (None, 0);
+        effects.push(Effect::ForgetRetry);
+    }
+    if let Some(asked) = &mut state.asked {
+        asked.ticket.get_or_insert(state.ticket);
+    }
+    fulfil(state, effects);
+}
+
 /// Whether documents are good; what they come to, if they are, or what the last good ones come to, if they are not.
 fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut Vec<Effect>) -> Option<Effective> {
     let elsewhere = state.elsewhere.take();
     let Documents { policy, settings, mut findings, probes, texts, trial } = documents;
-    if elsewhere.is_none()
+    // Asked for by name, documents that were given up count again.
+    let asked = state.asked.as_ref().is_some_and(|asked| asked.wanted == Wanted::Documents);
+    if !asked
         && let Some(Version { number, policy, settings: held, .. }) = &state.good
         && state.record.holds(*number, &state.documents)
     {
@@ -630,11 +687,11 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
     let (effective, resolved) = resolve(&policy, &settings, facts);
     findings.extend(resolved);
     let error = first_error(&findings);
-    if elsewhere.is_some()
-        && let Some(error) = error
-    {
-        // What somebody tried says nothing about the documents in place.
+    if let (Some(error), true) = (&error, asked) {
         respond(state, Err(format!("{error}; nothing was changed")), effects);
+    }
+    if elsewhere.is_some() && error.is_some() {
+        // What somebody tried says nothing about the documents in place.
         let Version { policy, settings, .. } = state.good.as_ref()?;
         return Some(resolve(policy, settings, facts).0);
     }
@@ -649,13 +706,10 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         state.unresolved = None;
         return Some(effective);
     }
-    if let Some(error) = error {
-        respond(state, Err(format!("{error}; nothing was changed")), effects);
-    }
-    let instead = match (&state.good, state.table_found) {
-        (Some(_), _) => Instead::LastGood,
-        (None, Some(true)) => Instead::Found,
-        (None, _) => Instead::Lockdown,
+    let instead = match &state.good {
+        Some(_) => Instead::LastGood,
+        None if state.is_found() => Instead::Found,
+        None => Instead::Lockdown,
     };
     effects.push(Effect::Report(Report::Refused { findings, instead }));
     let Version { policy, settings, .. } = state.good.as_ref()?;
@@ -678,13 +732,14 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
     let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
     let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
-    Target { ruleset, boot, summary, lockdown, number, revocation: None }
+    Target { ruleset, boot, summary, lockdown, open: false, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
 fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     let Some(target) = &state.target else { return };
-    if state.awaited.is_some() {
+    // An emergency does not wait for a disk.
+    if state.awaited.is_some() && target.number != 0 {
         return;
     }
     if state.flying.is_some() {
@@ -696,15 +751,18 @@ fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     state.again = false;
 }
 
-/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, what is in
-/// force is something else, and that comes back.
+/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, or the target
+/// waits for the disk, what is in force is something else, and that comes back; but not a break-glass that is over.
 fn repair(state: &mut State, effects: &mut Vec<Effect>) {
     if !state.drifted || state.flying.is_some() {
         return;
     }
     state.drifted = false;
-    let wanted = if state.failed.is_some() { state.in_force.as_ref() } else { state.target.as_ref() };
-    let Some(target) = wanted.filter(|_| state.in_force.is_some()).cloned() else { return };
+    let Some(in_force) = &state.in_force else { return };
+    let over = in_force.open && !matches!(state.record.emergency, Some(Emergency::BreakGlass { .. }));
+    let waits = state.awaited.is_some() && state.target.as_ref().is_some_and(|target| target.number != 0);
+    let old = waits || (state.failed.is_some() && !over);
+    let Some(target) = (if old { Some(in_force) } else { state.target.as_ref() }).cloned() else { return };
     effects.push(Effect::Repair(Arc::clone(&target.ruleset)));
     state.flying = Some(target);
     state.repairing = true;
@@ -739,17 +797,10 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
                 state.attempts = 0;
                 effects.push(Effect::ForgetRetry);
                 keep_in_force(state, effects);
-                match &state.asked {
-                    Some(Asked::InForce(text)) => {
-                        let text = text.clone();
-                        respond(state, Ok(text), effects);
-                    }
-                    Some(Asked::Applied) if state.held.is_none() => {
-                        let text = applied(state.record.pending.as_ref());
-                        respond(state, Ok(text), effects);
-                    }
-                    _ => {}
+                if let Some(asked) = state.asked.as_mut().filter(|asked| asked.wanted != Wanted::Documents) {
+                    asked.ticket.get_or_insert(state.ticket);
                 }
+                fulfil(state, effects);
                 trial::begin(state, effects);
             }
             let dealt_with = !state.again || state.in_force.as_ref().is_some_and(|target| target.lockdown);
@@ -765,7 +816,8 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             let again = pause(state.attempts);
             state.failed = Some(error.clone());
             effects.push(Effect::Report(Report::Failed { error: error.clone(), attempt: state.attempts, again }));
-            if matches!(state.asked, Some(Asked::InForce(_) | Asked::Applied)) && state.held.is_none() {
+            let waits = |asked: &Asked| asked.ticket.is_none() && asked.wanted != Wanted::Documents;
+            if is_target && state.asked.as_ref().is_some_and(waits) {
                 respond(
                     state,
                     Err(format!("{error}; what was in force stays in force, and it is tried again")),
@@ -784,15 +836,19 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             }
         }
         Err(error) => {
-            // The lockdown in place of a target that the kernel refused was refused, too; the retry is under way.
+            // The lockdown in place of a target that the kernel refused was refused, too, and the retry is under way; or what should
+            // be there instead of it came meanwhile, and need not wait.
             state.failed = Some(error);
+            if state.again {
+                launch(state, effects);
+            }
         }
     }
 }
 
 /// With nothing of ours in the kernel, and the kernel refusing what should be there, the lockdown is better than nothing.
 fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
-    if state.in_force.is_some() || state.table_found == Some(true) || state.target.as_ref().is_none_or(|t| t.lockdown) {
+    if state.in_force.is_some() || state.is_found() || state.target.as_ref().is_none_or(|t| t.lockdown) {
         return;
     }
     let (Some(facts), Some(settings)) = (&state.facts, &state.settings) else { return };
@@ -804,11 +860,14 @@ fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// What was on disk at the start.
 fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
-    let Memory { record, next, confirmed, meant, pending_left, emergency_left } = memory;
+    let Memory { record, next, confirmed, older, meant, pending_left, emergency_left } = memory;
     (state.next, state.record, state.confirmed) = (next, record, confirmed);
-    // Should the documents in place be bad, this is the last good policy.
-    state.good.clone_from(&state.confirmed);
+    // Should the documents in place be bad, this is the last good policy; unless the kernel may have a later one.
+    if !(older && state.table_found == Some(true)) {
+        state.good.clone_from(&state.confirmed);
+    }
     let before = state.record.clone();
+    state.recorded = (before.clone(), false);
     if let Some(pending) = state.record.pending.clone() {
         let number = pending.generation;
         let meant = meant.filter(|version| version.number == number);
@@ -821,7 +880,7 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
                 why: "it was confirmed".to_owned(),
                 expired: false,
             });
-        } else if let (Some(left), Some(version)) = (pending_left, meant) {
+        } else if let (Some(left), Some(version), Some(_)) = (pending_left, meant, &state.confirmed) {
             state.good = Some(version);
             effects.push(Effect::Deadline(Some(left)));
             let selftest = pending.before.is_some();
@@ -865,6 +924,7 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
 /// Writes these and the record; the ticket.
 fn keep(state: &mut State, mut what: Vec<Keep>, effects: &mut Vec<Effect>) -> u64 {
     what.push(Keep::Record(state.record.clone()));
+    state.recorded = (state.record.clone(), false);
     state.ticket += 1;
     effects.push(Effect::Keep(state.ticket, what));
     state.ticket
@@ -875,31 +935,53 @@ fn kept(state: &mut State, ticket: u64, result: Result<(), String>, effects: &mu
     if let Err(error) = &result {
         effects.push(Effect::Report(Report::NotKept { error: error.clone() }));
     }
+    state.written = (ticket, result.clone().err());
     match &result {
         Err(error) => {
             // All of it is written again with what comes into force next.
-            (state.not_kept, state.kept) = (Some(error.clone()), None);
+            (state.not_kept, state.kept, state.recorded.1) = (Some(error.clone()), None, true);
         }
         Ok(()) if ticket == state.ticket && state.kept.is_some() => state.not_kept = None,
         Ok(()) => {}
     }
-    if let Some(Asked::Kept(wanted, text)) = &state.asked
-        && *wanted == ticket
-    {
-        let text = text.clone();
-        respond(state, result.clone().map(|()| text), effects);
-    }
+    fulfil(state, effects);
     if state.awaited == Some(ticket) {
         state.awaited = None;
         match result {
+            Ok(()) if state.not_kept.is_some() => {
+                // What was written before it was not, and that is the way back.
+                state.unwritten = true;
+                decide(state, effects);
+            }
             Ok(()) => launch(state, effects),
             Err(error) => {
                 // Without a way back that outlives us, nothing that needs one.
-                respond(state, Err(format!("{error}; nothing was changed")), effects);
-                give_up(state, &format!("it could not be written to disk ({error})"), effects);
+                let why = format!("it could not be written to disk ({error})");
+                give_up(state, &why, &format!("{error}; nothing was changed"), effects);
             }
         }
     }
+}
+
+/// Answers the request when what it asked for is in force and on disk.
+fn fulfil(state: &mut State, effects: &mut Vec<Effect>) {
+    let Some(Asked { wanted, text, ticket: Some(ticket) }) = &state.asked else { return };
+    let (answered, error) = &state.written;
+    if answered < ticket {
+        return;
+    }
+    let holds = match wanted {
+        Wanted::Documents => false,
+        Wanted::Generation(number) => state.generation() == *number,
+        Wanted::Emergency(emergency) => state.record.emergency == *emergency,
+        Wanted::Confirmation => true,
+    };
+    let answer = match error {
+        _ if !holds => Err("something else came in between, and is in force instead".to_owned()),
+        Some(error) => Err(format!("{text}; but this is not on disk, and a restart takes it back: {error}")),
+        None => Ok(text.clone()),
+    };
+    respond(state, answer, effects);
 }
 
 fn respond(state: &mut State, result: Result<String, String>, effects: &mut Vec<Effect>) {
@@ -915,35 +997,30 @@ fn apply_requested(
     elsewhere: Option<String>,
     effects: &mut Vec<Effect>,
 ) -> bool {
-    state.asked = Some(Asked::InForce(String::new()));
     let refusal = if state.record.emergency.is_some() {
         Some("panic or break-glass is on; end it first".to_owned())
     } else if documents.trial.is_some() && state.confirmed.is_none() {
         Some("there is no confirmed generation to go back to".to_owned())
-    } else if state.facts.is_none() || state.table_found.is_none() {
+    } else if state.facts.is_none() || state.table_found.is_none() || !state.is_read() {
         Some("nodewall is starting; try again".to_owned())
     } else {
         None
     };
     if let Some(refusal) = refusal {
-        respond(state, Err(refusal), effects);
+        effects.push(Effect::Answer(Err(refusal)));
         return false;
     }
     let digest = documents.texts.digest();
     let known = state.confirmed.as_ref().is_some_and(|confirmed| confirmed.texts.digest() == digest);
     if documents.trial.is_some() && known {
         let refusal = "these documents are confirmed already, so there is nothing to go back from";
-        respond(state, Err(refusal.to_owned()), effects);
+        effects.push(Effect::Answer(Err(refusal.to_owned())));
         return false;
     }
     if elsewhere.is_none() {
         state.documents.clone_from(&digest);
-        // Asked for by name, documents that were given up count again.
-        if state.record.pin.take().is_some() {
-            state.forced = true;
-        }
     }
-    state.asked = Some(Asked::Applied);
+    state.asked = Some(Asked { wanted: Wanted::Documents, text: String::new(), ticket: None });
     trial::forget_order(state);
     state.elsewhere = elsewhere;
     state.unjudged = Some(documents);
@@ -976,9 +1053,9 @@ fn adopt(
     let same = |version: &&Version| version.texts.digest() == digest;
     let known = state.good.iter().chain(&state.confirmed).find(same).map(|version| version.number);
     let number = known.unwrap_or_else(|| {
-        state.next = state.next.max(1);
-        state.next += 1;
-        state.next - 1
+        let number = state.next.max(1);
+        state.next = number.saturating_add(1);
+        number
     });
     let confirmed = state.confirmed() == Some(number);
     let known = state.good.as_ref().is_some_and(|version| version.number == number);
@@ -1011,38 +1088,56 @@ fn adopt(
         _ => {
             if state.record.pending.take().is_some() {
                 effects.push(Effect::Deadline(None));
+                (state.awaited, state.unwritten) = (None, false);
             }
             if state.record != before && confirmed {
                 keep(state, Vec::new(), effects);
             }
         }
     }
+    if let Some(asked) = state.asked.as_mut().filter(|asked| asked.wanted == Wanted::Documents) {
+        let text = applied(state.record.pending.as_ref());
+        *asked = Asked { wanted: Wanted::Generation(number), text, ticket: None };
+    }
     let origin = elsewhere.unwrap_or_else(|| "files".to_owned());
     state.good = Some(Version { number, origin, policy, settings, probes, texts });
 }
 
 /// Writes what may have to be undone before it is done.
-fn write_ahead(state: &mut State, target: &Target, effects: &mut Vec<Effect>) {
+fn write_ahead(state: &mut State, new: &Target, facts: &Facts, effects: &mut Vec<Effect>) {
     state.unwritten = false;
     let Some(version) = &state.good else { return };
-    let generation = Keep::Generation {
+    let mut what = Vec::new();
+    if let (Some(confirmed), Some(_)) = (&state.confirmed, &state.not_kept) {
+        // The way back has to be there, too, and the disk may not have it.
+        let (effective, _) = resolve(&confirmed.policy, &confirmed.settings, facts);
+        let Target { ruleset, boot, .. } = target(&effective, false, confirmed.number);
+        what.push(generation(confirmed, &ruleset, &boot));
+        what.push(Keep::Confirmed(confirmed.number));
+    }
+    what.push(generation(version, &new.ruleset, &new.boot));
+    state.kept = Some((version.number, Arc::clone(&new.boot)));
+    let ticket = keep(state, what, effects);
+    state.awaited = Some(ticket);
+}
+
+fn generation(version: &Version, ruleset: &Arc<Ruleset>, boot: &Arc<Ruleset>) -> Keep {
+    Keep::Generation {
         number: version.number,
         origin: version.origin.clone(),
         texts: version.texts.clone(),
-        ruleset: Arc::clone(&target.ruleset),
-        boot: Arc::clone(&target.boot),
-    };
-    state.kept = Some((version.number, Arc::clone(&target.boot)));
-    let ticket = keep(state, vec![generation], effects);
-    state.awaited = Some(ticket);
+        ruleset: Arc::clone(ruleset),
+        boot: Arc::clone(boot),
+    }
 }
 
 /// What came into force is kept, and confirmed unless it waits for that.
 fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
-    let (Some(in_force), Some(version)) = (&state.in_force, &state.good) else { return };
-    if in_force.number != version.number || in_force.number == 0 {
-        return;
-    }
+    let Some(in_force) = &state.in_force else { return };
+    let meant = state.good.as_ref().filter(|version| version.number == in_force.number && in_force.number != 0);
+    let Some(version) = meant else {
+        return keep_again(state, effects);
+    };
     let pending = state.record.pending.as_ref().is_some_and(|pending| pending.generation == version.number);
     let known = state.kept.as_ref().is_some_and(|(number, ruleset)| {
         *number == version.number
@@ -1050,15 +1145,9 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     });
     let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
     if known && !confirm {
-        return;
+        return keep_again(state, effects);
     }
-    let mut what = vec![Keep::Generation {
-        number: version.number,
-        origin: version.origin.clone(),
-        texts: version.texts.clone(),
-        ruleset: Arc::clone(&in_force.ruleset),
-        boot: Arc::clone(&in_force.boot),
-    }];
+    let mut what = vec![generation(version, &in_force.ruleset, &in_force.boot)];
     if confirm {
         what.push(Keep::Confirmed(version.number));
         state.confirmed = Some(version.clone());
@@ -1067,18 +1156,26 @@ fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
     keep(state, what, effects);
 }
 
+/// Writes the record where the disk has another one.
+fn keep_again(state: &mut State, effects: &mut Vec<Effect>) {
+    let (recorded, lost) = &state.recorded;
+    if *lost || *recorded != state.record {
+        keep(state, Vec::new(), effects);
+    }
+}
+
 /// Somebody says that the host is still reachable.
 fn confirm(state: &mut State, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
     let Some(pending) = state.record.pending.clone() else {
-        return respond(state, Err("nothing waits for a confirmation".to_owned()), effects);
+        return effects.push(Effect::Answer(Err("nothing waits for a confirmation".to_owned())));
     };
     let number = pending.generation;
     if state.generation() != number || state.good.as_ref().is_none_or(|version| version.number != number) {
-        return respond(state, Err(format!("generation {number} is not in force")), effects);
+        return effects.push(Effect::Answer(Err(format!("generation {number} is not in force"))));
     }
     let ticket = confirmed(state, by, effects);
-    state.asked = Some(Asked::Kept(ticket, format!("generation {number} is confirmed")));
+    let text = format!("generation {number} is confirmed");
+    state.asked = Some(Asked { wanted: Wanted::Confirmation, text, ticket: Some(ticket) });
 }
 
 /// The generation in force, which waits for it, is confirmed; the ticket of the disk.
@@ -1093,24 +1190,24 @@ fn confirmed(state: &mut State, by: &str, effects: &mut Vec<Effect>) -> u64 {
 
 /// Somebody goes back.
 fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
+    let refuse = |why: String| Effect::Answer(Err(why));
     if state.record.emergency.is_some() {
-        return respond(state, Err("panic or break-glass is on; end it first".to_owned()), effects);
+        return effects.push(refuse("panic or break-glass is on; end it first".to_owned()));
     }
-    let (Some(facts), Some(_)) = (&state.facts, state.table_found) else {
-        return respond(state, Err("nodewall is starting; try again".to_owned()), effects);
+    let (Some(facts), Some(_), true) = (&state.facts, state.table_found, state.is_read()) else {
+        return effects.push(refuse("nodewall is starting; try again".to_owned()));
     };
     let version = match (version, &state.record.pending) {
         (Some(version), _) => version,
         (None, Some(_)) => match state.confirmed.clone() {
             Some(version) => version,
-            None => return respond(state, Err("there is no confirmed generation".to_owned()), effects),
+            None => return effects.push(refuse("there is no confirmed generation".to_owned())),
         },
-        (None, None) => return respond(state, Err("there is no earlier generation".to_owned()), effects),
+        (None, None) => return effects.push(refuse("there is no earlier generation".to_owned())),
     };
     let (_, findings) = resolve(&version.policy, &version.settings, facts);
     if let Some(error) = first_error(&findings) {
-        return respond(state, Err(format!("{error}; nothing was changed")), effects);
+        return effects.push(refuse(format!("{error}; nothing was changed")));
     }
     let number = version.number;
     state.held = None;
@@ -1125,15 +1222,18 @@ fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut
     (state.good, state.refused) = (Some(version), None);
     effects.push(Effect::Report(Report::RolledBack { to: number, why }));
     keep(state, Vec::new(), effects);
-    state.asked = Some(Asked::InForce(format!("generation {number} is in force until the documents change")));
+    let text = format!("generation {number} is in force until the documents change");
+    state.asked = Some(Asked { wanted: Wanted::Generation(number), text, ticket: None });
     state.forced = true;
     decide(state, effects);
 }
 
 /// What nobody confirmed goes, and what was confirmed comes back.
-fn give_up(state: &mut State, why: &str, effects: &mut Vec<Effect>) {
+fn give_up(state: &mut State, why: &str, answer: &str, effects: &mut Vec<Effect>) {
     let Some(pending) = state.record.pending.clone() else { return };
-    respond(state, Err(why.to_owned()), effects);
+    if state.asked.as_ref().is_some_and(|asked| asked.wanted == Wanted::Generation(pending.generation)) {
+        respond(state, Err(answer.to_owned()), effects);
+    }
     effects.push(Effect::Deadline(None));
     turn_down(state, pending, why, effects);
     keep(state, Vec::new(), effects);
@@ -1145,7 +1245,10 @@ fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<E
     (state.record.pending, state.awaited, state.unwritten) = (None, None, false);
     trial::given_up(state, pending.generation);
     // Only documents that something can be gone back from get a deadline; a damaged disk may have lost it since.
-    let Some(confirmed) = state.confirmed.clone() else { return };
+    let Some(confirmed) = state.confirmed.clone() else {
+        state.record.pin = None;
+        return;
+    };
     let to = confirmed.number;
     let why = format!("generation {} was given up: {why}", pending.generation);
     effects.push(Effect::Report(Report::RolledBack { to, why: why.clone() }));
@@ -1153,14 +1256,8 @@ fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<E
     state.good = Some(confirmed);
 }
 
-/// An emergency begins or ends.
-fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
-    if emergency.is_none() && state.record.emergency.is_none() {
-        return respond(state, Err("neither panic nor break-glass is on".to_owned()), effects);
-    }
-    // It does not wait for a disk.
-    state.awaited = None;
+/// An emergency begins or ends; what that is, in words.
+fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &mut Vec<Effect>) -> String {
     trial::interrupt(state);
     let left = match &emergency {
         Some(Emergency::BreakGlass { term, .. }) => Some(term.whole()),
@@ -1174,8 +1271,8 @@ fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &m
     effects.push(Effect::Report(Report::Emergency { words: words.clone(), on: emergency.is_some() }));
     state.record.emergency = emergency;
     keep(state, Vec::new(), effects);
-    state.asked = Some(Asked::InForce(words));
     state.forced = true;
+    words
 }
 
 fn pause(attempts: u32) -> Duration {
@@ -1244,13 +1341,25 @@ impl State {
         self.flying.as_ref()?.revocation.clone()
     }
 
+    /// Whether the kernel has the table that was there at the start, in place of anything of this process' doing.
+    fn is_found(&self) -> bool {
+        self.table_found == Some(true) && self.in_force.is_none() && self.flying.is_none()
+    }
+
+    /// Whether the documents in place were read, so that it is known what should be in force.
+    fn is_read(&self) -> bool {
+        self.unjudged.is_some() || self.settings.is_some()
+    }
+
     /// The state in one word.
     pub fn phase(&self) -> Phase {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
         let expired = self.record.pin.as_ref().is_some_and(|pin| pin.expired);
         if self.refused.is_some() || self.unresolved.is_some() || self.failed.is_some() || lockdown {
             Phase::Degraded
-        } else if (self.flying.is_some() && !self.repairing) || self.awaited.is_some() {
+        } else if (self.flying.is_some() && !self.repairing)
+            || (self.awaited.is_some() && self.record.emergency.is_none())
+        {
             Phase::Applying
         } else if let Some(emergency) = &self.record.emergency {
             match emergency {
@@ -1366,4 +1475,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

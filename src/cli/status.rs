@@ -154,6 +154,9 @@ fn text(status: &Status, colored: bool) -> String {
     if let Some(error) = &status.store_error {
         line(&mut out, "store", &paint(&format!("not on disk, a boot has an older policy: {error}"), "31"));
     }
+    for damage in &status.store_damages {
+        line(&mut out, "store", &paint(&format!("passed over at the start: {damage}"), "33"));
+    }
     match (status.in_sync, &status.table) {
         (Some(true), Some(table)) => line(&mut out, "kernel", &format!("in sync: {}", table_line(table))),
         (Some(false), _) => {

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -62,7 +62,7 @@ use kernel::{Applied, Depth, KernelThread};
 use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
-use requests::{Fetched, documents_of};
+use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
 
@@ -222,6 +222,8 @@ enum Input {
     Collected(Result<Facts, host::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
+    /// Whether our table is in the kernel.
+    Seen(bool),
     /// What is on disk, and the documents that waited for it.
     Remembered(Box<(Memory, Vec<String>, Documents)>),
     Kept(u64, Result<(), String>),
@@ -306,9 +308,11 @@ struct Daemon {
     /// Whether what is on disk and the documents are known.
     started: bool,
     /// Who waits for the outcome of an order.
-    orderer: Option<oneshot::Sender<Result<String, String>>>,
-    /// The number of the last order.
-    order: u64,
+    orderer: Option<Orderer>,
+    /// How many orders there were.
+    orders: u64,
+    /// What was found damaged on disk at the start, and passed over.
+    damages: Vec<String>,
     deadline_at: Option<Instant>,
     countdown: Countdown,
     /// The probes that are under way.
@@ -350,7 +354,8 @@ impl Daemon {
             disk: None,
             started: false,
             orderer: None,
-            order: 0,
+            orders: 0,
+            damages: Vec::new(),
             deadline_at: None,
             countdown: Countdown::default(),
             selftest: None,
@@ -392,13 +397,25 @@ impl Daemon {
                         let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth).await));
                     });
                 }
+                Effect::Look => {
+                    let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    tokio::spawn(async move {
+                        match kernel.exists().await {
+                            Ok(table) => {
+                                let _ = inbox.send(Input::Seen(table));
+                            }
+                            // It is looked at again, unasked.
+                            Err(error) => tracing::error!("cannot read the kernel: {error}"),
+                        }
+                    });
+                }
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
                 Effect::ForgetRetry => self.retry_at = None,
                 Effect::Keep(ticket, what) => {
-                    let (disk, inbox) = (self.disk.clone(), self.inbox.clone());
+                    let (keeping, inbox) = (self.disk.as_ref().map(|disk| disk.keep(what)), self.inbox.clone());
                     tokio::spawn(async move {
-                        let kept = match disk {
-                            Some(disk) => disk.keep(what).await,
+                        let kept = match keeping {
+                            Some(keeping) => keeping.await,
                             None => Err("there is no store".to_owned()),
                         };
                         let _ = inbox.send(Input::Kept(ticket, kept));
@@ -526,11 +543,13 @@ impl Daemon {
                 self.drift.repaired(&answer);
                 self.applied(answer);
             }
+            Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
                 let (memory, troubles, documents) = *remembered;
-                for trouble in troubles {
-                    tracing::error!(message_id = log::message_id::NOT_KEPT, "{trouble}");
+                for trouble in &troubles {
+                    tracing::error!(message_id = log::message_id::NOT_KEPT, "passed over on disk: {trouble}");
                 }
+                self.damages = troubles;
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
                 return self.look_up(Next::Documents(Box::new(documents)));
@@ -668,6 +687,7 @@ impl Daemon {
         };
         let mut status = Status::of(&self.state);
         status.hash.clone_from(&self.hash);
+        status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.

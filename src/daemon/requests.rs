@@ -35,6 +35,15 @@ pub(super) enum What {
     BreakGlass { time: Option<Duration>, reason: String },
 }
 
+/// Who waits for the outcome of an order.
+pub(super) struct Orderer {
+    /// Which order it is, counted from the daemon's start.
+    number: u64,
+    reply: oneshot::Sender<Result<String, String>>,
+    /// Whether the state machine knows of it: what that answers before is not for this one.
+    asked: bool,
+}
+
 /// What was read for an order.
 pub(super) enum Fetched {
     Documents { documents: Box<Documents>, confirm: Confirm, elsewhere: Option<String> },
@@ -47,15 +56,16 @@ impl Daemon {
         let Order { by, what, reply } = order;
         if matches!(what, What::Panic { .. } | What::BreakGlass { .. }) {
             // An emergency waits for nobody.
-            self.answered(Err("panic or break-glass was ordered meanwhile".to_owned()));
+            self.refuse("panic or break-glass was ordered meanwhile".to_owned());
         }
-        if !self.started || self.orderer.as_ref().is_some_and(|orderer| !orderer.is_closed()) {
+        if !self.started || self.orderer.as_ref().is_some_and(|orderer| !orderer.reply.is_closed()) {
             let _ = reply.send(Err("another request is under way; try again".to_owned()));
             return;
         }
-        self.orderer = Some(reply);
-        self.order += 1;
-        let (inbox, order) = (self.inbox.clone(), self.order);
+        self.orders = self.orders.wrapping_add(1);
+        let number = self.orders;
+        self.orderer = Some(Orderer { number, reply, asked: false });
+        let inbox = self.inbox.clone();
         match what {
             What::Apply { confirm, paths } => {
                 (self.load_at, self.load_at_latest) = (None, None);
@@ -64,27 +74,28 @@ impl Daemon {
                 let elsewhere = (!names.is_empty()).then(|| names.join(", "));
                 tokio::task::spawn_blocking(move || {
                     let documents = Box::new(documents::load(&whereabouts, Trust::Required));
-                    let _ = inbox.send(Input::Fetched(order, by, Fetched::Documents { documents, confirm, elsewhere }));
+                    let _ =
+                        inbox.send(Input::Fetched(number, by, Fetched::Documents { documents, confirm, elsewhere }));
                 });
             }
-            What::Confirm => self.happened(Event::ConfirmRequested { by }),
+            What::Confirm => self.asks(Event::ConfirmRequested { by }),
             What::Rollback(None) if self.state.record().pending.is_some() => {
-                self.happened(Event::RollbackRequested { version: None, by });
+                self.asks(Event::RollbackRequested { version: None, by });
             }
-            What::Rollback(number) => {
-                let Some(disk) = self.disk.clone() else { return self.answered(Err("there is no store".to_owned())) };
-                let wanted = match number {
+            What::Rollback(generation) => {
+                let Some(disk) = self.disk.clone() else { return self.refuse("there is no store".to_owned()) };
+                let wanted = match generation {
                     Some(number) => disk::Wanted::Number(number),
                     None => disk::Wanted::Before(self.state.generation()),
                 };
                 tokio::spawn(async move {
                     let version = disk.read(wanted).await.map(Box::new);
-                    let _ = inbox.send(Input::Fetched(order, by, Fetched::Version(version)));
+                    let _ = inbox.send(Input::Fetched(number, by, Fetched::Version(version)));
                 });
             }
             What::Panic { on, reason } => {
                 let emergency = on.then(|| Emergency::Panic { by: by.clone(), reason });
-                self.happened(Event::EmergencyRequested { emergency, by });
+                self.asks(Event::EmergencyRequested { emergency, by });
             }
             What::BreakGlass { time, reason } => {
                 let emergency = time.map(|time| Emergency::BreakGlass {
@@ -92,32 +103,48 @@ impl Daemon {
                     by: by.clone(),
                     reason,
                 });
-                self.happened(Event::EmergencyRequested { emergency, by });
+                self.asks(Event::EmergencyRequested { emergency, by });
             }
         }
     }
 
-    /// What an order needs is there, unless another one has taken its place.
-    pub(super) fn fetched(&mut self, order: u64, by: String, fetched: Fetched) {
-        if order != self.order {
-            return;
+    /// What an order needs is there. One that was given up waiting for meanwhile is not carried out any more.
+    pub(super) fn fetched(&mut self, number: u64, by: String, fetched: Fetched) {
+        if self.orderer.as_ref().is_none_or(|orderer| orderer.number != number || orderer.reply.is_closed()) {
+            return tracing::warn!("a request of {by} took too long to read what it is about, and is dropped");
         }
         match fetched {
             Fetched::Documents { documents, confirm, elsewhere } => {
                 let documents = documents_of(*documents, Some(confirm));
-                self.happened(Event::ApplyRequested { documents, elsewhere });
+                self.asks(Event::ApplyRequested { documents, elsewhere });
             }
             Fetched::Version(Ok(version)) => {
-                self.happened(Event::RollbackRequested { version: Some(*version), by });
+                self.asks(Event::RollbackRequested { version: Some(*version), by });
             }
-            Fetched::Version(Err(error)) => self.answered(Err(error)),
+            Fetched::Version(Err(error)) => self.refuse(error),
         }
     }
 
+    /// Hands an order to the state machine.
+    fn asks(&mut self, event: Event) {
+        if let Some(orderer) = &mut self.orderer {
+            orderer.asked = true;
+        }
+        self.happened(event);
+    }
+
+    /// The state machine has answered.
     pub(super) fn answered(&mut self, answer: Result<String, String>) {
-        if let Some(orderer) = self.orderer.take() {
+        if let Some(orderer) = self.orderer.take_if(|orderer| orderer.asked) {
             // The peer may have gone.
-            let _ = orderer.send(answer);
+            let _ = orderer.reply.send(answer);
+        }
+    }
+
+    /// An order that the state machine never hears of.
+    fn refuse(&mut self, why: String) {
+        if let Some(orderer) = self.orderer.take() {
+            let _ = orderer.reply.send(Err(why));
         }
     }
 

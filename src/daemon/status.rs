@@ -53,6 +53,8 @@ pub struct Status {
     pub break_glass_until: Option<String>,
     /// Why the disk does not have what a boot should load.
     pub store_error: Option<String>,
+    /// What the daemon found damaged on disk when it started, and passed over.
+    pub store_damages: Vec<String>,
     /// Since when it is in force: RFC 3339, UTC.
     pub since: Option<String>,
     /// SHA-256 of the ruleset in force as nft(8) text.

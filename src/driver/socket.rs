@@ -329,6 +329,11 @@ impl Kernel for Netlink {
             Ok(())
         })?;
         match (answer, found) {
+            // The request has nothing in it that could be wrong: nfnetlink knows of no nf_tables (nfnetlink_rcv_msg).
+            (Answer::Error(answer), _) if answer.errno == Errno::EINVAL as i32 => {
+                let subject = "to speak of nf_tables, which it does not have (module nf_tables)".to_owned();
+                Err(Error::Refused { subject, errno: Errno::EOPNOTSUPP })
+            }
             (Answer::Error(answer), _) => Err(refused("to say its generation".to_owned(), &answer)),
             (_, Some(found)) => Ok(found),
             (_, None) => Err(Error::Answer("no generation in it".to_owned())),

@@ -205,6 +205,8 @@ pub struct Memory {
     pub next: u64,
     /// The confirmed generation.
     pub confirmed: Option<Version>,
+    /// Whether that is an older one, because the one that was confirmed last is damaged.
+    pub older: bool,
     /// The generation that the record's `pending`, else its `pin`, names.
     pub meant: Option<Version>,
     /// What is left of the record's `pending`; nothing after a reboot, which goes back to what is confirmed.
@@ -216,7 +218,7 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         let record = Record::default();
-        Self { record, next: 1, confirmed: None, meant: None, pending_left: None, emergency_left: None }
+        Self { record, next: 1, confirmed: None, older: false, meant: None, pending_left: None, emergency_left: None }
     }
 }
 

@@ -17,6 +17,8 @@ const KEPT: usize = 20;
 const CONFIRMED: &str = "confirmed";
 /// The file of what is to be remembered beside the generations.
 const RECORD: &str = "record";
+/// The file of the confirmed generation is shorter than this: a number and its check.
+const LARGEST_CONFIRMED: usize = 64;
 /// A record larger than this is not ours.
 const LARGEST_RECORD: usize = 1 << 20;
 /// What a file is called until it is whole.
@@ -55,6 +57,7 @@ pub struct Entry {
 }
 
 /// The store in one directory.
+#[derive(Clone, Debug)]
 pub struct Store<D> {
     disk: D,
 }
@@ -63,6 +66,11 @@ impl<D: Disk> Store<D> {
     /// The store on a disk.
     pub fn new(disk: D) -> Self {
         Self { disk }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &D {
+        &self.disk
     }
 
     /// The disk, for tests that cut its power.
@@ -141,18 +149,33 @@ impl<D: Disk> Store<D> {
 
     /// The number of the confirmed generation, if one is named.
     pub fn confirmed_number(&self) -> Option<u64> {
-        let bytes = self.disk.read(CONFIRMED, 64).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let (number, sealed) = text.trim_end().split_once(' ')?;
-        let number = number.parse().ok()?;
-        (seal(number) == sealed).then_some(number)
+        self.named().ok().flatten()
+    }
+
+    /// What the file of the confirmed generation says; nothing when there is none.
+    fn named(&self) -> Result<Option<u64>, Error> {
+        let bytes = match self.disk.read(CONFIRMED, LARGEST_CONFIRMED) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", CONFIRMED)(error)),
+        };
+        let number = std::str::from_utf8(&bytes).ok().and_then(|text| {
+            let (number, sealed) = text.trim_end().split_once(' ')?;
+            let number = number.parse().ok()?;
+            (seal(number) == sealed).then_some(number)
+        });
+        number.map(Some).ok_or_else(|| Error::Format { file: CONFIRMED.to_owned(), source: FormatError::Checksum })
     }
 
     /// The generation that a boot loads: the confirmed one, else, when that file is damaged, the newest older one that is
     /// whole. With what was passed over and why.
     pub fn confirmed(&self) -> (Option<Generation>, Vec<Error>) {
         let mut passed = Vec::new();
-        let Some(confirmed) = self.confirmed_number() else { return (None, passed) };
+        let confirmed = match self.named() {
+            Ok(Some(confirmed)) => confirmed,
+            Ok(None) => return (None, passed),
+            Err(error) => return (None, vec![error]),
+        };
         let mut numbers = match self.numbers() {
             Ok(numbers) => numbers,
             Err(error) => return (None, vec![error]),
@@ -198,7 +221,11 @@ impl<D: Disk> Store<D> {
 
     fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
         let temporary = format!("{file}{TEMPORARY}");
-        self.disk.write(&temporary, bytes).map_err(failed("write", &temporary))?;
+        if let Err(error) = self.disk.write(&temporary, bytes) {
+            // Half a generation must not keep the last bytes of a full disk from what is smaller and matters more.
+            let _ = self.disk.remove(&temporary);
+            return Err(failed("write", &temporary)(error));
+        }
         self.disk.rename(&temporary, file).map_err(failed("rename", &temporary))?;
         self.disk.sync().map_err(failed("flush", "the directory of generations"))
     }
