@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::daemon::{Node, loaded, until_repaired};
+use lab::dice::Dice;
 use lab::net::{Host, wire};
 use lab::{may_run, sh};
 use nix::errno::Errno;
@@ -66,19 +67,6 @@ fn varying(dice: &mut Dice) -> String {
         110 + dice.below(20),
         ports.join(", ")
     )
-}
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) % most
-    }
 }
 
 /// A connection that has begun.
@@ -194,9 +182,7 @@ fn whatever_happens_to_the_daemon_connections_meet_the_policy() {
     if !may_run("endurance") {
         return;
     }
-    let seed = std::env::var("NODEWALL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(SEED);
-    println!("seed {seed}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice::from_environment(SEED);
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     sh("mount --make-rprivate /");
     let (host, peer) = (Host::new(), Host::new());

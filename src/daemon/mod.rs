@@ -23,6 +23,7 @@ mod local;
 mod log;
 mod motd;
 mod notify;
+mod peers;
 mod requests;
 mod revoke;
 mod selftest;
@@ -37,7 +38,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -224,6 +225,8 @@ enum Input {
     Repaired(Result<Applied, kernel::Error>),
     /// Whether our table is in the kernel.
     Seen(bool),
+    /// Whoever wanted the status has it.
+    StatusTold,
     /// What is on disk, and the documents that waited for it.
     Remembered(Box<(Memory, Vec<String>, Documents)>),
     Kept(u64, Result<(), String>),
@@ -291,6 +294,9 @@ struct Daemon {
     watched_files: Vec<PathBuf>,
     loading: Work,
     collecting: Work,
+    telling: Work,
+    /// Who wants to know the status.
+    curious: Vec<oneshot::Sender<Status>>,
     load_at: Option<Instant>,
     load_at_latest: Option<Instant>,
     collect_at: Option<Instant>,
@@ -339,6 +345,8 @@ impl Daemon {
             watched_files: Vec::new(),
             loading: Work::Idle,
             collecting: Work::Idle,
+            telling: Work::Idle,
+            curious: Vec::new(),
             load_at: None,
             load_at_latest: None,
             collect_at: None,
@@ -543,6 +551,10 @@ impl Daemon {
                 self.drift.repaired(&answer);
                 self.applied(answer);
             }
+            Input::StatusTold => {
+                self.telling.end();
+                self.look_for_the_curious();
+            }
             Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
                 let (memory, troubles, documents) = *remembered;
@@ -680,11 +692,23 @@ impl Daemon {
     }
 
     fn asked(&mut self, query: Query) {
-        let reply = match query {
-            Query::Reload => return self.reload(),
-            Query::Order(order) => return self.ordered(order),
-            Query::Status(reply) => reply,
-        };
+        match query {
+            Query::Reload => self.reload(),
+            Query::Order(order) => self.ordered(order),
+            Query::Status(reply) => {
+                self.curious.push(reply);
+                self.look_for_the_curious();
+            }
+        }
+    }
+
+    /// Looks at the kernel for all who want to know. Who comes meanwhile waits for the next look, so that however many ask, an order
+    /// waits for one look at most.
+    fn look_for_the_curious(&mut self) {
+        if self.curious.is_empty() || !self.telling.begin() {
+            return;
+        }
+        let curious = std::mem::take(&mut self.curious);
         let mut status = Status::of(&self.state);
         status.hash.clone_from(&self.hash);
         status.store_damages.clone_from(&self.damages);
@@ -692,6 +716,7 @@ impl Daemon {
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
+        let inbox = self.inbox.clone();
         tokio::spawn(async move {
             match kernel.look(wanted.clone()).await {
                 Ok(look) => {
@@ -703,8 +728,11 @@ impl Daemon {
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
-            // The peer may have gone.
-            let _ = reply.send(status);
+            for reply in curious {
+                // The peer may have gone.
+                let _ = reply.send(status.clone());
+            }
+            let _ = inbox.send(Input::StatusTold);
         });
     }
 }

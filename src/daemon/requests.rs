@@ -27,12 +27,32 @@ pub(super) struct Order {
 
 /// What somebody wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum What {
-    Apply { confirm: Confirm, paths: Vec<PathBuf> },
+pub enum What {
+    /// To put documents in force.
+    Apply {
+        /// How they have to be confirmed.
+        confirm: Confirm,
+        /// Where they are, absolute; empty: in place.
+        paths: Vec<PathBuf>,
+    },
+    /// To keep what waits for it.
     Confirm,
+    /// To go back: to this generation, or the one before.
     Rollback(Option<u64>),
-    Panic { on: bool, reason: String },
-    BreakGlass { time: Option<Duration>, reason: String },
+    /// To begin or end a panic.
+    Panic {
+        /// Whether it is on.
+        on: bool,
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// To begin a break-glass, or to end it.
+    BreakGlass {
+        /// How long it holds; `None` ends it.
+        time: Option<Duration>,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Who waits for the outcome of an order.

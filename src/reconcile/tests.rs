@@ -526,7 +526,7 @@ fn tested(failed: &[&str]) -> State {
     let (ticket, what) = kept(&effects);
     assert_eq!(what, ["generation 2", "record Some(2) Some(2) false"]);
     check(&mut state, Event::Kept(ticket, Ok(())), &["apply"], Phase::Applying);
-    check(&mut state, done(), &["in-force 2", "forget", "probe 0ns", "ready"], Phase::Unconfirmed);
+    check(&mut state, done(), &["in-force 2", "forget", "done", "probe 0ns", "ready"], Phase::Unconfirmed);
     state
 }
 

@@ -9,7 +9,7 @@ mod format;
 use std::io;
 
 pub use disk::{Directory, Disk};
-pub use format::{FormatError, Generation, decode, encode};
+pub use format::{FormatError, Generation, decode, decode_record, encode, encode_record};
 
 /// How many generations are kept.
 const KEPT: usize = 20;
@@ -195,8 +195,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// It is not on the medium; what was there before is untouched.
     pub fn remember(&mut self, text: &str) -> Result<(), Error> {
-        let digest = hexadecimal(text);
-        self.replace(RECORD, format!("{digest} {text}\n").as_bytes())
+        self.replace(RECORD, &encode_record(text))
     }
 
     /// What was last remembered; nothing when nothing was.
@@ -209,14 +208,7 @@ impl<D: Disk> Store<D> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", RECORD)(error)),
         };
-        let wrong = |source| Error::Format { file: RECORD.to_owned(), source };
-        let text = std::str::from_utf8(&bytes).map_err(|_| wrong(FormatError::Checksum))?;
-        let text = text.strip_suffix('\n').ok_or_else(|| wrong(FormatError::Truncated))?;
-        let (digest, text) = text.split_once(' ').ok_or_else(|| wrong(FormatError::NotOurs))?;
-        if hexadecimal(text) != digest {
-            return Err(wrong(FormatError::Checksum));
-        }
-        Ok(Some(text.to_owned()))
+        decode_record(&bytes).map(Some).map_err(|source| Error::Format { file: RECORD.to_owned(), source })
     }
 
     fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
@@ -249,10 +241,4 @@ fn number_of(name: &str) -> Option<u64> {
 fn seal(number: u64) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(format!("nodewall confirmed {number}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// SHA-256 in hexadecimal.
-fn hexadecimal(text: &str) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

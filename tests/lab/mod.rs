@@ -6,6 +6,7 @@
 
 pub mod conntrack;
 pub mod daemon;
+pub mod dice;
 pub mod net;
 pub mod services;
 
