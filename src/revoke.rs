@@ -14,6 +14,8 @@
 //! one has it, and the bonds, bridges and VRFs that those belong to. When the kernel knows no route, that is every
 //! interface. An interface that is not known yet keeps its flows.
 
+pub mod pace;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -187,6 +189,7 @@ impl<'a> Judge<'a> {
             return *ended;
         }
         let ended = self.denied_everywhere(&first);
+        forget(&mut self.ended);
         self.ended.insert(first, ended);
         ended
     }
@@ -227,7 +230,13 @@ impl<'a> Judge<'a> {
     }
 
     fn route(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
-        *self.routes.entry((local, remote)).or_insert_with(|| (self.route)(local, remote))
+        if let Some(known) = self.routes.get(&(local, remote)) {
+            return *known;
+        }
+        let route = (self.route)(local, remote);
+        forget(&mut self.routes);
+        self.routes.insert((local, remote), route);
+        route
     }
 
     fn denied(&self, first: &First, index: u32) -> bool {
@@ -249,6 +258,16 @@ impl<'a> Judge<'a> {
             time: 0,
         };
         decide(&self.revocation.effective, &packet).outcome != Outcome::Accepted
+    }
+}
+
+/// How many answers are remembered: a few megabytes, however many flows there are.
+const REMEMBERED: usize = 1 << 16;
+
+/// Makes room for one more.
+fn forget<K, V>(answers: &mut BTreeMap<K, V>) {
+    if answers.len() >= REMEMBERED {
+        answers.clear();
     }
 }
 

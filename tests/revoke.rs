@@ -110,17 +110,17 @@ fn exactly_the_denied_half_of_50000_flows_ends() {
 
         let mut conntrack = Conntrack::open().unwrap();
         let audit = revocation(SERVICE, Mode::Audit);
-        assert_eq!(conntrack.revoke(&audit, &|| false).unwrap().ended, 0);
+        assert_eq!(conntrack.revoke(&audit, &mut |_| true).unwrap().ended, 0);
         let revocation = revocation(SERVICE, Mode::Enforce);
-        assert!(conntrack.revoke(&revocation, &|| true).unwrap().superseded);
+        assert!(conntrack.revoke(&revocation, &mut |_| false).unwrap().stopped);
         assert_eq!(entries(), before, "neither in audit mode nor when something newer is in force");
 
         let start = Instant::now();
-        let revoked = conntrack.revoke(&revocation, &|| false).unwrap();
+        let revoked = conntrack.revoke(&revocation, &mut |_| true).unwrap();
         println!("{revoked:?} in {:?}", start.elapsed());
-        assert_eq!((revoked.seen, revoked.ended), (50_000, 25_000));
+        assert_eq!((revoked.judged, revoked.ended), (50_000, 25_000));
         assert_eq!(entries(), stay.iter().map(|(original, _, zone)| (*original, *zone)).collect());
-        assert_eq!(conntrack.revoke(&revocation, &|| false).unwrap().ended, 0, "there is nothing left to end");
+        assert_eq!(conntrack.revoke(&revocation, &mut |_| true).unwrap().ended, 0, "there is nothing left to end");
     });
 }
 
@@ -189,7 +189,7 @@ fn only_flows_that_are_denied_wherever_they_can_be_end() {
         let denied: BTreeSet<_> = denied.iter().map(|flow| (flow.original, flow.zone)).collect();
         let wanted: BTreeSet<_> = end.iter().map(|(original, _, zone)| (*original, *zone)).collect();
         assert_eq!(denied, wanted);
-        conntrack.revoke(&revocation, &|| false).unwrap();
+        conntrack.revoke(&revocation, &mut |_| true).unwrap();
         assert_eq!(entries(), stay.iter().map(|(original, _, zone)| (*original, *zone)).collect());
     });
 }
@@ -339,14 +339,14 @@ fn a_connection_from_before_conntrack_is_not_mistaken_for_one_the_other_way() {
         let mut conntrack = Conntrack::open().unwrap();
         let flows = conntrack.flows(&mut |_| true).unwrap();
         assert_eq!((flows.len(), flows[0].original.source), (1, ip("10.77.0.3")), "the wrong way round");
-        assert_eq!(conntrack.revoke(&revocation("", Mode::Enforce), &|| false).unwrap().ended, 0);
+        assert_eq!(conntrack.revoke(&revocation("", Mode::Enforce), &mut |_| true).unwrap().ended, 0);
     });
     talks(&client, &server).unwrap();
     talks(&server, &client).unwrap();
     node.enter(|| {
         let policy = "[[policy]]\nname = \"p\"\norder = 1\ninterfaces = \"all()\"\negress = [{ action = \"deny\" }]\n";
         let mut conntrack = Conntrack::open().unwrap();
-        assert_eq!(conntrack.revoke(&revocation(policy, Mode::Enforce), &|| false).unwrap().ended, 1);
+        assert_eq!(conntrack.revoke(&revocation(policy, Mode::Enforce), &mut |_| true).unwrap().ended, 1);
     });
     assert_eq!(talks(&client, &server), Err(ErrorKind::ConnectionAborted));
 }

@@ -90,7 +90,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let mut flows_ended = None;
     if applied.changes > 0 && revoke {
         let revocation = Revocation::new(Arc::new(effective), &facts);
-        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &|| false)) {
+        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &mut |_| true)) {
             Ok(Revoked { ended, .. }) => flows_ended = Some(ended),
             Err(error) => {
                 let error = exit::chain(&error);

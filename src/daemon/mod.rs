@@ -22,6 +22,7 @@ mod requests;
 mod revoke;
 pub mod socket;
 pub mod status;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::future;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::driver::{self, Kernel, Touch};
 use crate::host;
 use crate::net::facts::Facts;
+use crate::nft::netlink::TouchedSets;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
@@ -45,7 +47,7 @@ use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
-use kernel::{Applied, Depth, KernelThread};
+use kernel::{Applied, KernelThread};
 use notify::Systemd;
 use requests::{Fetched, documents_of};
 use socket::Query;
@@ -96,7 +98,7 @@ const QUERIES_WAITING: usize = 16;
 /// # Errors
 /// When the daemon cannot start: the kernel cannot be read, another daemon is running, or the system refuses a signal
 /// handler, a thread or a netlink socket.
-pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error> {
+pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Error> {
     log::start();
     let failed = |attempt| move |source| Error::System { attempt, source };
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
@@ -106,7 +108,9 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
-    let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
+    kernel.hush(foreign.ear());
+    let (kernel, mut otherwise) =
+        KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
     let systemd = Systemd::find().map_err(failed("start the thread that talks to systemd"))?;
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let (queries, mut queried) = mpsc::channel(QUERIES_WAITING);
@@ -147,6 +151,11 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             }
             touched = foreign.touched() => {
                 daemon.touched(touched.map_err(failed("watch changes by others by nf_tables notifications"))?);
+            }
+            Some(set) = otherwise.recv() => {
+                if daemon.drift.noticed(None, TouchedSets::These([set].into())) {
+                    daemon.repair();
+                }
             }
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
@@ -332,9 +341,9 @@ impl Daemon {
                 }
                 Effect::Repair(ruleset) => {
                     let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
-                    let depth = if self.drift.begin() { Depth::Everything } else { Depth::Cheap };
+                    let (depth, revocation) = (self.drift.begin(), self.state.revocation());
                     tokio::spawn(async move {
-                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth).await));
+                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth, revocation).await));
                     });
                 }
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
@@ -590,6 +599,7 @@ impl Daemon {
                     status.add_counters(&look.counters);
                     status.table = Some(look.table);
                     status.other_chains = Some(look.others);
+                    status.revocation = kernel.revocation();
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }

@@ -60,6 +60,8 @@ pub struct Status {
     pub drift_last: Option<DriftRecord>,
     /// Whether another process keeps changing our table, so that repairs wait up to a second.
     pub drift_storm: bool,
+    /// How far the ending of flows that the policy denies has come, or how it went the last time; `None` when none was judged.
+    pub revocation: Option<RevocationRecord>,
     /// The base chains of others, in the order in which packets meet them; `None` when they could not be looked at.
     pub other_chains: Option<Vec<BaseChainRecord>>,
     /// Our table in the kernel.
@@ -88,6 +90,24 @@ pub struct DriftRecord {
     pub difference: Vec<String>,
     /// From the notification to the repaired table, read back, in milliseconds; `None` when it was found by looking unasked.
     pub repair_ms: Option<f64>,
+}
+
+/// The ending of flows that the policy in force denies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevocationRecord {
+    /// When it began: RFC 3339, UTC.
+    pub started: String,
+    /// Whether it is under way.
+    pub running: bool,
+    /// How many flows were judged.
+    pub judged: usize,
+    /// How many of them were ended.
+    pub ended: usize,
+    /// How many of those that were judged are denied and still to be ended.
+    pub left: usize,
+    /// How long it has taken so far, or took.
+    pub milliseconds: u64,
 }
 
 /// A base chain of somebody else's.

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::{Applied, Error, Kernel, Read};
-use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::change::{Change, Loaded};
 use crate::nft::ir::{Elements, Ruleset, Set};
 use crate::nft::netlink::canonical;
-use crate::plan::{plan_canonical, preparation};
+use crate::plan::{plan_canonical, preparation, prepared};
 
 /// How often we plan anew when other transactions come between. kube-proxy commits a few times a second at most; a
 /// plan and a commit take milliseconds.
 const ATTEMPTS: usize = 10;
 
 /// Reading a set back takes the kernel longer than writing it, and more than in proportion (`nf_tables.md` section 3: 7 ms for
-/// 10,000 elements, 760 ms for 100,000). Larger new sets than this are read when the rest is in force.
-const LARGEST_SET_READ_AT_ONCE: usize = 16_384;
+/// 10,000 elements, 760 ms for 100,000). Larger new sets than this are read when the rest is in force and was read back.
+const LARGEST_SET_READ_AT_ONCE: usize = 2048;
 
 /// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
 /// plans, commits, reads back and compares. Plans again when another transaction came between.
@@ -29,32 +29,30 @@ pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>)
             Some(known) if kernel.generation()? == known.generation => known.clone(),
             _ => kernel.load(&Read::Everything)?,
         };
-        let (mut current, mut prepared) = (current, Vec::new());
-        if let Some(batch) = preparation(&current, &desired) {
-            match kernel.commit(&batch) {
-                Ok(()) => {}
-                Err(Error::Contended) => continue,
-                Err(error) => return Err(error),
-            }
-            prepared = batch.changes;
-            current = with_known_sets(kernel.load(&Read::Only(Vec::new()))?, &current.ruleset, &desired);
-        }
-        let Some(mut batch) = plan_canonical(&current, &desired) else {
-            return Ok(Applied { loaded: current, changes: prepared.len(), deferred: Vec::new() });
+        let preparation = preparation(&current, &desired);
+        let current = match &preparation {
+            Some(batch) => prepared(&current, batch),
+            None => current,
         };
-        match kernel.commit(&batch) {
-            Ok(()) => {
-                batch.changes.extend(prepared);
-                let (loaded, deferred) = read_back(kernel, &desired, &current, &batch)?;
-                let loaded = clean_up(kernel, &desired, loaded)?;
-                return match difference(&loaded, &desired) {
-                    None => Ok(Applied { loaded, changes: batch.changes.len(), deferred }),
-                    Some(words) => Err(Error::Differs(words)),
-                };
-            }
-            Err(Error::Contended) => {}
+        let planned = plan_canonical(&current, &desired);
+        let committed = match (&preparation, &planned) {
+            (None, None) => return Ok(Applied { loaded: current, changes: 0, deferred: Vec::new() }),
+            (Some(batch), None) | (None, Some(batch)) => kernel.commit(batch),
+            (Some(first), Some(second)) => kernel.commit_both(first, second),
+        };
+        match committed {
+            Ok(()) => {}
+            Err(Error::Contended) => continue,
             Err(error) => return Err(error),
         }
+        let changes: Vec<Change> =
+            [preparation, planned].into_iter().flatten().flat_map(|batch| batch.changes).collect();
+        let (loaded, deferred) = read_back(kernel, &desired, &current, &changes)?;
+        let loaded = clean_up(kernel, &desired, loaded)?;
+        return match difference(&loaded, &desired) {
+            None => Ok(Applied { loaded, changes: changes.len(), deferred }),
+            Some(words) => Err(Error::Differs(words)),
+        };
     }
     Err(Error::Contended)
 }
@@ -117,11 +115,11 @@ fn read_back(
     kernel: &mut dyn Kernel,
     desired: &Ruleset,
     before: &Loaded,
-    batch: &Batch,
+    changes: &[Change],
 ) -> Result<(Loaded, Vec<String>), Error> {
     let mut deferred = BTreeSet::new();
     let (mut whole, mut single): (BTreeSet<&str>, Vec<(&str, Set, bool)>) = Default::default();
-    for change in &batch.changes {
+    for change in changes {
         match change {
             Change::AddSet { name, set } if set.elements.len() > LARGEST_SET_READ_AT_ONCE => {
                 deferred.insert(name.clone());

@@ -18,7 +18,7 @@ pub use attribute::Malformed;
 pub use base_chain::{AnyChain, BaseHook, Family, any_chain};
 pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, elements_of, generation, messages};
 pub use encode::{Encoded, encode, get_elements, request, request_of_all_families};
-pub use event::{Commit, Process, Touches};
+pub use event::{Commit, Process, TouchedSets, Touches};
 pub use expression::canonical_rule;
 pub use replay::{Replay, replay};
 
