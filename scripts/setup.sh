@@ -7,6 +7,7 @@ set -euo pipefail
 wanted=(
     nftables:/usr/sbin/nft
     iproute2:/usr/sbin/ip
+    iptables:/usr/sbin/iptables-nft
     libsystemd-dev:/usr/include/systemd/sd-daemon.h
     pkg-config:/usr/bin/pkg-config
     mandoc:/usr/bin/mandoc

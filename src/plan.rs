@@ -1,5 +1,7 @@
 //! Current table + desired ruleset -> one transaction that changes as little as it can.
 
+pub mod difference;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::range::RangeSet;

@@ -29,7 +29,7 @@ use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::{Effective, EffectivePolicy};
 use crate::policy::model::Mode;
-use crate::simulate::{ConntrackState, Outcome, Packet, decide};
+use crate::simulate::{ConntrackState, Outcome, Packet, Reason, decide};
 
 /// A policy with what of the node decides which flows it is about.
 #[derive(Clone, Debug)]
@@ -83,6 +83,18 @@ impl Revocation {
     /// Whether it can end anything: a node in audit mode denies nothing.
     pub fn enforces(&self) -> bool {
         self.effective.mode == Mode::Enforce
+    }
+
+    /// What denies a flow that this ends, as far as one of its interfaces tells; `None` where nothing does.
+    pub fn reason(&self, flow: &Flow) -> Option<Reason> {
+        let first = self.first_packet(flow)?;
+        let (local, remote) = first.ends();
+        let owners = self.owners.get(&local).into_iter().flatten().copied();
+        let connected = self.connected.iter().filter(|(net, _)| net.contains(&remote)).map(|(_, index)| *index);
+        owners.chain(connected).chain(self.links.keys().copied()).find_map(|index| {
+            let decision = decide(&self.effective, &first.packet(self.links.get(&index)?));
+            (decision.outcome != Outcome::Accepted).then_some(decision.reason)
+        })
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
@@ -139,6 +151,26 @@ impl First {
             destination: self.source,
             ports: self.ports.map(|(source, destination)| (destination, source)),
             ..self
+        }
+    }
+
+    /// On an interface.
+    fn packet(&self, link: &Link) -> Packet {
+        Packet {
+            direction: self.direction,
+            interface: link.name.clone(),
+            kind: link.kind.clone(),
+            source: self.source,
+            destination: self.destination,
+            protocol: self.protocol,
+            ports: self.ports,
+            icmp: self.icmp,
+            hop_limit: 64,
+            state: ConntrackState::New,
+            forward: None,
+            translated: None,
+            socket: None,
+            time: 0,
         }
     }
 
@@ -241,23 +273,7 @@ impl<'a> Judge<'a> {
 
     fn denied(&self, first: &First, index: u32) -> bool {
         let Some(link) = self.revocation.links.get(&index) else { return false };
-        let packet = Packet {
-            direction: first.direction,
-            interface: link.name.clone(),
-            kind: link.kind.clone(),
-            source: first.source,
-            destination: first.destination,
-            protocol: first.protocol,
-            ports: first.ports,
-            icmp: first.icmp,
-            hop_limit: 64,
-            state: ConntrackState::New,
-            forward: None,
-            translated: None,
-            socket: None,
-            time: 0,
-        };
-        decide(&self.revocation.effective, &packet).outcome != Outcome::Accepted
+        decide(&self.revocation.effective, &first.packet(link)).outcome != Outcome::Accepted
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::revoke::{Progress, Revoker};
-use super::status::{BaseChainRecord, RevocationRecord, TableRecord, counters};
+use super::status::{RevocationRecord, TableRecord, counters};
 use super::verify::Verifier;
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
@@ -36,8 +36,6 @@ pub(super) struct Look {
     pub(super) counters: BTreeMap<String, (u64, u64)>,
     /// What the kernel has otherwise than wanted; empty when in sync.
     pub(super) drift: Vec<String>,
-    /// The base chains of others.
-    pub(super) others: Vec<BaseChainRecord>,
 }
 
 /// A ruleset that is in force.
@@ -285,8 +283,7 @@ const REPAIR_ATTEMPTS: usize = 4;
 pub(super) fn look(kernel: &mut dyn Kernel, wanted: Option<&Ruleset>) -> Result<Look, driver::Error> {
     let loaded = kernel.load(&Read::Everything)?;
     let drift = wanted.map(|wanted| drift(&loaded, wanted)).unwrap_or_default();
-    let others = driver::others(&kernel.chains()?).iter().map(BaseChainRecord::of).collect();
-    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift, others })
+    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift })
 }
 
 /// How many differences are named one by one.

@@ -15,6 +15,7 @@ mod disk;
 pub mod documents;
 mod drift;
 mod files;
+mod host;
 mod kernel;
 mod log;
 mod notify;
@@ -24,7 +25,7 @@ pub mod socket;
 pub mod status;
 mod verify;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future;
 use std::io;
 use std::net::IpAddr;
@@ -36,8 +37,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
-use crate::host;
+use crate::host as machine;
 use crate::net::facts::Facts;
+use crate::nft::feature::{Feature, Support};
 use crate::nft::netlink::TouchedSets;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
@@ -47,6 +49,7 @@ use disk::DiskThread;
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
+use host::Features;
 use kernel::{Applied, KernelThread};
 use notify::Systemd;
 use requests::{Fetched, documents_of};
@@ -104,7 +107,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
-    let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut links = machine::Watch::open().map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
@@ -205,7 +208,7 @@ async fn until(deadline: Option<Instant>) {
 /// What work off the loop came to.
 enum Input {
     Loaded(Box<Documents>),
-    Collected(Result<Facts, host::Error>),
+    Collected(Result<Facts, machine::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
     /// What is on disk, and the documents that waited for it.
@@ -213,6 +216,8 @@ enum Input {
     Kept(u64, Result<(), String>),
     /// What an order of somebody needs.
     Fetched(String, Fetched),
+    /// What the kernel said that it has.
+    Features(Result<BTreeMap<Feature, Support>, driver::Error>),
 }
 
 /// What the loop has to do after an input.
@@ -281,6 +286,7 @@ struct Daemon {
     socket: Option<PathBuf>,
     listening: bool,
     drift: Drift,
+    features: Features,
     /// The store, once the settings say where.
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
@@ -318,6 +324,7 @@ impl Daemon {
             socket: None,
             listening: false,
             drift: Drift::new(seed()),
+            features: Features::default(),
             disk: None,
             started: false,
             orderer: None,
@@ -422,7 +429,7 @@ impl Daemon {
         }
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(host::collect(&root).await));
+            let _ = inbox.send(Input::Collected(machine::collect(&root).await));
         });
     }
 
@@ -468,6 +475,7 @@ impl Daemon {
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::Fetched(by, fetched) => self.fetched(by, fetched),
+            Input::Features(found) => self.told_features(found),
         }
         Received::Nothing
     }
@@ -526,6 +534,8 @@ impl Daemon {
             Done { changes: applied.changes }
         });
         self.happened(Event::Applied(answer));
+        // After the first rules: asking takes the kernel's lock for a moment.
+        self.ask_features();
         if self.state.generation() != before {
             self.since = Some(SystemTime::now());
         }
@@ -591,6 +601,10 @@ impl Daemon {
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
+        if let Features::Known(missing) = &self.features {
+            status.kernel_lacks = Some(missing.clone());
+        }
+        let root = self.options.root.clone();
         tokio::spawn(async move {
             match kernel.look(wanted.clone()).await {
                 Ok(look) => {
@@ -598,11 +612,11 @@ impl Daemon {
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
                     status.table = Some(look.table);
-                    status.other_chains = Some(look.others);
                     status.revocation = kernel.revocation();
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
+            host::look_around(&mut status, root).await;
             // The peer may have gone.
             let _ = reply.send(status);
         });

@@ -21,6 +21,8 @@ pub struct Conntrack {
     routes: Routes,
     /// Absent on a kernel without them: flows are forgotten all the same.
     sockets: Option<Sockets>,
+    /// How many denied flows are remembered at once.
+    round: usize,
 }
 
 /// How far the work on the flows that a policy ends has come.
@@ -64,7 +66,18 @@ impl Conntrack {
     /// # Errors
     /// [`Error::Socket`] when there is none to be had.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { netlink: Netlink::open()?, routes: Routes::open()?, sockets: Sockets::open().ok() })
+        Ok(Self {
+            netlink: Netlink::open()?,
+            routes: Routes::open()?,
+            sockets: Sockets::open().ok(),
+            round: LARGEST_ROUND,
+        })
+    }
+
+    /// The same with another number of denied flows that are remembered at once; a smaller one takes less memory and more time.
+    #[must_use]
+    pub fn remembering(self, most: usize) -> Self {
+        Self { round: most.max(1), ..self }
     }
 
     /// Every flow for which `keep` says so. A flow that comes or goes meanwhile may be missing or there.
@@ -103,8 +116,9 @@ impl Conntrack {
     ) -> Result<Revoked, Error> {
         let mut revoked = Revoked::default();
         for _ in 0..MOST_ROUNDS {
-            revoked.judged = 0;
-            let denied = self.judge(revocation, LARGEST_ROUND, &mut revoked, go_on)?;
+            // Those that are gone were judged, too, and are not met again.
+            revoked.judged = revoked.ended + revoked.gone;
+            let denied = self.judge(revocation, self.round, &mut revoked, go_on)?;
             if revoked.stopped {
                 break;
             }
@@ -118,7 +132,7 @@ impl Conntrack {
                 revoked.ended += ended;
                 revoked.gone += flows.len() - ended;
             }
-            if revoked.stopped || denied.len() < LARGEST_ROUND {
+            if revoked.stopped || denied.len() < self.round {
                 break;
             }
         }

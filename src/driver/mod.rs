@@ -5,6 +5,7 @@ mod apply;
 mod conntrack;
 mod foreign;
 mod memory;
+mod probe;
 mod route;
 mod socket;
 mod sockets;
@@ -12,8 +13,9 @@ mod watch;
 
 pub use apply::{apply, verify};
 pub use conntrack::{Conntrack, Revoked};
-pub use foreign::{OtherChain, others};
+pub use foreign::{Drops, OtherChain, coexisting};
 pub use memory::Memory;
+pub use probe::features;
 pub use socket::Netlink;
 pub use watch::{Ear, Touch, Watch};
 

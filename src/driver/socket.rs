@@ -281,6 +281,27 @@ impl Netlink {
     /// lost. All of it is queued when the send returns; the one wait is for the acknowledgement that the last change asks for.
     fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Option<Acknowledgement>, bool), Error> {
         let mut first_error: Option<Acknowledgement> = None;
+        let lost = self.each_answer(ours, |answer| {
+            if answer.errno != 0 && first_error.is_none() {
+                first_error = Some(answer);
+            }
+        })?;
+        Ok((first_error, lost))
+    }
+
+    /// All that the kernel said about a batch each of whose messages asks for an acknowledgement.
+    pub(super) fn all_answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<Vec<Acknowledgement>, Error> {
+        let mut answers = Vec::new();
+        self.each_answer(ours, |answer| answers.push(answer))?;
+        Ok(answers)
+    }
+
+    /// Whether answers were lost.
+    fn each_answer(
+        &mut self,
+        ours: impl Fn(u32) -> bool,
+        mut each: impl FnMut(Acknowledgement),
+    ) -> Result<bool, Error> {
         let mut answered = false;
         let mut lost = false;
         loop {
@@ -293,9 +314,7 @@ impl Netlink {
                             continue;
                         }
                         answered = true;
-                        if answer.errno != 0 && first_error.is_none() {
-                            first_error = Some(answer);
-                        }
+                        each(answer);
                     }
                 }
                 Err(Errno::ENOBUFS) => {
@@ -305,7 +324,7 @@ impl Netlink {
                 Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
             }
         }
-        Ok((first_error, lost))
+        Ok(lost)
     }
 
     fn encode(&mut self, batch: &Batch) -> Encoded {

@@ -74,6 +74,16 @@ impl Sockets {
         Ok(matches!(self.0.answer(sequence, &mut |_| Ok(()))?, Answer::Complete))
     }
 
+    /// What the kernel says to the order to end a connection: an error number, 0 for none.
+    pub(super) fn end_errno(&mut self, ends: &Ends) -> Result<i32, Error> {
+        let sequence = self.0.take_sequence(1);
+        self.0.send(&request(SOCK_DESTROY, ends, NO_COOKIE, sequence))?;
+        Ok(match self.0.answer(sequence, &mut |_| Ok(()))? {
+            Answer::Complete | Answer::Interrupted => 0,
+            Answer::Error(answer) => answer.errno,
+        })
+    }
+
     /// Of these connections, those that there are.
     pub(super) fn cookies(&mut self, wanted: &HashSet<Ends>) -> Result<Cookies, Error> {
         let mut found = Cookies::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
+use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 use nix::sys::socket::{NetlinkAddr, bind, setsockopt, sockopt};
 use tokio::sync::Notify;
 
@@ -61,6 +61,14 @@ const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 
 /// One datagram holds at most this many bytes of notifications (kernel `NLMSG_GOODSIZE`, with room to spare).
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Subscribes and unsubscribes: whether that works.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn subscribe() -> io::Result<()> {
+    Socket::new(NETLINK_NETFILTER)?.bind(&SocketAddr::new(0, GROUPS))
+}
 
 impl Watch {
     /// Subscribes in the network namespace of the calling thread; transactions from the port `own` are not told.

@@ -55,6 +55,34 @@ pub fn body(ruleset: &Ruleset) -> String {
     out
 }
 
+/// One rule, with its names as they are and without its comment.
+pub fn rule(rule: &Rule) -> String {
+    let mut out = String::new();
+    write_rule(&mut out, &Names(BTreeMap::new()), &Rule { statements: rule.statements.clone(), comment: None });
+    out
+}
+
+/// Where a base chain hooks in, and its policy; `None` for another chain.
+pub fn base(chain: &Chain) -> Option<String> {
+    let BaseChain { hook, priority, policy } = chain.base?;
+    let policy = match policy {
+        ChainPolicy::Accept => "accept",
+        ChainPolicy::Drop => "drop",
+    };
+    Some(format!("type filter hook {} priority {priority}; policy {policy};", hook.name()))
+}
+
+/// The elements of a set or map, each by itself.
+pub fn elements(set: &Set) -> Vec<String> {
+    let mut texts = Vec::with_capacity(set.elements.len());
+    each_element(&Names(BTreeMap::new()), &set.key, &set.elements, |element| {
+        texts.push(match element {
+            Ok(text) | Err(text) => text.to_owned(),
+        });
+    });
+    texts
+}
+
 /// Whether nft's grammar takes the word for a keyword where a chain's or a set's name is expected.
 pub fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word)
@@ -90,13 +118,8 @@ impl<'a> Names<'a> {
 
 fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", names.spell(name));
-    if let Some(BaseChain { hook, priority, policy }) = &chain.base {
-        let policy = match policy {
-            ChainPolicy::Accept => "accept",
-            ChainPolicy::Drop => "drop",
-        };
-        let hook = hook.name();
-        let _ = writeln!(out, "\t\ttype filter hook {hook} priority {priority}; policy {policy};");
+    if let Some(base) = base(chain) {
+        let _ = writeln!(out, "\t\t{base}");
     }
     for rule in &chain.rules {
         out.push_str("\t\t");

@@ -28,8 +28,9 @@ pub fn list_flows(sequence: u32) -> Vec<u8> {
     writer.bytes
 }
 
-/// Appends the request to end exactly this flow: its tuple, its zone and its id, so that a flow that took its place
-/// meanwhile is left alone (the kernel says `ENOENT` then). That it worked is said only if it is `acknowledged`.
+/// Appends the request to end exactly this flow, so that one that took its place meanwhile is left alone (the kernel says `ENOENT`
+/// then): the kernel looks it up by the tuple of the answers, which shows how it is translated, and compares its id, which is made
+/// of the original tuple and the entry's place in memory (nf_ct_get_id). That it worked is said only if it is `acknowledged`.
 pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32, acknowledged: bool) {
     let mut writer = Writer { bytes: std::mem::take(bytes) };
     let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE;
@@ -37,7 +38,7 @@ pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32, acknowledged: b
     let flags = if acknowledged { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
     let start = header(&mut writer, kind, flags, sequence, family, 0);
     // Without a tuple the request would end every flow.
-    put_tuple(&mut writer, CTA_TUPLE_ORIG, &flow.original);
+    put_tuple(&mut writer, CTA_TUPLE_REPLY, &flow.reply);
     if flow.zone != 0 {
         writer.put_u16(CTA_ZONE, flow.zone);
     }
@@ -249,7 +250,8 @@ mod tests {
             for message in &messages {
                 assert_eq!(message.kind, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE);
                 let attributes = message.attributes().unwrap();
-                assert_eq!(tuple(&attributes.nested(CTA_TUPLE_ORIG).unwrap()), Ok(example.original));
+                assert!(attributes.get(CTA_TUPLE_ORIG).is_none());
+                assert_eq!(tuple(&attributes.nested(CTA_TUPLE_REPLY).unwrap()), Ok(example.reply));
                 assert_eq!(attributes.u32(CTA_ID), Ok(Some(example.id)));
                 assert_eq!(attributes.u16(CTA_ZONE), Ok((example.zone != 0).then_some(example.zone)));
             }
