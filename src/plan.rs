@@ -1,9 +1,11 @@
 //! Current table + desired ruleset -> one transaction that changes as little as it can.
 
+pub mod difference;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::range::RangeSet;
-use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::change::{Batch, Change, Loaded, next_generation};
 use crate::nft::ir::{
     BaseChain, Chain, ChainPolicy, Dynamic, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
 };
@@ -75,6 +77,22 @@ pub(crate) fn preparation(current: &Loaded, desired: &Ruleset) -> Option<Batch> 
     changes.extend(chains.map(|name| Change::AddChain { name, base: None }));
     changes.extend(new.into_iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
     Some(Batch { generation: Some(current.generation), changes })
+}
+
+/// What is loaded when the transaction of [`preparation`] is in force, and nothing else came between.
+pub(crate) fn prepared(current: &Loaded, preparation: &Batch) -> Loaded {
+    let mut loaded = Loaded { generation: next_generation(current.generation), exists: true, ..current.clone() };
+    for change in &preparation.changes {
+        match change {
+            Change::AddChain { name, base } => {
+                loaded.ruleset.chains.insert(name.clone(), Chain { base: *base, rules: Vec::new() });
+                loaded.rules.insert(name.clone(), Vec::new());
+            }
+            Change::AddSet { name, set } => drop(loaded.ruleset.sets.insert(name.clone(), set.clone())),
+            _ => {}
+        }
+    }
+    loaded
 }
 
 /// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.

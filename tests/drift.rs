@@ -300,13 +300,14 @@ fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
                 let owners: Vec<&str> =
                     chain["owners"].as_array().unwrap().iter().map(|owner| owner.as_str().unwrap()).collect();
                 format!(
-                    "{} {} {} {} {} {} {}",
+                    "{} {} {} {} {} {} {} {}",
                     chain["hook"].as_str().unwrap(),
                     chain["priority"],
                     chain["table"].as_str().unwrap(),
                     chain["policy"].as_str().unwrap(),
                     chain["rules"],
                     owners.join("+"),
+                    chain["drops"].as_str().unwrap(),
                     chain["after_ours"]
                 )
             })
@@ -314,17 +315,18 @@ fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
         assert_eq!(
             chains,
             [
-                "prerouting -300 raw accept 0 iptables-nft false",
-                "input 0 filter drop 0 kube-proxy+ufw true",
-                "input 10 firewalld accept 5000 firewalld true",
+                "prerouting -300 raw accept 0 iptables-nft no false",
+                "input 0 filter drop 0 kube-proxy+ufw policy true",
+                "input 10 firewalld accept 5000 firewalld no false",
             ]
         );
         let codes: Vec<&str> =
             report["remarks"].as_array().unwrap().iter().map(|remark| remark["code"].as_str().unwrap()).collect();
         assert!(codes.contains(&"tc") && codes.contains(&"route-localnet"), "{report:#}");
         let text = node.must(&["status"]);
-        assert!(text.contains("Other base chains that may drop what ours accepted"), "{text}");
-        assert!(text.contains("inet firewalld filter_INPUT") && !text.contains("ip raw PREROUTING"), "{text}");
+        assert!(text.contains("Base chains of others") && text.contains("AFTER OURS: "), "{text}");
+        assert!(text.contains("inet firewalld filter_INPUT") && text.contains("ip raw PREROUTING"), "{text}");
+        assert!(text.contains("interface mgmt0 has tc's clsact hook"), "{text}");
         assert_eq!(node.status().1["drift_events"], 0);
     });
 }

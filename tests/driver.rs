@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply, others};
+use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply, coexisting};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::{Batch, Change};
@@ -848,7 +848,7 @@ fn other_chains_at_ingress_are_told_by_their_devices() {
                 run(&["nft", &chain]);
             }
         }
-        let found = others(&kernel.chains().unwrap());
+        let found = coexisting(&mut kernel).unwrap();
         let told: Vec<String> = found
             .iter()
             .filter(|chain| chain.after_ours)

@@ -7,20 +7,20 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Options;
+use super::diff::{self, Ahead};
 use super::examine::{Examined, examine};
 use super::exit::{self, Exit};
 use super::order;
-use super::output::Output;
+use super::output::{Output, count};
 use super::status::daemon_answers;
 use crate::compile::compile;
 use crate::config;
 use crate::config::confirm::{self, Confirm};
 use crate::daemon::documents;
 use crate::daemon::socket::Request;
-use crate::driver::{self, Conntrack, Kernel as _, Netlink, Read, Revoked};
+use crate::driver::{self, Conntrack, Netlink, Revoked};
 use crate::nft::change::Change;
 use crate::nft::ir::Ruleset;
-use crate::plan::plan;
 use crate::revoke::Revocation;
 use crate::source::Trust;
 use crate::text::time;
@@ -108,7 +108,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let mut flows_ended = None;
     if applied.changes > 0 && revoke {
         let revocation = Revocation::new(Arc::new(effective), &facts);
-        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &|| false)) {
+        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &mut |_| true)) {
             Ok(Revoked { ended, .. }) => flows_ended = Some(ended),
             Err(error) => {
                 let error = exit::chain(&error);
@@ -177,27 +177,18 @@ struct Preview {
     flows_ended: usize,
 }
 
-/// Says what an apply would do to the kernel as it is now. Like diff(1): exit code 0 for nothing, 1 for something.
+/// Says what an apply would do to the kernel as it is now, in short. Like diff(1): exit code 0 for nothing, 1 for something.
 fn dry_run(ruleset: &Ruleset, revocation: Option<&Revocation>, output: &Output) -> Exit {
-    let looked = || {
-        let loaded = Netlink::open()?.load(&Read::Everything)?;
-        let planned = plan(&loaded, ruleset);
-        let subjects: Vec<String> =
-            planned.iter().flat_map(|batch| &batch.changes).filter_map(|change| words(change, loaded.exists)).collect();
-        let flows = match revocation {
-            Some(revocation) if !subjects.is_empty() => Conntrack::open()?.denied(revocation)?.0.len(),
-            _ => 0,
-        };
-        Ok((subjects, flows))
-    };
-    let (changes, flows_ended) = match looked() {
-        Ok(looked) => looked,
+    let Ahead { loaded, planned, flows } = match diff::look(ruleset, revocation) {
+        Ok(ahead) => ahead,
         Err(error) => {
             output.message(&exit::chain(&error));
             return exit::of_kernel(&error);
         }
     };
+    let changes: Vec<String> = planned.iter().filter_map(|change| words(change, loaded.exists)).collect();
     let differs = !changes.is_empty();
+    let flows_ended = flows.iter().map(|(_, count)| count).sum();
     let printed = if output.json {
         output.json(&Preview { version: 1, changes, flows_ended })
     } else if differs {
@@ -237,9 +228,4 @@ fn words(change: &Change, exists: bool) -> Option<String> {
         _ => String::new(),
     };
     Some(format!("{sign} {}{elements}", change.subject()))
-}
-
-fn count(number: usize, thing: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {thing}{plural}")
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::Options;
 use super::exit::{self, Exit};
-use super::output::Output;
+use super::host::AFTER_OURS;
+use super::output::{Output, count};
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
 use crate::daemon::status::{
-    BaseChainRecord, DriftRecord, FindingRecord, SelfTestRecord, Status, TableRecord, VERSION,
+    BaseChainRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord, VERSION,
 };
 use crate::driver::{self, Kernel, Netlink};
 use crate::source::Trust;
@@ -179,6 +180,13 @@ fn text(status: &Status, colored: bool) -> String {
     if !idle.is_empty() {
         line(&mut out, "units", &format!("{} of {} do not run: {}", idle.len(), status.units.len(), names(&idle)));
     }
+    if let Some(revocation) = &status.revocation {
+        line(&mut out, "flows", &revocation_line(revocation));
+    }
+    for lack in status.kernel_lacks.iter().flatten() {
+        let text = format!("{}: {}", lack.what, lack.help);
+        line(&mut out, "lacks", &paint(&text, if lack.needed { "31" } else { "33" }));
+    }
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
@@ -221,10 +229,19 @@ fn text(status: &Status, colored: bool) -> String {
         [entry.name.clone(), entry.direction.clone(), number(entry.packets), interfaces(&entry.interfaces)]
     });
     table(&mut out, ["FAILSAFE", "DIRECTION", "PACKETS", "INTERFACES"], &[false, false, true, false], rows.collect());
-    let later: Vec<&BaseChainRecord> = status.other_chains.iter().flatten().filter(|chain| chain.after_ours).collect();
-    if !later.is_empty() {
-        out.push_str("\nOther base chains that may drop what ours accepted (`nodewall check --host` shows all):\n");
-        chain_rows(&mut out, &later);
+    if !status.remarks.is_empty() {
+        out.push_str("\nWhat else decides about packets (`nodewall check --host` says what that means):\n");
+        for remark in &status.remarks {
+            let _ = writeln!(out, "  {}", remark.message);
+        }
+    }
+    let others: Vec<&BaseChainRecord> = status.other_chains.iter().flatten().collect();
+    if !others.is_empty() {
+        out.push_str("\nBase chains of others:\n");
+        chain_rows(&mut out, &others);
+        if others.iter().any(|chain| chain.after_ours) {
+            out.push_str(AFTER_OURS);
+        }
     }
     out
 }
@@ -240,6 +257,18 @@ fn selftest_line(selftest: &SelfTestRecord) -> String {
         _ => format!("{number}was decided about by somebody"),
     };
     if selftest.summary.is_empty() { words } else { format!("{words}; {}", selftest.summary) }
+}
+
+fn revocation_line(revocation: &RevocationRecord) -> String {
+    let RevocationRecord { started, running, judged, ended, left, milliseconds } = revocation;
+    let counts = format!("{judged} judged, {ended} ended");
+    match (running, left) {
+        (true, left) => {
+            format!("{counts}, {left} left so far: the policy in force ends what it denies, since {started}")
+        }
+        (false, 0) => format!("{counts} by the policy in force, at {started} in {milliseconds} ms"),
+        (false, left) => format!("{counts}, {left} left when it stopped, at {started}"),
+    }
 }
 
 fn drift_line(events: u64, last: &DriftRecord) -> String {
@@ -262,13 +291,14 @@ pub(super) fn chain_rows(out: &mut String, chains: &[&BaseChainRecord]) {
             chain.policy.clone(),
             chain.rules.to_string(),
             if chain.owners.is_empty() { "unknown".to_owned() } else { chain.owners.join(", ") },
+            chain.drops.clone(),
             if chain.after_ours { "yes" } else { "no" }.to_owned(),
         ]
     });
     table(
         out,
-        ["HOOK", "PRIORITY", "TYPE", "CHAIN", "POLICY", "RULES", "OWNER", "AFTER OURS"],
-        &[false, true, false, false, false, true, false, false],
+        ["HOOK", "PRIORITY", "TYPE", "CHAIN", "POLICY", "RULES", "OWNER", "DROPS", "AFTER OURS"],
+        &[false, true, false, false, false, true, false, false, false],
         rows.collect(),
     );
 }
@@ -280,13 +310,6 @@ fn table_line(table: &TableRecord) -> String {
 
 /// At most this many findings on the first screen.
 const FINDINGS_SHOWN: usize = 5;
-
-fn count(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
-    }
-}
 
 fn finding_line(finding: &FindingRecord) -> String {
     let FindingRecord { severity, code, message, file, line, .. } = finding;
@@ -338,7 +361,9 @@ pub(super) fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::status::{CgroupRecord, FailsafeRecord, InterfaceRecord, PolicyRecord, UnitRecord};
+    use crate::daemon::status::{
+        CgroupRecord, FailsafeRecord, FeatureRecord, InterfaceRecord, PolicyRecord, RemarkRecord, UnitRecord,
+    };
 
     #[test]
     fn units_that_do_not_run_and_policies_that_end_are_shown() {
@@ -461,7 +486,17 @@ kernel     DRIFT: it has something else than the policy in force
                 repair_ms: Some(3.2),
             }),
             other_chains: Some(vec![
-                BaseChainRecord { hook: "input".into(), chain: "early".into(), ..Default::default() },
+                BaseChainRecord {
+                    hook: "input".into(),
+                    priority: -300,
+                    kind: "filter".into(),
+                    family: "ip".into(),
+                    table: "t".into(),
+                    chain: "early".into(),
+                    policy: "accept".into(),
+                    drops: "no".into(),
+                    ..Default::default()
+                },
                 BaseChainRecord {
                     hook: "input".into(),
                     priority: 10,
@@ -473,8 +508,29 @@ kernel     DRIFT: it has something else than the policy in force
                     rules: 4,
                     owners: vec!["firewalld".into()],
                     after_ours: true,
+                    drops: "rules".into(),
                 },
             ]),
+            remarks: vec![RemarkRecord {
+                code: "xdp".into(),
+                message: "interface a has an XDP program".into(),
+                help: "look".into(),
+            }],
+            kernel_lacks: Some(vec![FeatureRecord {
+                feature: "fib".into(),
+                state: "missing".into(),
+                needed: false,
+                what: "route lookups (fib)".into(),
+                help: "without it checks are refused".into(),
+            }]),
+            revocation: Some(RevocationRecord {
+                started: "2026-11-23T21:09:50Z".into(),
+                running: true,
+                judged: 70_000,
+                ended: 200,
+                left: 300,
+                milliseconds: 2500,
+            }),
             table: Some(TableRecord::default()),
             state: "in-force".into(),
             ..Status::default()
@@ -483,11 +539,19 @@ kernel     DRIFT: it has something else than the policy in force
 state      in force
 kernel     0 chains, 0 rules, 0 sets with 0 elements
 repairs    3 changes, last at 2026-11-23T21:09:54Z by nft (process 7): table inet nodewall is gone
+flows      70000 judged, 200 ended, 300 left so far: the policy in force ends what it denies, since 2026-11-23T21:09:50Z
+lacks      route lookups (fib): without it checks are refused
 
-Other base chains that may drop what ours accepted (`nodewall check --host` shows all):
+What else decides about packets (`nodewall check --host` says what that means):
+  interface a has an XDP program
 
-HOOK   PRIORITY  TYPE    CHAIN                        POLICY  RULES  OWNER      AFTER OURS
-input        10  filter  inet firewalld filter_INPUT  accept      4  firewalld  yes
+Base chains of others:
+
+HOOK   PRIORITY  TYPE    CHAIN                        POLICY  RULES  OWNER      DROPS  AFTER OURS
+input      -300  filter  ip t early                   accept      0  unknown    no     no
+input        10  filter  inet firewalld filter_INPUT  accept      4  firewalld  rules  yes
+
+AFTER OURS: what such a chain drops is dropped, also where nodewall accepts it.
 ";
         assert_eq!(text(&drifted, false), expected);
         assert!(text(&degraded, true).contains("\x1b[31mdegraded\x1b[0m"));

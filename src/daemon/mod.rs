@@ -18,6 +18,7 @@ mod disk;
 pub mod documents;
 mod drift;
 mod files;
+mod host;
 mod kernel;
 mod local;
 mod log;
@@ -29,8 +30,9 @@ mod revoke;
 mod selftest;
 pub mod socket;
 pub mod status;
+mod verify;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future;
 use std::io;
 use std::net::IpAddr;
@@ -43,9 +45,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
-use crate::host;
+use crate::host as machine;
 use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::nft::feature::{Feature, Support};
+use crate::nft::netlink::TouchedSets;
 use crate::policy::local::LocalNames;
 use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
@@ -59,7 +63,8 @@ pub use disk::{Stored, stored};
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
-use kernel::{Applied, Depth, KernelThread};
+use host::Features;
+use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
@@ -112,17 +117,19 @@ const QUERIES_WAITING: usize = 16;
 /// # Errors
 /// When the daemon cannot start: the kernel cannot be read, another daemon is running, or the system refuses a signal
 /// handler, a thread or a netlink socket.
-pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error> {
+pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Error> {
     log::start();
     let failed = |attempt| move |source| Error::System { attempt, source };
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
-    let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut links = machine::Watch::open().map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
-    let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
+    kernel.hush(foreign.ear());
+    let (kernel, mut otherwise) =
+        KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
     let systemd = Systemd::find().map_err(failed("start the thread that talks to systemd"))?;
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let (queries, mut queried) = mpsc::channel(QUERIES_WAITING);
@@ -163,6 +170,11 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             }
             touched = foreign.touched() => {
                 daemon.touched(touched.map_err(failed("watch changes by others by nf_tables notifications"))?);
+            }
+            Some(set) = otherwise.recv() => {
+                if daemon.drift.noticed(None, TouchedSets::These([set].into())) {
+                    daemon.repair();
+                }
             }
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
@@ -220,7 +232,7 @@ async fn until(deadline: Option<Instant>) {
 /// What work off the loop came to.
 enum Input {
     Loaded(Box<Documents>),
-    Collected(Result<Facts, host::Error>),
+    Collected(Result<Facts, machine::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
     /// Whether our table is in the kernel.
@@ -237,6 +249,8 @@ enum Input {
     Looked(Box<Look>),
     /// Where units run, and which were looked for.
     Scanned(LocalNames, Scan),
+    /// What the kernel said that it has.
+    Features(Result<BTreeMap<Feature, Support>, driver::Error>),
 }
 
 /// What the loop has to do after an input.
@@ -309,6 +323,7 @@ struct Daemon {
     socket: Option<PathBuf>,
     listening: bool,
     drift: Drift,
+    features: Features,
     /// The store, once the settings say where.
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
@@ -359,6 +374,7 @@ impl Daemon {
             socket: None,
             listening: false,
             drift: Drift::new(seed()),
+            features: Features::default(),
             disk: None,
             started: false,
             orderer: None,
@@ -400,9 +416,9 @@ impl Daemon {
                 }
                 Effect::Repair(ruleset) => {
                     let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
-                    let depth = if self.drift.begin() { Depth::Everything } else { Depth::Cheap };
+                    let (depth, revocation) = (self.drift.begin(), self.state.revocation());
                     tokio::spawn(async move {
-                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth).await));
+                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth, revocation).await));
                     });
                 }
                 Effect::Look => {
@@ -520,7 +536,7 @@ impl Daemon {
         }
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(host::collect(&root).await));
+            let _ = inbox.send(Input::Collected(machine::collect(&root).await));
         });
     }
 
@@ -573,6 +589,7 @@ impl Daemon {
             Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
             Input::Looked(look) => return self.looked(*look),
             Input::Scanned(looked, scan) => self.scanned(&looked, scan),
+            Input::Features(found) => self.told_features(found),
         }
         Received::Nothing
     }
@@ -638,6 +655,8 @@ impl Daemon {
             Done { changes: applied.changes }
         });
         self.happened(Event::Applied(answer));
+        // After the first rules: asking takes the kernel's lock for a moment.
+        self.ask_features();
         if self.state.generation() != before {
             self.since = Some(SystemTime::now());
         }
@@ -717,6 +736,10 @@ impl Daemon {
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
         let inbox = self.inbox.clone();
+        if let Features::Known(missing) = &self.features {
+            status.kernel_lacks = Some(missing.clone());
+        }
+        let root = self.options.root.clone();
         tokio::spawn(async move {
             match kernel.look(wanted.clone()).await {
                 Ok(look) => {
@@ -724,10 +747,11 @@ impl Daemon {
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
                     status.table = Some(look.table);
-                    status.other_chains = Some(look.others);
+                    status.revocation = kernel.revocation();
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
+            host::look_around(&mut status, root).await;
             for reply in curious {
                 // The peer may have gone.
                 let _ = reply.send(status.clone());

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
+use crate::host::coexistence::Remark;
 use crate::net::facts::Cgroup;
 use crate::nft::change::Loaded;
+use crate::nft::feature::{Feature, Need, Support};
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
 use crate::reconcile::selftest::{Judgement, words};
@@ -69,8 +71,14 @@ pub struct Status {
     pub drift_last: Option<DriftRecord>,
     /// Whether another process keeps changing our table, so that repairs wait up to a second.
     pub drift_storm: bool,
+    /// How far the ending of flows that the policy denies has come, or how it went the last time; `None` when none was judged.
+    pub revocation: Option<RevocationRecord>,
     /// The base chains of others, in the order in which packets meet them; `None` when they could not be looked at.
     pub other_chains: Option<Vec<BaseChainRecord>>,
+    /// What else on this machine decides about packets.
+    pub remarks: Vec<RemarkRecord>,
+    /// What the kernel lacks of what nodewall uses; `None` while that is not known.
+    pub kernel_lacks: Option<Vec<FeatureRecord>>,
     /// Our table in the kernel.
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
@@ -150,6 +158,24 @@ pub struct DriftRecord {
     pub repair_ms: Option<f64>,
 }
 
+/// The ending of flows that the policy in force denies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevocationRecord {
+    /// When it began: RFC 3339, UTC.
+    pub started: String,
+    /// Whether it is under way.
+    pub running: bool,
+    /// How many flows were judged.
+    pub judged: usize,
+    /// How many of them were ended.
+    pub ended: usize,
+    /// How many of those that were judged are denied and still to be ended.
+    pub left: usize,
+    /// How long it has taken so far, or took.
+    pub milliseconds: u64,
+}
+
 /// A base chain of somebody else's.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -174,6 +200,8 @@ pub struct BaseChainRecord {
     pub owners: Vec<String>,
     /// Whether it can drop what a chain of ours accepted.
     pub after_ours: bool,
+    /// Whether it drops at all: "policy", "rules", "no", or "maybe" where its rules were not read or do not tell.
+    pub drops: String,
 }
 
 impl BaseChainRecord {
@@ -190,7 +218,67 @@ impl BaseChainRecord {
             rules: chain.base.rules,
             owners: chain.owners.iter().map(|owner| (*owner).to_owned()).collect(),
             after_ours: chain.after_ours,
+            drops: chain.drops.name().to_owned(),
         }
+    }
+}
+
+/// Something else on this machine that decides about packets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemarkRecord {
+    /// Its kind: "legacy-iptables", "flush-ruleset", "route-localnet", "xdp", "tc", "not-readable".
+    pub code: String,
+    /// What there is.
+    pub message: String,
+    /// What it means, or what to do.
+    pub help: String,
+}
+
+impl RemarkRecord {
+    /// The record of a remark.
+    pub fn of(remark: &Remark) -> Self {
+        Self { code: remark.code.to_owned(), message: remark.message.clone(), help: remark.help.to_owned() }
+    }
+}
+
+/// A feature of the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FeatureRecord {
+    /// Its name for scripts.
+    pub feature: String,
+    /// "present", "missing" or "unknown".
+    pub state: String,
+    /// Whether nodewall does not work at all without it.
+    pub needed: bool,
+    /// What it is.
+    pub what: String,
+    /// What does not work without it, and where it comes from.
+    pub help: String,
+}
+
+impl FeatureRecord {
+    /// The record of a feature.
+    pub fn of(feature: Feature, support: Support) -> Self {
+        let (needed, without) = match feature.need() {
+            Need::Always => (true, "nodewall does not work"),
+            Need::Partly(without) => (false, without),
+        };
+        let module = feature.module().map(|module| format!("; `modprobe {module}`")).unwrap_or_default();
+        Self {
+            feature: feature.name().to_owned(),
+            state: support.name().to_owned(),
+            needed,
+            what: feature.words().to_owned(),
+            help: format!("without it {without}; it comes with {}{module}", feature.config()),
+        }
+    }
+
+    /// The records of those that the kernel lacks.
+    pub fn missing(found: &BTreeMap<Feature, Support>) -> Vec<Self> {
+        let missing = found.iter().filter(|(_, support)| matches!(support, Support::Missing(_)));
+        missing.map(|(feature, support)| Self::of(*feature, *support)).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::{Error, Kernel, Read};
 use crate::net::range::{Point, RangeSet};
 use crate::nft::TABLE;
-use crate::nft::change::{Batch, Change, Loaded, RuleState};
+use crate::nft::change::{Batch, Change, Loaded, RuleState, next_generation};
 use crate::nft::ir::{BaseChain, Chain, ElementKey, Elements, Hook, Limit, Rule, Set, SetRef, Statement, Verdict};
 use crate::nft::key::{DataType, Datum, Key};
 use crate::nft::netlink::{canonical_rule, canonical_set};
@@ -89,7 +89,7 @@ impl Kernel for Memory {
         }
         // The kernel counts no generation for a batch of nothing.
         if !batch.changes.is_empty() {
-            next.generation = next.generation.wrapping_add(1);
+            next.generation = next_generation(next.generation);
         }
         *self = next;
         Ok(())

@@ -59,6 +59,40 @@ pub fn body(ruleset: &Ruleset) -> String {
     out
 }
 
+/// One rule, with its names as they are and without its comment.
+pub fn rule(rule: &Rule) -> String {
+    let mut out = String::new();
+    write_rule(&mut out, &Names(BTreeMap::new()), &Rule { statements: rule.statements.clone(), comment: None });
+    out
+}
+
+/// Where a base chain hooks in, and its policy; `None` for another chain.
+pub fn base(chain: &Chain) -> Option<String> {
+    let BaseChain { hook, priority, policy, device } = chain.base?;
+    let policy = match policy {
+        ChainPolicy::Accept => "accept",
+        ChainPolicy::Drop => "drop",
+    };
+    let device = device.as_ref().map(Datum::as_name);
+    // A star at the end is any device that begins so to some versions of nft.
+    let unspeakable =
+        device.as_ref().is_some_and(|name| name.is_empty() || name.ends_with('*') || name.contains(['"', '\u{fffd}']));
+    let device = device.map(|name| format!(" device \"{name}\"")).unwrap_or_default();
+    let comment = if unspeakable { "# " } else { "" };
+    Some(format!("{comment}type filter hook {}{device} priority {priority}; policy {policy};", hook.name()))
+}
+
+/// The elements of a set or map, each by itself.
+pub fn elements(set: &Set) -> Vec<String> {
+    let mut texts = Vec::with_capacity(set.elements.len());
+    each_element(&Names(BTreeMap::new()), &set.key, &set.elements, |element| {
+        texts.push(match element {
+            Ok(text) | Err(text) => text.to_owned(),
+        });
+    });
+    texts
+}
+
 /// Whether nft's grammar takes the word for a keyword where a chain's or a set's name is expected.
 pub fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word)
@@ -94,8 +128,8 @@ impl<'a> Names<'a> {
 
 fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", names.spell(name));
-    if let Some(base) = &chain.base {
-        write_base(out, base);
+    if let Some(base) = base(chain) {
+        let _ = writeln!(out, "\t\t{base}");
     }
     for rule in &chain.rules {
         out.push_str("\t\t");
@@ -103,21 +137,6 @@ fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
         out.push('\n');
     }
     out.push_str("\t}\n");
-}
-
-fn write_base(out: &mut String, BaseChain { hook, priority, policy, device }: &BaseChain) {
-    let policy = match policy {
-        ChainPolicy::Accept => "accept",
-        ChainPolicy::Drop => "drop",
-    };
-    let device = device.as_ref().map(Datum::as_name);
-    // A star at the end is any device that begins so to some versions of nft.
-    let unspeakable =
-        device.as_ref().is_some_and(|name| name.is_empty() || name.ends_with('*') || name.contains(['"', '\u{fffd}']));
-    let device = device.map(|name| format!(" device \"{name}\"")).unwrap_or_default();
-    let comment = if unspeakable { "# " } else { "" };
-    let hook = hook.name();
-    let _ = writeln!(out, "\t\t{comment}type filter hook {hook}{device} priority {priority}; policy {policy};");
 }
 
 fn write_rule(out: &mut String, names: &Names<'_>, rule: &Rule) {

@@ -39,6 +39,17 @@ impl Family {
         }
     }
 
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Inet => NFPROTO_INET,
+            Self::Ip => NFPROTO_IPV4,
+            Self::Ip6 => NFPROTO_IPV6,
+            Self::Arp => NFPROTO_ARP,
+            Self::Bridge => NFPROTO_BRIDGE,
+            Self::Netdev => NFPROTO_NETDEV,
+        }
+    }
+
     const fn of(number: u8) -> Option<Self> {
         Some(match number {
             NFPROTO_INET => Self::Inet,
