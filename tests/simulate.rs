@@ -170,6 +170,34 @@ fn users_and_groups_of_another_machine_are_those_of_its_files() {
     assert_eq!(sender("--unit sshd.service"), (0, 0));
 }
 
+#[test]
+fn a_unit_is_in_its_control_group_and_in_those_above_it() {
+    let root = tempfile::tempdir().unwrap();
+    for unit in ["system.slice/ollama.service", "system.slice/sshd.service", "user.slice"] {
+        fs::create_dir_all(root.path().join("sys/fs/cgroup").join(unit)).unwrap();
+    }
+    let settings = empty();
+    let policy = "[[policy]]\nname = \"p\"\norder = 1\ninterfaces = \"all()\"\negress = [\n  \
+        { action = \"reject\", units = [\"ollama.service\"] },\n  { action = \"deny\", units = [\"system.slice\"] },\n]\n";
+    fs::write(settings.path().join("policy.toml"), policy).unwrap();
+    let answer = |unit: &str| {
+        let first = ["--config", "nodewall.toml", "--root", root.path().to_str().unwrap(), "simulate"];
+        let packet = ["--out", "eth0", "--from", "10.0.0.1", "--to", "10.0.0.9:1", "--unit", unit, "policy.toml"];
+        let (_, stdout, stderr) = nodewall(settings.path(), &[&first[..], &packet].concat());
+        assert_eq!(stderr, "");
+        stdout
+    };
+    assert!(answer("ollama.service").starts_with("rejected  p#1"), "{}", answer("ollama.service"));
+    assert!(answer("sshd.service").starts_with("dropped   p#2"), "{}", answer("sshd.service"));
+    assert!(answer("system.slice/ollama.service").starts_with("rejected  p#1"));
+    assert!(answer("user.slice").starts_with("accepted  default of unknown egress"));
+    let gone = answer("vllm.service");
+    assert!(
+        gone.starts_with("accepted") && gone.contains("no control group, as vllm.service does not run here"),
+        "{gone}"
+    );
+}
+
 /// A state directory as the daemon leaves it, and settings that name it.
 struct State {
     folder: tempfile::TempDir,
@@ -320,18 +348,26 @@ fn a_reader_who_has_seen_enough_ends_a_capture() {
 #[test]
 fn figures_of_the_rules_are_a_table_and_json() {
     let (settings, root) = (empty(), training_node());
-    let policy = format!("{ROOT}/tests/cases/simulate/denied/policy.toml");
-    let run = |words: &[&str]| {
-        let first = ["--config", "nodewall.toml", "--root", &root, "render", "--stats", &policy];
-        nodewall(settings.path(), &[&first[..], words].concat())
+    let run = |case: &str, settings: &str, words: &[&str]| {
+        let policy = format!("{ROOT}/tests/cases/simulate/{case}/policy.toml");
+        let first = ["--config", settings, "--root", &root, "render", "--stats", &policy];
+        nodewall(Path::new(ROOT), &[&first[..], words].concat())
     };
-    let (code, text, _) = run(&[]);
-    assert_eq!(code, 0);
-    same(&Path::new(ROOT).join("tests/cases/simulate/denied/stats.txt"), &text);
-    let (code, json, _) = run(&["--json"]);
+    let empty = settings.path().join("nodewall.toml");
+    let early = "tests/cases/simulate/early/nodewall.toml";
+    for (case, settings) in [("denied", empty.to_str().unwrap()), ("early", early), ("forwarded", early)] {
+        let (code, text, _) = run(case, settings, &[]);
+        assert_eq!(code, 0);
+        same(&Path::new(ROOT).join("tests/cases/simulate").join(case).join("stats.txt"), &text);
+    }
+    let (code, json, _) = run("early", early, &["--json"]);
     let report: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &report["version"]), (0, &1.into()));
-    let mgmt = report["classes"].as_array().unwrap().iter().find(|class| class["chain"] == "in_mgmt").unwrap();
-    assert_eq!((&mgmt["interfaces"], &mgmt["stage"]), (&serde_json::json!(["eno1"]), &"host".into()));
-    assert_eq!(run(&["--format", "text"]).0, 2);
+    let of = |stage: &str, chain: &str| {
+        let classes = report["classes"].as_array().unwrap();
+        classes.iter().find(|class| class["stage"] == stage && class["chain"] == chain).unwrap().clone()
+    };
+    assert_eq!(of("host", "in_mgmt")["interfaces"], serde_json::json!(["eno1"]));
+    assert_eq!(of("early-hook", "early_mgmt")["chains"], 3);
+    assert_eq!(run("early", early, &["--format", "text"]).0, 2);
 }

@@ -1,4 +1,4 @@
-//! What `check`, `render` and `apply` begin with: the documents, this node, and what the policy comes to on it.
+//! What `check`, `render`, `simulate` and `apply` begin with: the documents, this node, and what the policy comes to on it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +13,13 @@ use crate::net::facts::Facts;
 use crate::policy::effective::Effective;
 use crate::policy::expiry;
 use crate::policy::local::{LocalNames, not_running};
+use crate::policy::model::Policy;
 use crate::policy::resolve::resolve;
 use crate::source::Trust;
 use crate::text::finding::Finding;
 
 /// Nobody waits longer for a name service.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Documents on a node.
 pub(super) struct Examined {
@@ -35,11 +36,7 @@ pub(super) struct Examined {
 /// Reads the documents and resolves them on the node that the options name; `paths` are those of the subcommand.
 pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output: &Output) -> Examined {
     let documents = documents::load(&options.whereabouts(paths), trust);
-    let mut facts = documents.complete(facts(options.root.as_deref(), output));
-    let root = options.root.as_deref().unwrap_or(Path::new("/"));
-    for trouble in host::add_local(&mut facts, root, &LocalNames::of(&documents.policy), ANSWER_TIME) {
-        output.message(&trouble);
-    }
+    let facts = documents.complete(facts(options, &documents.policy, output));
     let settings = &documents.config.settings;
     let (mut effective, resolved) = resolve(&documents.policy, settings, &facts);
     let now = clock::now();
@@ -52,8 +49,18 @@ pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output
     Examined { documents, facts, effective, findings }
 }
 
+/// The facts of the machine that the options name, with what the policy needs to know of accounts and units.
+pub(super) fn facts(options: &Options, policy: &Policy, output: &Output) -> Facts {
+    let mut facts = links(options.root.as_deref(), output);
+    let root = options.root.as_deref().unwrap_or(Path::new("/"));
+    for trouble in host::add_local(&mut facts, root, &LocalNames::of(policy), ANSWER_TIME) {
+        output.message(&trouble);
+    }
+    facts
+}
+
 /// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
-pub(super) fn facts(root: Option<&Path>, output: &Output) -> Facts {
+fn links(root: Option<&Path>, output: &Output) -> Facts {
     if let Some(root) = root {
         return host::collect_fixture(root);
     }

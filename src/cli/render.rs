@@ -10,7 +10,7 @@ use super::boot::LockdownArguments;
 use super::examine::{Examined, examine};
 use super::exit::Exit;
 use super::output::Output;
-use super::status::{interfaces, table};
+use super::status::{names, table};
 use crate::compile::stats::{Row, stats};
 use crate::compile::{compile, size};
 use crate::daemon::documents;
@@ -88,6 +88,7 @@ struct Figures {
 /// Interfaces that are treated alike in one stage and direction.
 #[derive(Serialize)]
 struct Class {
+    /// A stage, or "early" and "early-hook" for what comes before them.
     stage: &'static str,
     direction: &'static str,
     interfaces: Vec<String>,
@@ -105,7 +106,7 @@ impl From<&Row> for Class {
     fn from(row: &Row) -> Self {
         let Met { chains, rules, lookups, depth } = row.met;
         Self {
-            stage: row.stage.name(),
+            stage: row.place.name(),
             direction: row.direction.name(),
             interfaces: row.interfaces.clone(),
             there: row.there,
@@ -142,7 +143,7 @@ fn figures(ruleset: &Ruleset, rows: &[Row], output: &Output) -> Exit {
             class.rules.to_string(),
             class.lookups.to_string(),
             class.jumps.to_string(),
-            interfaces(&class.interfaces),
+            names(&class.interfaces),
         ]
     });
     table(

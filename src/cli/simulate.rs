@@ -121,14 +121,13 @@ fn vlans(text: &str) -> Result<Vlans, &'static str> {
     tags.map(Vlans).ok_or("write a VLAN's number from 1 to 4094, or several from the outermost on, like 100.7")
 }
 
-/// Which of the two interfaces were named.
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
     let subject = match subject::find(options, arguments, output) {
         Ok(subject) => subject,
         Err(exit) => return exit,
     };
     let mut taken = Vec::new();
-    let origin = match process::origin(arguments, options.root.as_deref(), &subject.facts, &mut taken) {
+    let origin = match process::origin(arguments, options.root.as_deref(), &mut taken) {
         Ok(origin) => origin,
         Err(why) => return wrong(&why, output),
     };

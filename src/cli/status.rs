@@ -320,12 +320,12 @@ fn finding_line(finding: &FindingRecord) -> String {
 /// At most this many names in a column.
 const NAMES_SHOWN: usize = 4;
 
-pub(super) fn interfaces(interfaces: &[String]) -> String {
+fn interfaces(interfaces: &[String]) -> String {
     if interfaces.is_empty() { "none here".to_owned() } else { names(interfaces) }
 }
 
 /// Names in a column: the first few, and how many more there are.
-fn names(names: &[String]) -> String {
+pub(super) fn names(names: &[String]) -> String {
     match names.len() {
         count if count <= NAMES_SHOWN => names.join(" "),
         count => format!("{} +{}", names.get(..NAMES_SHOWN).unwrap_or_default().join(" "), count - NAMES_SHOWN),

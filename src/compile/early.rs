@@ -20,7 +20,7 @@ use crate::policy::selector::Labels;
 /// Where it stands as everybody else sees it.
 const POINT: Point = Point { stage: Stage::Untracked, direction: Direction::Ingress };
 /// The base chain in prerouting.
-const CHAIN: &str = "early";
+pub(super) const CHAIN: &str = "early";
 /// Before the untracked stage (-300), after reassembly (-400).
 const PREROUTING_PRIORITY: i32 = -310;
 /// nft(8): `filter`.
@@ -53,7 +53,7 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
             device: Some(device),
         };
         let rules = vec![Rule { statements: vec![Statement::Verdict(way(Some(chain)))], comment: None }];
-        ruleset.chains.insert(format!("{CHAIN}/{name}"), Chain { base: Some(base), rules });
+        ruleset.chains.insert(hook_chain(name.as_str()), Chain { base: Some(base), rules });
     }
     // Every interface there is has its entry, so that no pattern takes it for another.
     let elements: BTreeMap<ElementKey, Option<Verdict>> = effective
@@ -85,6 +85,11 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
     let base =
         BaseChain { hook: Hook::Prerouting, priority: PREROUTING_PRIORITY, policy: ChainPolicy::Accept, device: None };
     ruleset.chains.insert(CHAIN.to_owned(), Chain { base: Some(base), rules });
+}
+
+/// The base chain in an interface's ingress hook.
+pub(super) fn hook_chain(interface: &str) -> String {
+    format!("{CHAIN}/{interface}")
 }
 
 /// Interfaces with the same early rules and failsafe entries share a chain.

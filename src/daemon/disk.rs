@@ -1,5 +1,6 @@
 //! The thread that keeps generations on disk, so that a disk that hangs never stops the loop.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,6 +198,8 @@ pub struct Stored {
     pub version: Version,
     /// An emergency that stands above it.
     pub emergency: Option<Emergency>,
+    /// Policies that are over, by name and `expires`, whatever the clock says now.
+    pub expired: BTreeSet<(String, u64)>,
     /// What is wrong with other things on the disk.
     pub troubles: Vec<String>,
 }
@@ -216,7 +219,8 @@ pub fn stored(directory: &std::path::Path) -> Result<Option<Stored>, crate::stor
         Some(Emergency::BreakGlass { .. }) if emergency_left.is_none() => None,
         other => other,
     };
-    Ok(meant.or(confirmed).map(|version| Stored { version, emergency, troubles }))
+    let expired = record.expired;
+    Ok(meant.or(confirmed).map(|version| Stored { version, emergency, expired, troubles }))
 }
 
 /// The documents of a generation, decoded again.

@@ -91,6 +91,26 @@ pub fn scan(root: &Path, units: &BTreeSet<String>) -> Scan {
     scan_and(root, units, &mut |_, _| Ok(()))
 }
 
+/// The control groups of a process in this unit: the unit's own, wherever it runs, and those above it.
+pub fn of_process(root: &Path, unit: &str) -> BTreeSet<Cgroup> {
+    let mut visited = Vec::new();
+    let scan = scan_and(root, &BTreeSet::from([unit.to_owned()]), &mut |path, _| {
+        visited.push(path.to_owned());
+        Ok(())
+    });
+    let id = |path: &Path| fs::symlink_metadata(path).ok().map(|metadata| metadata.ino());
+    let mut groups = BTreeSet::new();
+    for own in scan.units.into_values().flatten() {
+        groups.insert(own);
+        let holds = |path: &PathBuf| sysfs::names(path).iter().any(|name| id(&path.join(name)) == Some(own.id));
+        for parent in visited.iter().filter(|path| holds(path)) {
+            let above = parent.ancestors().take_while(|path| *path != root).filter_map(id);
+            groups.extend(above.zip(1..).map(|(id, up)| Cgroup { level: own.level.saturating_sub(up), id }));
+        }
+    }
+    groups
+}
+
 /// The same; `visit` is called for each directory with what matters in it, before the directory is looked at, so that nothing that
 /// happens meanwhile is missed.
 pub(super) fn scan_and(
@@ -246,6 +266,24 @@ mod tests {
         let mut places: Vec<String> = pairs.map(|(unit, cgroup)| format!("{unit} {}", all[cgroup])).collect();
         places.sort();
         places
+    }
+
+    #[test]
+    fn a_process_is_in_its_unit_and_in_all_above_it() {
+        let root = tree(HOST);
+        let group = |path: &str| {
+            let id = fs::metadata(root.path().join(path)).unwrap().ino();
+            Cgroup { level: u8::try_from(path.split('/').count()).unwrap(), id }
+        };
+        let of = |unit: &str| of_process(root.path(), unit);
+        assert_eq!(of("sshd.service"), ["system.slice", "system.slice/sshd.service"].map(group).into());
+        let getty =
+            ["system.slice", "system.slice/system-getty.slice", "system.slice/system-getty.slice/getty@tty1.service"];
+        assert_eq!(of("getty@tty1.service"), getty.map(group).into());
+        assert_eq!(of(getty[2]), getty.map(group).into());
+        assert_eq!(of("user-1000.slice"), ["user.slice", "user.slice/user-1000.slice"].map(group).into());
+        assert_eq!(of("init.scope"), ["init.scope"].map(group).into());
+        assert_eq!(of("nothing.service"), BTreeSet::new());
     }
 
     const HOST: &[&str] = &[

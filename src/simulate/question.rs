@@ -145,9 +145,6 @@ impl Asked<'_> {
                 );
             }
         };
-        if question.input.is_none() && question.translated.is_some() {
-            return unclear("--dnat is for packets that come in: it needs --in");
-        }
         let family = self.family()?;
         let protocol = self.protocol(family)?;
         let (source, destination) = self.addresses(family)?;

@@ -105,7 +105,7 @@ fn pattern_words(pattern: &Pattern) -> String {
 /// A step for people and for scripts.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Line<'a> {
-    /// What was looked at: "interface", "essentials", "failsafe", "tier", "policy", "rule", "default", "end", "audit". A stage begins
+    /// What was looked at: "interface", "early", "essentials", "failsafe", "tier", "policy", "rule", "default", "end", "audit". A stage begins
     /// with [`Part`].
     pub kind: &'static str,
     /// Its name; empty for what has none.
@@ -118,7 +118,7 @@ pub struct Line<'a> {
     pub outcome: Option<Outcome>,
 }
 
-/// The steps of one stage; those before the first stage and after the last have none.
+/// The steps of one stage; what concerns the packet before the first stage and after the last has none.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Part<'a> {
     /// Stage, direction and interface.
@@ -136,7 +136,9 @@ pub fn parts<'a>(trace: &Trace<'a>) -> Vec<Part<'a>> {
                 parts.push(Part { stage: Some((*stage, *direction, *interface)), lines: Vec::new() });
             }
             // What concerns the whole packet stands for itself.
-            Step::Interface(_) | Step::NodeAudit(_) => parts.push(Part { stage: None, lines: vec![line(step)] }),
+            Step::Interface(_) | Step::Early | Step::NodeAudit(_) => {
+                parts.push(Part { stage: None, lines: vec![line(step)] })
+            }
             _ => match parts.last_mut() {
                 Some(part) => part.lines.push(line(step)),
                 None => parts.push(Part { stage: None, lines: vec![line(step)] }),

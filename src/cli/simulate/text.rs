@@ -250,6 +250,7 @@ fn heading(part: &Part<'_>, packet: &Packet) -> Option<Cells> {
 fn cells(line: &Line<'_>, part: &Part<'_>, subject: &Subject) -> Cells {
     let depth = match line.kind {
         "policy" => 2,
+        "rule" if part.stage.is_none() => 1,
         "rule" => 3,
         // A tier's end belongs to it; the stage's does not.
         "end" if !line.name.is_empty() => 2,
