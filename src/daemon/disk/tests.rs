@@ -155,7 +155,8 @@ impl Shelf for Stored {
 
     fn remember(&self, here: &Here) -> Memory {
         let (memory, troubles) = remember(&self.store, &moment(here));
-        assert_eq!(troubles, Vec::<String>::new(), "a crash damages nothing that counts");
+        // What a full disk did not take is not there; but a crash damages nothing.
+        assert!(troubles.iter().all(|trouble| trouble.ends_with(".generation: entity not found")), "{troubles:?}");
         memory
     }
 
