@@ -428,8 +428,8 @@ pub struct State {
     kept: Option<(u64, Arc<Ruleset>)>,
     /// The number of the last ticket.
     ticket: u64,
-    /// Nothing goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
-    /// written before it is done.
+    /// No generation goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
+    /// written before it is done. Emergencies do not wait.
     awaited: Option<u64>,
     /// The last ticket that the disk answered, and why it did not take that one.
     written: (u64, Option<String>),

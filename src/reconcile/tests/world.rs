@@ -1,5 +1,16 @@
 //! A host in memory for the state machine: a kernel, a disk, a clock and those who ask for things; and what must hold there at
 //! every moment. Effects are done one by one, in any order that the real threads could do them in, and a crash may come between.
+//!
+//! * What goes to the kernel is a policy without errors, an emergency that is on, or the lockdown while there never was a policy; one
+//!   at a time; and a trial only with its deadline on disk ([`World::send`]).
+//! * Every request has one answer, nobody else has one, and what is answered with a yes is in force and on disk: a panic that was
+//!   answered is not lost by a crash ([`World::answered`]).
+//! * When nothing is under way, the kernel has what the newest valid documents say, or what stands in their place: a pin, a trial whose
+//!   time is not over, an emergency; on the newest facts ([`World::check`]).
+//! * What a boot would load was in force once, never waits for its confirmation, and is what is in force as soon as the disk takes it
+//!   ([`World::perform`], [`World::check_disk`]).
+//! * After a crash at any moment all of this holds again, and what then waits for a confirmation goes when nobody gives it
+//!   ([`World::crashes`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
