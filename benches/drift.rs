@@ -53,8 +53,8 @@ fn start(folder: &std::path::Path, policy: &str) -> Daemon {
     }
 }
 
-/// The time of every change of the generation.
-fn transactions() -> mpsc::Receiver<Instant> {
+/// The time of every change of the generation, and by how many transactions it was.
+fn transactions() -> mpsc::Receiver<(Instant, u32)> {
     let (told, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut kernel = Netlink::open().unwrap();
@@ -62,7 +62,8 @@ fn transactions() -> mpsc::Receiver<Instant> {
         loop {
             std::thread::sleep(LOOK_EVERY);
             let now = kernel.generation().unwrap();
-            if std::mem::replace(&mut last, now) != now && told.send(Instant::now()).is_err() {
+            let commits = now.wrapping_sub(std::mem::replace(&mut last, now));
+            if commits > 0 && told.send((Instant::now(), commits)).is_err() {
                 return;
             }
         }
@@ -70,14 +71,18 @@ fn transactions() -> mpsc::Receiver<Instant> {
     receiver
 }
 
-/// The first and the last transaction of a change and its repair.
-fn both(transactions: &mpsc::Receiver<Instant>, quiet: Duration) -> (Instant, Instant) {
-    let first = transactions.recv_timeout(Duration::from_secs(10)).expect("a transaction");
-    let mut last = transactions.recv_timeout(Duration::from_secs(10)).expect("a repair");
-    while let Ok(next) = transactions.recv_timeout(quiet) {
+/// The first and the last transaction of a change and its repair; `None` where a busy machine let us see both at once.
+fn both(transactions: &mpsc::Receiver<(Instant, u32)>, quiet: Duration) -> Option<(Instant, Instant)> {
+    let (first, commits) = transactions.recv_timeout(Duration::from_secs(10)).expect("a transaction");
+    if commits > 1 {
+        while transactions.recv_timeout(quiet).is_ok() {}
+        return None;
+    }
+    let (mut last, _) = transactions.recv_timeout(Duration::from_secs(10)).expect("a repair");
+    while let Ok((next, _)) = transactions.recv_timeout(quiet) {
         last = next;
     }
-    (first, last)
+    Some((first, last))
 }
 
 fn milliseconds((first, last): (Instant, Instant)) -> f64 {
@@ -91,14 +96,15 @@ fn percentiles(mut times: Vec<f64>) -> (f64, f64) {
 }
 
 /// The median.
-fn measure(what: &str, change: &[&str], transactions: &mpsc::Receiver<Instant>) -> f64 {
-    let times = (0..ROUNDS).map(|_| {
+fn measure(what: &str, change: &[&str], transactions: &mpsc::Receiver<(Instant, u32)>) -> f64 {
+    let mut times = Vec::new();
+    while times.len() < ROUNDS {
         std::thread::sleep(PAUSE);
         while transactions.try_recv().is_ok() {}
         support::run("nft", change);
-        milliseconds(both(transactions, PAUSE))
-    });
-    tell(what, times.collect())
+        times.extend(both(transactions, PAUSE).map(milliseconds));
+    }
+    tell(what, times)
 }
 
 fn tell(what: &str, times: Vec<f64>) -> f64 {
@@ -109,17 +115,18 @@ fn tell(what: &str, times: Vec<f64>) -> f64 {
 }
 
 /// The second of two flushes, which comes as soon as the first one is repaired: what was loaded is being read back then.
-fn measure_twice(what: &str, transactions: &mpsc::Receiver<Instant>) {
+fn measure_twice(what: &str, transactions: &mpsc::Receiver<(Instant, u32)>) {
     let flush = || support::run("nft", &["flush", "ruleset"]);
-    let times = (0..ROUNDS / 2).map(|_| {
+    let mut times = Vec::new();
+    while times.len() < ROUNDS / 2 {
         std::thread::sleep(2 * PAUSE);
         while transactions.try_recv().is_ok() {}
         flush();
         both(transactions, Duration::from_millis(5));
         flush();
-        milliseconds(both(transactions, PAUSE))
-    });
-    tell(what, times.collect());
+        times.extend(both(transactions, PAUSE).map(milliseconds));
+    }
+    tell(what, times);
 }
 
 /// What two transactions that load the table again take, sent as they are and heard by nobody.

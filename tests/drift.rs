@@ -137,6 +137,66 @@ fn every_kind_of_tampering_is_repaired_and_told() {
     });
 }
 
+/// A policy with a set that is too large to be read before every repair.
+fn large() -> String {
+    let prefixes: Vec<String> =
+        (0..3000u32).map(|index| format!("\"{}/30\"", std::net::Ipv4Addr::from(0x0a00_0000 + index * 8))).collect();
+    format!(
+        "[[set]]\nname = \"big\"\ncidrs = [{}]\n{}",
+        prefixes.join(","),
+        POLICY.replace("sets = [\"control-plane\"]", "sets = [\"control-plane\", \"big\"]")
+    )
+}
+
+#[test]
+fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
+    isolated("large", || {
+        management_link();
+        sh("nft 'add table ip theirs; add set ip theirs s { type ipv4_addr; }'");
+        let daemon = Daemon::start(&large());
+        let (wanted, _) = loaded();
+        let set = wanted.sets.iter().find(|(_, set)| set.elements.len() > 2500).map(|(name, _)| name.clone()).unwrap();
+        let mut events = 0;
+        for tampering in [
+            format!("add element inet nodewall {set} {{ 11.0.0.0/30 }}"),
+            format!("delete element inet nodewall {set} {{ 10.0.0.0/30 }}"),
+            format!("flush set inet nodewall {set}"),
+            "insert rule inet nodewall input accept".to_owned(),
+            "delete table inet nodewall".to_owned(),
+        ] {
+            sh(&format!("nft '{tampering}'"));
+            until_repaired(&daemon, &tampering, &wanted);
+            events += 1;
+            daemon.until(&tampering, |status| {
+                status["in_sync"] == true && status["drift_events"].as_u64() == Some(events)
+            });
+        }
+        // Somebody else commits all the time: some of it while the table is loaded again, and nobody listens.
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let script =
+                    "for i in $(seq 40); do nft add element ip theirs s { 10.1.1.$i }; nft flush set ip theirs s; done";
+                while !done.load(Ordering::Relaxed) {
+                    sh(script);
+                }
+            });
+            for round in 0..8 {
+                sh("nft delete table inet nodewall");
+                // At a moment at which the repair is under way, or just over.
+                std::thread::sleep(Duration::from_millis(round * 2));
+                let _ =
+                    Command::new("nft").arg("insert rule inet nodewall input accept").stderr(Stdio::null()).status();
+                until_repaired(&daemon, &format!("round {round}"), &wanted);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        daemon.until("the end", |status| status["in_sync"] == true);
+        assert_eq!(loaded().0, wanted);
+    });
+}
+
 #[test]
 fn an_agent_that_keeps_flushing_is_answered_within_a_second_and_named() {
     isolated("storm", || {

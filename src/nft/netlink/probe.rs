@@ -386,7 +386,12 @@ impl<'a> Batch<'a> {
         fill(&mut writer);
         finish(&mut writer, start);
         self.probe.bytes = writer.bytes;
-        let on = (family == NFPROTO_INET && feature != Feature::Inet).then_some(Feature::Inet);
+        let on = match feature {
+            Feature::Inet | Feature::NetdevIngress => None,
+            // Each source has a limit of its own.
+            Feature::DynamicSets => Some(Feature::Limit),
+            _ => Some(Feature::Inet),
+        };
         self.probe.asked.push(Some(Asked { feature, on }));
     }
 
@@ -524,6 +529,7 @@ mod tests {
             others,
             [
                 (Feature::Limit, Support::Unknown(Some(12))),
+                (Feature::DynamicSets, Support::Unknown(None)),
                 (Feature::SocketCgroup, Support::Missing(ENOENT)),
                 (Feature::NetdevIngress, Support::Missing(EOPNOTSUPP)),
             ]
