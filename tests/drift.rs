@@ -153,7 +153,7 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
     isolated("large", || {
         management_link();
         sh("nft 'add table ip theirs; add set ip theirs s { type ipv4_addr; }'");
-        let daemon = Daemon::start(&large());
+        let node = running(&large());
         let (wanted, _) = loaded();
         let set = wanted.sets.iter().find(|(_, set)| set.elements.len() > 2500).map(|(name, _)| name.clone()).unwrap();
         let mut events = 0;
@@ -165,9 +165,9 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
             "delete table inet nodewall".to_owned(),
         ] {
             sh(&format!("nft '{tampering}'"));
-            until_repaired(&daemon, &tampering, &wanted);
+            until_repaired(&node, &tampering, &wanted);
             events += 1;
-            daemon.until(&tampering, |status| {
+            node.until(&tampering, |_, status| {
                 status["in_sync"] == true && status["drift_events"].as_u64() == Some(events)
             });
         }
@@ -185,14 +185,16 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
                 sh("nft delete table inet nodewall");
                 // At a moment at which the repair is under way, or just over.
                 std::thread::sleep(Duration::from_millis(round * 2));
-                let _ =
-                    Command::new("nft").arg("insert rule inet nodewall input accept").stderr(Stdio::null()).status();
-                until_repaired(&daemon, &format!("round {round}"), &wanted);
+                let _ = std::process::Command::new("nft")
+                    .arg("insert rule inet nodewall input accept")
+                    .stderr(std::process::Stdio::null())
+                    .status();
+                until_repaired(&node, &format!("round {round}"), &wanted);
                 std::thread::sleep(Duration::from_millis(100));
             }
             done.store(true, Ordering::Relaxed);
         });
-        daemon.until("the end", |status| status["in_sync"] == true);
+        node.until("the end", |_, status| status["in_sync"] == true);
         assert_eq!(loaded().0, wanted);
     });
 }
