@@ -367,7 +367,7 @@ fn delta(there: &Elements, wanted: &Elements) -> (Elements, Elements) {
             Elements::V6(only_left(wanted.ranges(), there.ranges())),
         ),
         (Elements::Keys(there), Elements::Keys(wanted)) => {
-            (Elements::Keys(only_left_keys(there, wanted)), Elements::Keys(only_left_keys(wanted, there)))
+            (Elements::Keys(only_left_keys(there, wanted).into()), Elements::Keys(only_left_keys(wanted, there).into()))
         }
         _ => (there.clone(), wanted.clone()),
     }

@@ -65,7 +65,7 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
             (ElementKey::of([Datum::name(interface.name.as_str())]), Some(way(chain)))
         })
         .collect();
-    let elements = Elements::Keys(elements);
+    let elements = Elements::Keys(elements.into());
     // As with the stages: other chains to go to are another map.
     let map = format!("early_interfaces/{}", names::digest_text(&chains));
     let keys = vec![Key::InterfaceName(Side::Source)];

@@ -159,7 +159,7 @@ impl Target<'_> {
             elements.insert(key, Some(Verdict::Jump(name)));
         }
         let keys = vec![Key::L4Proto, Key::Port(None, Side::Destination)];
-        let map = self.add_map(suffixed(&format!("{chain}.ports"), number - 1), &keys, Elements::Keys(elements));
+        let map = self.add_map(suffixed(&format!("{chain}.ports"), number - 1), &keys, Elements::Keys(elements.into()));
         Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None }
     }
 
@@ -258,7 +258,7 @@ impl Target<'_> {
             );
             finder.insert(key(block.start, block.end), Some(Verdict::Jump(shard)));
         }
-        let map = self.add_map(format!("{name}.shards"), &keys, Elements::Keys(finder));
+        let map = self.add_map(format!("{name}.shards"), &keys, Elements::Keys(finder.into()));
         Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None }
     }
 
