@@ -17,9 +17,10 @@ use crate::compile::{compile, compile_noting};
 use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::Ruleset;
+use crate::policy::addresses::Named;
 use crate::policy::effective::{Effective, Interface};
 use crate::policy::local::LocalNames;
-use crate::policy::model::{Entity, Mode, NamedSet, Policy};
+use crate::policy::model::{Mode, NamedSet, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
 use crate::revoke::Revocation;
@@ -410,7 +411,7 @@ struct Target {
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Membership {
     /// See [`Effective::named`].
-    named: Arc<BTreeMap<String, Entity>>,
+    named: Arc<Named>,
     /// The names of those whose contents stand elsewhere as well.
     mapped: BTreeSet<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A value behind an [`Arc`]: a clone costs nothing, and the first change of a clone makes a copy of its own. Equal allocations are
 /// equal without a look at what is in them.
-#[derive(Clone, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Eq, Default)]
 pub struct Shared<T>(Arc<T>);
 
 impl<T: PartialEq> PartialEq for Shared<T> {

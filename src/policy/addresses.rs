@@ -117,24 +117,44 @@ impl Resolved {
     }
 }
 
-/// What a change of sets comes to: of each named entity that has one of them, by its name in the kernel, the addresses before and
-/// after. The changed sets have the labels that they have among all `sets`.
-pub fn of_changed(
-    named: &BTreeMap<String, Entity>,
-    sets: &BTreeMap<String, NamedSet>,
-    changed: &BTreeMap<String, NamedSet>,
-    facts: &Facts,
-) -> BTreeMap<String, (AddrSet, AddrSet)> {
-    let concerned: Vec<(&String, &Entity, BTreeSet<&str>)> = named
-        .iter()
-        .map(|(name, entity)| (name, entity, mentioned(entity, sets)))
-        .filter(|(.., mentioned)| mentioned.iter().any(|name| changed.contains_key(*name)))
-        .collect();
-    let names: BTreeSet<&str> = concerned.iter().flat_map(|(.., mentioned)| mentioned.iter().copied()).collect();
-    let (before, after) = (Book::of((sets, sets), &names, facts), Book::of((changed, sets), &names, facts));
-    // Whoever named a set that there is not was told so when the whole policy was looked up.
-    let both = |entity: &Entity| [&before, &after].map(|book| book.look_up(entity, &mut |_, _| {}).addresses).into();
-    concerned.into_iter().map(|(name, entity, _)| (name.clone(), both(entity))).collect()
+/// Entities whose addresses come from sets.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Named {
+    /// By the name that they have in the kernel.
+    entities: BTreeMap<String, Entity>,
+    /// Which of them have a hand in each set.
+    uses: BTreeMap<String, Vec<String>>,
+}
+
+impl Named {
+    pub(super) fn new(entities: BTreeMap<String, Entity>, sets: &BTreeMap<String, NamedSet>) -> Self {
+        let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, entity) in &entities {
+            for set in mentioned(entity, sets) {
+                uses.entry(set.to_owned()).or_default().push(name.clone());
+            }
+        }
+        Self { entities, uses }
+    }
+
+    /// The addresses, before and after, of those that have one of the changed sets, by kernel name. The changed sets have the labels
+    /// that they have among all `sets`.
+    pub fn of_changed(
+        &self,
+        sets: &BTreeMap<String, NamedSet>,
+        changed: &BTreeMap<String, NamedSet>,
+        facts: &Facts,
+    ) -> BTreeMap<String, (AddrSet, AddrSet)> {
+        let names: BTreeSet<&String> = changed.keys().filter_map(|set| self.uses.get(set)).flatten().collect();
+        let concerned: Vec<(&String, &Entity)> =
+            names.into_iter().filter_map(|name| self.entities.get_key_value(name)).collect();
+        let names: BTreeSet<&str> = concerned.iter().flat_map(|(_, entity)| mentioned(entity, sets)).collect();
+        let (before, after) = (Book::of((sets, sets), &names, facts), Book::of((changed, sets), &names, facts));
+        // Whoever named a set that there is not was told so when the whole policy was looked up.
+        let addresses = |book: &Book<'_>, entity: &Entity| book.look_up(entity, &mut |_, _| {}).addresses;
+        let both = |entity: &Entity| (addresses(&before, entity), addresses(&after, entity));
+        concerned.into_iter().map(|(name, entity)| (name.clone(), both(entity))).collect()
+    }
 }
 
 /// The sets that an entity is made of.

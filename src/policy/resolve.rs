@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::addresses::Book;
+use super::addresses::{Book, Named};
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
@@ -56,7 +56,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
             );
         }
     }
-    let named = Arc::new(resolver.named);
+    let named = Arc::new(Named::new(resolver.named, &policy.sets));
     let mut findings = resolver.findings;
     findings.sort_by(|left, right| {
         (&left.place, left.code, &left.message).cmp(&(&right.place, right.code, &right.message))

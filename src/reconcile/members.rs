@@ -9,7 +9,6 @@ use super::{Effect, Membership, State, Target};
 use crate::net::addr::AddrSet;
 use crate::net::range::{Point, RangeSet};
 use crate::nft::ir::{Elements, Ruleset};
-use crate::policy::addresses;
 use crate::policy::effective::Effective;
 use crate::policy::model::{NamedSet, Policy};
 
@@ -62,7 +61,7 @@ fn refilled(state: &State, sets: &BTreeMap<String, NamedSet>) -> Option<(Ruleset
     }
     let facts = state.facts.as_ref()?;
     let Target { ruleset, members, .. } = target;
-    let concerned = addresses::of_changed(&members.named, &good.policy.sets, sets, facts);
+    let concerned = members.named.of_changed(&good.policy.sets, sets, facts);
     let plain = |(name, (before, after)): (&String, &(AddrSet, AddrSet))| {
         !members.mapped.contains(name) && kind(before) == kind(after)
     };
