@@ -1,0 +1,219 @@
+//! The three judges of one packet: the policy (`decide`), the rules (`travel`), and what the kernel did.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nodewall::compile::rule_of;
+use nodewall::net::interface::{Direction, InterfaceName};
+use nodewall::nft::ir::{Hook, Ruleset};
+use nodewall::policy::effective::Effective;
+use nodewall::policy::model::Stage;
+use nodewall::simulate::ruleset::{End, Run, run, travel};
+use nodewall::simulate::view::View;
+use nodewall::simulate::{ConntrackState, Exit, Origin, Outcome, Packet, Socket, Step, trace, wire};
+
+use super::node::Node;
+use super::observe::Observed;
+use super::witness::Point;
+
+/// What is not to be seen in the packet itself.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The link by which it was meant to leave, for one that our early stages drop.
+    pub exit: Option<&'static str>,
+    /// The process that sent it.
+    pub socket: Option<Socket>,
+}
+
+/// Where the kernel stopped a packet, or did not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fate {
+    /// Our rules before routing, or `raw_output`, dropped it.
+    DroppedEarly,
+    /// Something that is not ours did, between our chains: connection tracking, routing.
+    Lost,
+    /// `input`, `forward` or `output` dropped it.
+    Dropped,
+    /// It went through.
+    Accepted,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub fate: Fate,
+    /// What the policy says of it.
+    pub outcome: Outcome,
+    /// The rules that count it, by their comments.
+    pub counted: Vec<String>,
+    /// The packet as the simulator had it.
+    pub packet: Packet,
+    /// The stages that the policy had a say in.
+    pub stages: Vec<Stage>,
+}
+
+pub fn fate(observed: &Observed) -> Fate {
+    if observed.leaves() {
+        return match () {
+            () if observed.at(Point::AfterOutput) => Fate::Accepted,
+            () if !observed.at(Point::SentAfterRaw) => Fate::DroppedEarly,
+            () if observed.state.is_none() => Fate::Lost,
+            () => Fate::Dropped,
+        };
+    }
+    match () {
+        () if observed.accepted() => Fate::Accepted,
+        () if observed.at_end.is_some() => Fate::Dropped,
+        () if observed.at(Point::AfterPrednat) => Fate::Lost,
+        () if observed.at(Point::AfterRaw) && observed.state.is_none() => Fate::Lost,
+        () => Fate::DroppedEarly,
+    }
+}
+
+/// Asks all three.
+///
+/// # Errors
+/// Where they differ, with everything that they said.
+pub fn judge(
+    node: &Node,
+    effective: &Effective,
+    ruleset: &Ruleset,
+    observed: &Observed,
+    known: &Known,
+) -> Result<Judged, String> {
+    let fate = fate(observed);
+    let headers = wire::packet(&observed.bytes)
+        .map_err(|error| format!("rules saw what is no packet: {error}: {}", hex(&observed.bytes)))?;
+    let interface = |index: u32| InterfaceName::new(node.name_of(index)).unwrap();
+    let kind = |index: u32| node.kind_of(index).map(str::to_owned);
+    let (direction, index) = match observed.input {
+        0 => (Direction::Egress, observed.output),
+        input => (Direction::Ingress, input),
+    };
+    let mut packet = headers.packet(direction, interface(index));
+    packet.kind = kind(index);
+    packet.state = observed.state.map_or(ConntrackState::New, super::witness::State::simulated);
+    packet.origin = match (&known.socket, observed.owner) {
+        (Some(socket), Some((uid, gid))) => {
+            assert_eq!((socket.uid, socket.gid), (uid, gid), "the kernel knows another sender");
+            Origin::Process(socket.clone())
+        }
+        (None, Some((uid, gid))) => Origin::Process(Socket { uid, gid, ..Socket::default() }),
+        (_, None) => Origin::Kernel,
+    };
+    packet.forward = match (&observed.at_end, observed.output) {
+        (Some(_), 0) => None,
+        (Some(_), output) => Some(Exit { interface: interface(output), kind: kind(output) }),
+        (None, _) => known.exit.filter(|_| direction == Direction::Ingress).map(|name| {
+            let link = node.links.iter().find(|link| link.name == name).unwrap();
+            Exit { interface: InterfaceName::new(name).unwrap(), kind: Some(link.kind.to_owned()) }
+        }),
+    };
+    if let Some(end) = &observed.at_end {
+        let after = wire::packet(end).map_err(|error| format!("rules saw what is no packet: {error}"))?;
+        let port = |headers: &wire::Headers<'_>| headers.ports().map_or(0, |(_, port)| port);
+        if (after.destination, port(&after)) != (headers.destination, port(&headers)) {
+            packet.translated = Some((after.destination, port(&after)));
+        }
+    }
+    let mut view = View::new(effective, &packet);
+    view.words = headers.words();
+    view.mark = observed.mark;
+    let told = trace(effective, &packet);
+    let outcome = told.decision.outcome;
+    let stages: Vec<Stage> = told
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Stage(stage, ..) => Some(*stage),
+            _ => None,
+        })
+        .collect();
+    let early = matches!(stages.last(), Some(Stage::Untracked | Stage::Prednat));
+    let broken = |error: nodewall::simulate::ruleset::Broken| error.to_string();
+    let whole = travel(ruleset, &view).map_err(broken)?;
+    let first = match direction {
+        Direction::Ingress => {
+            let before = View { output: None, ..view.clone() };
+            run(ruleset, Hook::Prerouting, &before).map_err(broken)?
+        }
+        Direction::Egress => Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new() },
+    };
+    let refused = |end: End| end != End::Accepted;
+    // What each judge says of the part of the way that the packet went.
+    let (by_policy, by_rules, ran) = match (fate, direction) {
+        (Fate::DroppedEarly, Direction::Ingress) => {
+            let by_policy = early && outcome != Outcome::Accepted;
+            (by_policy, refused(first.end), &first)
+        }
+        (Fate::DroppedEarly, Direction::Egress) => {
+            (early && outcome != Outcome::Accepted, refused(whole.end), &whole)
+        }
+        // On its way out nothing but our rules stands between the witnesses, except connection tracking, before which is only
+        // the untracked stage.
+        (Fate::Lost, Direction::Ingress) => {
+            let by_policy = !(early && outcome != Outcome::Accepted);
+            (by_policy, !refused(first.end), &first)
+        }
+        (Fate::Lost, Direction::Egress) => return Err(format!("lost on its way out: {observed:?}")),
+        (Fate::Dropped, _) => (outcome != Outcome::Accepted && !early, refused(whole.end), &whole),
+        (Fate::Accepted, _) => (outcome == Outcome::Accepted, !refused(whole.end), &whole),
+    };
+    let described = || {
+        format!(
+            "packet: {packet:?}\nmark {:#x}, seen at {:?}\nbytes: {}\npolicy: {:?}\nrules: {ran:?}\nview: {view:?}",
+            observed.mark,
+            observed.seen,
+            hex(&observed.bytes),
+            told.decision,
+        )
+    };
+    if !by_policy || !by_rules {
+        let words = |agrees: bool| if agrees { "agrees" } else { "differs" };
+        return Err(format!(
+            "kernel: {fate:?}; the policy {}, the rules {}\n{}",
+            words(by_policy),
+            words(by_rules),
+            described()
+        ));
+    }
+    if outcome == Outcome::Rejected && fate == Fate::Dropped && !matches!(whole.end, End::Rejected(_)) {
+        return Err(format!("the policy rejects, the rules do not\n{}", described()));
+    }
+    if ran.logged != observed.logged {
+        return Err(format!("the kernel logs {:?}\n{}", observed.logged, described()));
+    }
+    Ok(Judged { fate, outcome, counted: ran.counted.clone(), packet, stages })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How often each comment counts.
+pub fn sums(counted: impl IntoIterator<Item = String>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for comment in counted {
+        *sums.entry(comment).or_insert(0) += 1;
+    }
+    sums
+}
+
+/// Comments whose sums differ: what the rules should have counted and what they did.
+pub fn differences(expected: &BTreeMap<String, u64>, there: &BTreeMap<String, u64>) -> Vec<String> {
+    let get = |sums: &BTreeMap<String, u64>, comment: &String| sums.get(comment).copied().unwrap_or(0);
+    let comments: std::collections::BTreeSet<&String> = expected.keys().chain(there.keys()).collect();
+    comments
+        .into_iter()
+        .filter(|comment| get(expected, comment) != get(there, comment))
+        .map(|comment| {
+            let words = if rule_of(comment).is_some() { "rule" } else { "" };
+            format!("{words} {comment:?}: counted {} instead of {}", get(there, comment), get(expected, comment))
+        })
+        .collect()
+}
+
+/// Whether two addresses are the same.
+pub fn same(one: IpAddr, other: IpAddr) -> bool {
+    one == other
+}
