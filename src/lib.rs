@@ -9,7 +9,7 @@
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
 //! | 3 | [`revoke`] | which flows a policy ends |
 //! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
-//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk |
+//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`capture`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, captures |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
 //! | 6 | [`daemon`], [`boot`] | the one loop, the control socket, systemd; the rules before all that |
 //! | 7 | [`cli`] | one file per subcommand |
@@ -29,6 +29,7 @@ pub mod revoke;
 pub mod reconcile;
 
 pub mod boot;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -19,6 +19,7 @@ use crate::policy::settings::NodeSettings;
 use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
+pub use emergency::effective as effective_in_emergency;
 pub use life::{Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Version};
 
 /// What was loaded from the sources.

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("driver", 50),
     ("store", 50),
     ("flow", 50),
+    ("capture", 50),
     ("boot", 60),
     ("daemon", 60),
     ("cli", 70),

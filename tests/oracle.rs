@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use generate::Run;
+use generate::Trial;
 use generate::policy::effective;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -26,7 +26,7 @@ const PACKETS: usize = 48;
 const CASES: u32 = 110;
 
 fn compare(cases: u32) {
-    let Run { seed, cases, mut runner } = Run::of(cases);
+    let Trial { seed, cases, mut runner } = Trial::of(cases);
     println!("seed {seed}, {cases} policies, {PACKETS} packets each");
     let bed = RefCell::new(Bed::new());
     let seen: RefCell<BTreeMap<String, u64>> = RefCell::new(BTreeMap::new());

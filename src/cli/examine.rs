@@ -37,7 +37,7 @@ pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output
 }
 
 /// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
-fn facts(root: Option<&Path>, output: &Output) -> Facts {
+pub(super) fn facts(root: Option<&Path>, output: &Output) -> Facts {
     if let Some(root) = root {
         return host::collect_fixture(root);
     }

@@ -15,6 +15,7 @@ mod output;
 mod render;
 mod rollback;
 mod run;
+mod simulate;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `apply --dry-run` with changes), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `apply --dry-run` with changes, `simulate` of a packet that is dropped), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -90,6 +91,8 @@ enum Command {
     Check(check::Arguments),
     /// Print the rules that would be loaded; needs no root
     Render(render::Arguments),
+    /// Say what happens to a packet and why, or to the packets of a capture; needs no root
+    Simulate(simulate::Arguments),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
     let exit = match &cli.command {
         Command::Check(arguments) => check::run(&cli.options, arguments, &output),
         Command::Render(arguments) => render::run(&cli.options, arguments, &output),
+        Command::Simulate(arguments) => simulate::run(&cli.options, arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),

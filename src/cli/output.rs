@@ -35,6 +35,12 @@ impl Output {
         }
     }
 
+    /// Prints a part of the data; false when nobody reads it any more.
+    pub(super) fn part(&self, text: &str) -> bool {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    }
+
     /// Prints JSON with a line end.
     pub(super) fn json(&self, value: &impl serde::Serialize) -> Exit {
         match serde_json::to_string_pretty(value) {

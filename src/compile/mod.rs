@@ -23,6 +23,7 @@ mod flat;
 mod lower;
 mod names;
 mod point;
+pub mod stats;
 
 use std::collections::BTreeMap;
 

@@ -174,6 +174,35 @@ fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
     (Memory { record, next, confirmed, meant, pending_left, emergency_left }, troubles)
 }
 
+/// What the disk says is in force.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Stored {
+    /// The generation: the one that waits for its confirmation, the one that somebody went back to, or the confirmed one.
+    pub version: Version,
+    /// An emergency that stands above it.
+    pub emergency: Option<Emergency>,
+    /// What is wrong with other things on the disk.
+    pub troubles: Vec<String>,
+}
+
+/// What is in force, as the daemon left it on disk; `None` where it left nothing. Needs no daemon, and the right to read the
+/// directory.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn stored(directory: &std::path::Path) -> Result<Option<Stored>, crate::store::Error> {
+    let store = Store::new(Directory::existing(directory));
+    store.numbers()?;
+    let (memory, troubles) = remember(&store);
+    let Memory { record, confirmed, meant, pending_left, emergency_left, .. } = memory;
+    let meant = if record.pending.is_some() { meant.filter(|_| pending_left.is_some()) } else { meant };
+    let emergency = match record.emergency {
+        Some(Emergency::BreakGlass { .. }) if emergency_left.is_none() => None,
+        other => other,
+    };
+    Ok(meant.or(confirmed).map(|version| Stored { version, emergency, troubles }))
+}
+
 /// The documents of a generation, decoded again.
 fn decode(generation: &Generation) -> Result<Version, String> {
     let number = generation.number;

@@ -67,7 +67,7 @@ pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
 
 /// The addresses of the cluster API that the kubeconfig names. Most hosts have none, and the shipped settings name the kubelet's
 /// usual file all the same; one that cannot be read is no reason to refuse a policy.
-fn api_servers(config: &Config, trust: Trust, findings: &mut Vec<Finding>) -> BTreeSet<(IpAddr, u16)> {
+pub fn api_servers(config: &Config, trust: Trust, findings: &mut Vec<Finding>) -> BTreeSet<(IpAddr, u16)> {
     let Some(path) = &config.kubeconfig else { return BTreeSet::new() };
     match textfile::read(path, trust) {
         Ok(text) => kubeconfig::api_servers(&text).into_iter().collect(),

@@ -42,6 +42,7 @@ use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
 use crate::text::render;
 use disk::DiskThread;
+pub use disk::{Stored, stored};
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;

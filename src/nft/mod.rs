@@ -1,10 +1,12 @@
 //! What the kernel is told: a small IR of the nf_tables objects and expressions that we emit ([`ir`], [`key`]), what is
-//! changed in one transaction ([`change`]), and the IR's three spellings: nft(8) text, libnftables JSON, and netlink.
+//! changed in one transaction ([`change`]), the longest way through it ([`longest`]), and the IR's three spellings: nft(8) text,
+//! libnftables JSON, and netlink.
 
 pub mod change;
 pub mod ir;
 pub mod json;
 pub mod key;
+pub mod longest;
 pub mod netlink;
 mod normal;
 pub mod text;

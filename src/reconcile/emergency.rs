@@ -11,7 +11,7 @@ use crate::policy::settings::{Default, NodeSettings};
 /// The policy of an emergency. Panic denies every new flow that essentials and failsafe do not let through, in and out and on
 /// every role but loopback, and it denies even where the node is in audit mode; flows that are established go on. Break-glass
 /// lets everything through.
-pub(super) fn effective(emergency: &Emergency, settings: &NodeSettings, facts: &Facts) -> Effective {
+pub fn effective(emergency: &Emergency, settings: &NodeSettings, facts: &Facts) -> Effective {
     let (mut effective, _) = resolve(&Policy::with_builtin_tiers(), settings, facts);
     let panic = matches!(emergency, Emergency::Panic { .. });
     for role in Role::ALL.iter().copied() {

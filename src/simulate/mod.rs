@@ -4,14 +4,20 @@
 mod decision;
 mod essential;
 mod evaluate;
+pub mod flows;
 mod interface;
+pub mod link;
 mod matching;
 mod packet;
+pub mod question;
+pub mod replay;
 pub mod ruleset;
 #[cfg(test)]
 mod tests;
 mod trace;
 pub mod view;
+pub mod wire;
+pub mod words;
 
 pub use decision::{Decision, Outcome, Reason};
 pub use evaluate::trace;

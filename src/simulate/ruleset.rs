@@ -7,6 +7,7 @@ use crate::nft::ir::{
     ct_state,
 };
 use crate::nft::key::{Datum, Key};
+use crate::nft::longest::Met;
 
 /// How many jumps may be open at once (`NFT_JUMP_STACK_SIZE`, include/net/netfilter/nf_tables.h).
 const DEEPEST: usize = 16;
@@ -20,6 +21,8 @@ pub struct Run {
     pub counted: Vec<String>,
     /// The prefixes of the `log` statements that it reached, in order. Limits and meters always let it through.
     pub logged: Vec<String>,
+    /// How much it met.
+    pub met: Met,
 }
 
 /// How a packet leaves a hook.
@@ -62,12 +65,13 @@ pub enum Broken {
 /// # Errors
 /// Whatever the kernel would not have loaded: see [`Broken`].
 pub fn travel(ruleset: &Ruleset, view: &View) -> Result<Run, Broken> {
-    let mut whole = Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new() };
+    let mut whole = Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new(), met: Met::default() };
     let mut carried = view.clone();
     for hook in view.hooks() {
         let (run, after) = at_hook(ruleset, *hook, carried.at(*hook))?;
         whole.counted.extend(run.counted);
         whole.logged.extend(run.logged);
+        whole.met = whole.met.then(run.met, 0);
         whole.end = run.end;
         if run.end != End::Accepted {
             break;
@@ -99,7 +103,7 @@ fn at_hook(ruleset: &Ruleset, hook: Hook, view: View) -> Result<(Run, View), Bro
         })
         .collect();
     bases.sort_by_key(|(base, _)| base.priority);
-    let mut interpreter = Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new() };
+    let mut interpreter = Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new(), met: Met::default() };
     for (base, name) in bases {
         let end = match interpreter.base(name)? {
             Some(end) => end,
@@ -118,6 +122,7 @@ struct Interpreter<'a> {
     view: View,
     counted: Vec<String>,
     logged: Vec<String>,
+    met: Met,
 }
 
 /// What a rule came to.
@@ -132,7 +137,7 @@ enum Step {
 
 impl<'a> Interpreter<'a> {
     fn finish(self, end: End) -> (Run, View) {
-        (Run { end, counted: self.counted, logged: self.logged }, self.view)
+        (Run { end, counted: self.counted, logged: self.logged, met: self.met }, self.view)
     }
 
     /// Runs a base chain; `None` when its end is reached or it returns, so that its policy holds.
@@ -166,6 +171,7 @@ impl<'a> Interpreter<'a> {
                         return Err(Broken::Depth(chain));
                     }
                     stack.push(std::mem::replace(&mut rules, self.rules(&chain)?.iter()));
+                    self.met.depth = self.met.depth.max(stack.len());
                 }
                 Verdict::Goto(chain) => {
                     gotos += 1;
@@ -178,12 +184,14 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    fn rules(&self, chain: &str) -> Result<&'a [Rule], Broken> {
+    fn rules(&mut self, chain: &str) -> Result<&'a [Rule], Broken> {
         let found = self.ruleset.chains.get(chain).ok_or_else(|| Broken::Chain(chain.to_owned()))?;
+        self.met.chains += 1;
         Ok(&found.rules)
     }
 
     fn rule(&mut self, rule: &Rule) -> Result<Step, Broken> {
+        self.met.rules += 1;
         for statement in &rule.statements {
             match statement {
                 Statement::Match { key, negated, value } => {
@@ -226,6 +234,7 @@ impl<'a> Interpreter<'a> {
                     if self.read_all(keys).is_none() {
                         return Ok(Step::Next);
                     }
+                    self.met.lookups += 1;
                 }
                 Statement::Notrack => self.view.state = ct_state::UNTRACKED,
                 Statement::MarkSet(bits) => self.view.mark |= bits,
@@ -243,7 +252,8 @@ impl<'a> Interpreter<'a> {
         keys.iter().map(|key| self.view.read(*key)).collect()
     }
 
-    fn find(&self, read: &[Datum], set: &SetRef) -> Result<Found, Broken> {
+    fn find(&mut self, read: &[Datum], set: &SetRef) -> Result<Found, Broken> {
+        self.met.lookups += 1;
         let misfit = || Broken::Fit(name_of(set));
         let elements = match set {
             SetRef::Anonymous(elements) => elements,

@@ -57,6 +57,12 @@ pub fn line(finding: &Finding) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
+/// The first line of a place, without the white space around it; `None` for a file as a whole and for one that is not in `texts`.
+pub fn source_line<'a>(texts: &'a BTreeMap<Arc<str>, Arc<str>>, place: &Place) -> Option<&'a str> {
+    let (line, ..) = window(texts.get(&place.file)?, place)?;
+    Some(line.trim())
+}
+
 /// Findings in the order in which they are printed: by file, position, then severity and code; the same one twice only once.
 pub fn sorted(findings: &[Finding]) -> Vec<&Finding> {
     let key = |finding: &Finding| (finding.place.clone(), std::cmp::Reverse(finding.severity), finding.code);
@@ -143,6 +149,8 @@ mod tests {
         assert!(plain.contains("help: ports go from 0 to 65535"), "{plain}");
         assert!(!plain.contains('\u{1b}'));
         assert_eq!(plain.matches("error[value]").count(), 1);
+        assert_eq!(source_line(&texts(&source), &finding.place), Some("ports = [22, 70000]"));
+        assert_eq!(source_line(&texts(&source), &Place::file("10-x.toml")), None);
         assert!(render(&[finding], &texts(&source), true).contains('\u{1b}'));
     }
 

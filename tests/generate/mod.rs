@@ -10,13 +10,13 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 const SEED: u64 = 20_260_731;
 
 /// A run that `NODEWALL_SEED=N` repeats and `NODEWALL_CASES=N` makes longer.
-pub struct Run {
+pub struct Trial {
     pub seed: u64,
     pub cases: u32,
     pub runner: TestRunner,
 }
 
-impl Run {
+impl Trial {
     /// A run of so many cases, unless the environment says otherwise.
     pub fn of(cases: u32) -> Self {
         let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));

@@ -111,9 +111,8 @@ impl Bed {
         }
         let said = self.rest();
         let after = self.counters()?;
-        let said = said.into_iter().filter(|testimony| {
-            u32::from(LAST) != super::observe::identification(&testimony.bytes)
-        });
+        let said =
+            said.into_iter().filter(|testimony| u32::from(LAST) != super::observe::identification(&testimony.bytes));
         let mut outcomes = Outcomes { sent: shapes.len(), ..Outcomes::default() };
         let mut counted = Vec::new();
         let mut arrived = BTreeSet::new();

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use nodewall::compile::rule_of;
 use nodewall::net::interface::{Direction, InterfaceName};
 use nodewall::nft::ir::{Hook, Ruleset};
+use nodewall::nft::longest::Met;
 use nodewall::policy::effective::Effective;
 use nodewall::policy::model::Stage;
 use nodewall::simulate::ruleset::{End, Run, run, travel};
@@ -137,7 +138,7 @@ pub fn judge(
             let before = View { output: None, ..view.clone() };
             run(ruleset, Hook::Prerouting, &before).map_err(broken)?
         }
-        Direction::Egress => Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new() },
+        Direction::Egress => Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new(), met: Met::default() },
     };
     let refused = |end: End| end != End::Accepted;
     // What each judge says of the part of the way that the packet went.
@@ -146,9 +147,7 @@ pub fn judge(
             let by_policy = early && outcome != Outcome::Accepted;
             (by_policy, refused(first.end), &first)
         }
-        (Fate::DroppedEarly, Direction::Egress) => {
-            (early && outcome != Outcome::Accepted, refused(whole.end), &whole)
-        }
+        (Fate::DroppedEarly, Direction::Egress) => (early && outcome != Outcome::Accepted, refused(whole.end), &whole),
         // On its way out nothing but our rules stands between the witnesses, except connection tracking, before which is only
         // the untracked stage.
         (Fate::Lost, Direction::Ingress) => {

@@ -93,7 +93,9 @@ impl Node {
             let mut links = String::from("rule add pref 10 iif lo lookup 90\n");
             // Answers leave by different links.
             let parts: &[(&str, &str)] = match family {
-                "-4" => &[("default", "eth0"), ("10.0.0.0/29", "eth1"), ("10.0.0.8/29", "ib0"), ("10.0.0.16/29", "cali1")],
+                "-4" => {
+                    &[("default", "eth0"), ("10.0.0.0/29", "eth1"), ("10.0.0.8/29", "ib0"), ("10.0.0.16/29", "cali1")]
+                }
                 _ => &[("default", "eth0"), ("fd00::/125", "eth1"), ("fd00::8/125", "ib0"), ("fd00::10/125", "cal")],
             };
             for (prefix, link) in parts {
@@ -206,9 +208,8 @@ fn mac(number: usize) -> String {
 /// A link-layer address that leads out by an interface of this namespace.
 fn end_of(name: &str) -> SockaddrStorage {
     let mut all = getifaddrs().expect("the interfaces");
-    let end = all.find_map(|one| {
-        one.address.filter(|address| one.interface_name == name && address.as_link_addr().is_some())
-    });
+    let end = all
+        .find_map(|one| one.address.filter(|address| one.interface_name == name && address.as_link_addr().is_some()));
     end.expect("the peer's end of a link")
 }
 

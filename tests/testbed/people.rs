@@ -123,9 +123,9 @@ impl People {
                     Some(cgroups) if depth > 0 => cgroups.inside(depth, group, sockets),
                     _ => sockets(),
                 };
-                let within = cgroups.as_ref().map_or_else(BTreeSet::new, |cgroups| {
-                    (1..=depth).map(|level| cgroups.get(level, group)).collect()
-                });
+                let within = cgroups
+                    .as_ref()
+                    .map_or_else(BTreeSet::new, |cgroups| (1..=depth).map(|level| cgroups.get(level, group)).collect());
                 Person { socket: Socket { uid, gid, cgroups: within }, v4, v6 }
             })
             .collect();

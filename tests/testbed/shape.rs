@@ -235,7 +235,9 @@ fn way() -> impl Strategy<Value = Way> {
 }
 
 fn options() -> impl Strategy<Value = Options> {
-    use Options::{Full, LooseRoute, None, Padding, RecordRoute, RouterAlert, StrictRoute, Timestamp, TooLong, Unknown};
+    use Options::{
+        Full, LooseRoute, None, Padding, RecordRoute, RouterAlert, StrictRoute, Timestamp, TooLong, Unknown,
+    };
     let some = vec![Padding, RouterAlert, RecordRoute, Timestamp, LooseRoute, StrictRoute, Full, TooLong, Unknown];
     prop_oneof![5 => Just(None), 1 => select(some)]
 }

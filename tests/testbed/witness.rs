@@ -174,7 +174,8 @@ const NFULNL_COPY_PACKET: u8 = 2;
 impl Witnesses {
     /// Puts them up, in the network namespace of this thread.
     pub fn new() -> Self {
-        let file = std::env::temp_dir().join(format!("nodewall-witness-{}-{}", std::process::id(), nix::unistd::gettid()));
+        let file =
+            std::env::temp_dir().join(format!("nodewall-witness-{}-{}", std::process::id(), nix::unistd::gettid()));
         std::fs::write(&file, table()).expect("a temporary file");
         sh(&format!("nft -f {}", file.display()));
         let _ = std::fs::remove_file(file);

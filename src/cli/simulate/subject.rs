@@ -1,0 +1,94 @@
+//! Under what a packet is simulated: the documents, or the generation in force as it is on disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::Arguments;
+use crate::cli::Options;
+use crate::cli::examine::{Examined, examine, facts};
+use crate::cli::exit::Exit;
+use crate::cli::output::Output;
+use crate::config;
+use crate::daemon::{self, Stored, documents};
+use crate::net::facts::Facts;
+use crate::policy::effective::Effective;
+use crate::policy::resolve::resolve;
+use crate::reconcile::{Version, effective_in_emergency};
+use crate::source::{self, Texts, Trust};
+use crate::store;
+use crate::text::finding::{Finding, Severity};
+
+/// What packets are held against.
+pub(super) struct Subject {
+    /// The policy on this node.
+    pub(super) effective: Effective,
+    /// The node.
+    pub(super) facts: Facts,
+    /// The texts that places point into.
+    pub(super) texts: Texts,
+    /// The generation, if it is one.
+    pub(super) generation: Option<u64>,
+    /// An emergency that stands above the policy, in words.
+    pub(super) emergency: Option<String>,
+}
+
+/// Finds it, or says why there is none.
+pub(super) fn find(options: &Options, arguments: &Arguments, output: &Output) -> Result<Subject, Exit> {
+    if arguments.loaded {
+        return loaded(options, output);
+    }
+    let Examined { documents, facts, effective, findings } = examine(options, &arguments.paths, Trust::Anyone, output);
+    refuse_errors(&findings, &documents.texts, output)?;
+    Ok(Subject { effective, facts, texts: documents.texts, generation: None, emergency: None })
+}
+
+/// Warnings are for `check` to tell.
+fn refuse_errors(findings: &[Finding], texts: &Texts, output: &Output) -> Result<(), Exit> {
+    let errors: Vec<Finding> = findings.iter().filter(|finding| finding.severity == Severity::Error).cloned().collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    output.findings(&errors, texts);
+    output.message("the policy has errors; it would not be loaded");
+    Err(Exit::InvalidPolicy)
+}
+
+fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
+    let (config, ..) = config::load(&options.config, Trust::Anyone);
+    let directory = &config.state_directory;
+    let nothing = || {
+        output.message(&format!("{}: the daemon left no generation there", directory.display()));
+        Exit::Failure
+    };
+    let Stored { version, emergency, troubles } = match daemon::stored(directory) {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return Err(nothing()),
+        Err(store::Error::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Err(nothing()),
+        Err(error) => {
+            output.message(&format!("{}: {error}", directory.display()));
+            let denied =
+                matches!(&error, store::Error::Disk { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
+            return Err(if denied { Exit::NotAuthorised } else { Exit::Failure });
+        }
+    };
+    for trouble in troubles {
+        output.message(&trouble);
+    }
+    let Version { number, policy, settings, texts, .. } = version;
+    let of_settings: BTreeMap<_, _> = [(Arc::from("nodewall.toml"), Arc::clone(&texts.settings))].into();
+    let mut shown = source::decode_kept(&texts.policy).texts;
+    shown.extend(of_settings);
+    let (config, _) = config::decode_text("nodewall.toml", &texts.settings);
+    let facts = Facts {
+        api_servers: documents::api_servers(&config, Trust::Anyone, &mut Vec::new()),
+        ..facts(options.root.as_deref(), output)
+    };
+    let (effective, findings) = resolve(&policy, &settings, &facts);
+    refuse_errors(&findings, &shown, output)?;
+    let (effective, emergency) = match emergency {
+        Some(emergency) => (effective_in_emergency(&emergency, &settings, &facts), Some(emergency.words())),
+        None => (effective, None),
+    };
+    Ok(Subject { effective, facts, texts: shown, generation: Some(number), emergency })
+}
