@@ -16,7 +16,7 @@ use nodewall::simulate::wire;
 
 use super::compare::{Fate, Judged, Known, differences, judge, sums};
 use super::frame::{Built, Together, build, frames};
-use super::node::Node;
+use super::node::{Link, Node};
 use super::observe::{Observed, observations};
 use super::people::People;
 use super::shape::{By, Shape, Way};
@@ -117,11 +117,14 @@ impl Bed {
         let mut counted = Vec::new();
         let mut arrived = BTreeSet::new();
         for observed in observations(said.collect()) {
-            let index = self.index(&observed, shapes);
+            let index = self.index(&observed, shapes, &built);
+            if index.is_none() && !observed.leaves() && std::env::var_os("DBG").is_some() {
+                println!("ANSWER {} {:?} {:02x?}", self.node.name_of(observed.input), observed.seen, observed.bytes);
+            }
             let known = self.known(index.map(|index| &shapes[index]), &observed);
             if let Some(index) = index.filter(|_| !observed.leaves()) {
                 arrived.insert(index);
-                self.as_sent(&built[index], &observed).map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
+                self.as_sent(&shapes[index], &built[index], &observed).map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
             }
             let judged = judge(&self.node, &effective, &ruleset, &observed, &known).map_err(|words| match index {
                 Some(index) => format!("{words}\n{:#?}", shapes[index]),
@@ -166,7 +169,7 @@ impl Bed {
     fn send(&self, shape: &Shape, built: &Built) {
         match shape.way {
             Way::In { link, .. } => {
-                for frame in frames(shape, built, self.node.links[link].mac) {
+                for frame in frames(shape, built, &self.node.links[link]) {
                     self.node.inject(link, &frame);
                 }
             }
@@ -197,7 +200,7 @@ impl Bed {
         let mut all = Vec::new();
         // What the node sends to itself may come after the first.
         for _ in 0..2 {
-            let frame = last_frame(self.node.links[0].mac);
+            let frame = last_frame(&self.node.links[0]);
             self.node.inject(0, &frame);
             let mut patience = 0;
             loop {
@@ -219,13 +222,16 @@ impl Bed {
     }
 
     /// Which of the shapes it is.
-    fn index(&self, observed: &Observed, shapes: &[Shape]) -> Option<usize> {
+    fn index(&self, observed: &Observed, shapes: &[Shape], built: &[Built]) -> Option<usize> {
         let index = (observed.id() as usize).checked_sub(1)?;
         let shape = shapes.get(index)?;
         let ours = match shape.way {
             Way::In { link, .. } => observed.input == self.node.links[link].index,
-            // The kernel's answers have no owner.
-            Way::Out { by: By::Raw, .. } => !observed.leaves() || observed.owner.is_some(),
+            // The kernel's answers have no owner, and those of ordinary sockets another source.
+            Way::Out { by: By::Raw, .. } => {
+                let source = wire::packet(&observed.bytes).ok().map(|headers| headers.source);
+                (!observed.leaves() || observed.owner.is_some()) && source == Some(built[index].source)
+            }
             Way::Out { .. } => false,
         };
         ours.then_some(index)
@@ -244,11 +250,18 @@ impl Bed {
     }
 
     /// A packet comes to the rules as it was sent, or as its fragments make it.
-    fn as_sent(&self, built: &Built, observed: &Observed) -> Result<(), String> {
+    fn as_sent(&self, shape: &Shape, built: &Built, observed: &Observed) -> Result<(), String> {
         if built.together == Together::Unsaid {
             return Ok(());
         }
-        let sent = wire::arriving(&built.whole, built.whole.len());
+        let mut whole = built.whole.clone();
+        if built.together == Together::Whole {
+            whole.extend(vec![0xa5; usize::from(shape.frame.trailer)]);
+        }
+        let sent = match shape.way {
+            Way::In { .. } => wire::arriving(&whole, whole.len()),
+            Way::Out { .. } => wire::packet(&whole),
+        };
         let there = wire::packet(&observed.bytes);
         match (sent, there) {
             (Ok(sent), Ok(there)) if sent == there => Ok(()),
@@ -271,7 +284,7 @@ impl Bed {
         if [built.source, built.destination].iter().any(|address| address.is_ipv6() && address.is_loopback()) {
             return Ok(());
         }
-        let frames = frames(shape, built, self.node.links[link].mac);
+        let frames = frames(shape, built, &self.node.links[link]);
         for bytes in &frames {
             match frame(LinkType::Ethernet, bytes) {
                 Ok(frame) if frame.vlans.is_empty() => {
@@ -302,7 +315,7 @@ fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> 
 }
 
 /// A packet that is for nobody, and that every rule may do with what it likes.
-fn last_frame(mac: [u8; 6]) -> Vec<u8> {
+fn last_frame(link: &Link) -> Vec<u8> {
     let shape = Shape {
         way: Way::In { link: 0, exit: None },
         v4: true,
@@ -323,7 +336,7 @@ fn last_frame(mac: [u8; 6]) -> Vec<u8> {
     };
     let points = Points { v4: vec![0x0a00_0001], v6: Vec::new(), ports: vec![1] };
     let built = build(&shape, &points, LAST);
-    frames(&shape, &built, mac).remove(0)
+    frames(&shape, &built, link).remove(0)
 }
 
 /// Whether it came to an end of ours: neither lost nor dropped before.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nodewall::net::flow::{Detail, Tuple};
 use nodewall::net::protocol::Protocol;
 
-use super::node;
+use super::node::{self, Link};
 use super::shape::{Before, Fragments, Header, Lie, Options, Shape, Way, Whom};
 use crate::generate::packet::Points;
 use crate::generate::policy::ICMP_TYPES;
@@ -69,6 +69,8 @@ pub fn build(shape: &Shape, points: &Points, id: u16) -> Built {
     let has = |header| shape.headers.contains(&header);
     let together = match together {
         _ if has(Header::FirstFragment) || has(Header::LaterFragment) => Together::Unsaid,
+        // Reassembly looks behind an authentication header, which ends what rules can read.
+        _ if has(Header::WholeFragment) && has(Header::Authentication) => Together::Unsaid,
         Together::Whole | Together::Joined if has(Header::WholeFragment) => Together::JoinedOrNothing,
         other => other,
     };
@@ -82,10 +84,12 @@ pub fn build(shape: &Shape, points: &Points, id: u16) -> Built {
     Built { source, destination, ports, whole, parts, together, flow }
 }
 
-/// The frames, for a link's hardware address.
-pub fn frames(shape: &Shape, built: &Built, mac: [u8; 6]) -> Vec<Vec<u8>> {
+/// The frames, for a link.
+pub fn frames(shape: &Shape, built: &Built, link: &Link) -> Vec<Vec<u8>> {
     let to = match shape.frame.to {
-        Whom::Node => mac,
+        // A macvlan gets what is for everybody later (`macvlan_broadcast_enqueue`), and packets have to stay in order.
+        Whom::Everybody if link.kind == "macvlan" => link.mac,
+        Whom::Node => link.mac,
         Whom::Everybody => [0xff; 6],
         Whom::SomebodyElse => [2, 0, 0, 0, 9, 9],
     };
@@ -466,9 +470,10 @@ fn fragments_v6(shape: &Shape, whole: &[u8], split: usize, id: u16) -> (Vec<Vec<
         bytes[4..6].copy_from_slice(&(length as u16).to_be_bytes());
         bytes
     });
-    // The kernel drops first fragments without all headers (RFC 8200 section 4.5), and does not look behind every header.
-    let plain = shape.headers.is_empty() && (first >= 20 || shape.protocol == 17);
-    (parts, if together == Together::Joined && !plain { Together::JoinedOrNothing } else { together })
+    // A first fragment without all headers, the transport header included, goes by the reassembly of connection tracking
+    // (`nf_ct_frag6_gather`): rules see it as it is, and the others never. What comes before the fragment header may be in the way.
+    let plain = shape.headers.is_empty() && (first >= 24 || shape.protocol == 17);
+    (parts, if plain { together } else { Together::Unsaid })
 }
 
 /// The Internet checksum (RFC 1071).

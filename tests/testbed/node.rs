@@ -84,7 +84,7 @@ impl Node {
             if *kind != "veth" {
                 // Frames for a macvlan are for another address than that of the link under it.
                 links += &format!("link set {under} address 02:00:00:00:01:00 arp off up\n");
-                links += &format!("link add {name} link {under} address {} type macvlan mode bridge\n", mac(number));
+                links += &format!("link add {name} link {under} address {} type macvlan mode private\n", mac(number));
             }
             links += &format!("link set {name} addrgenmode none arp off\nlink set {name} up\n");
         }
