@@ -15,9 +15,12 @@ use std::time::Instant;
 
 use generate::Trial;
 use generate::policy::effective;
+use nodewall::compile::compile;
+use nodewall::nft::text;
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseError;
+use proptest::test_runner::{TestCaseError, TestError};
 use testbed::bed::Bed;
+use testbed::report;
 use testbed::shape::shape;
 
 /// How many packets are tried on each policy.
@@ -36,6 +39,7 @@ fn compare(cases: u32) {
     let result = runner.run(&case, |(effective, shapes)| {
         let outcomes = bed.borrow_mut().run(&effective, &shapes).map_err(TestCaseError::fail)?;
         count("sent".to_owned(), outcomes.sent);
+        count("arrived".to_owned(), outcomes.taken);
         count("never at a rule".to_owned(), outcomes.unseen);
         for (judged, index) in &outcomes.judged {
             let whose = if index.is_some() { "sent" } else { "answer" };
@@ -45,8 +49,21 @@ fn compare(cases: u32) {
         Ok(())
     });
     println!("{:#?} in {:?}", seen.borrow(), start.elapsed());
-    if let Err(failure) = result {
-        panic!("seed {seed}: {failure}");
+    match result {
+        Ok(()) => {
+            let once = bed.borrow().once_only;
+            println!("{once} differences that did not come up again");
+            assert!(once <= 1 + cases as usize / 200, "seed {seed}: too many differences that do not come up again");
+        }
+        Err(TestError::Fail(reason, (effective, shapes))) => {
+            let ruleset = compile(&bed.borrow().fit(&effective));
+            panic!(
+                "seed {seed}: {reason}\n\npolicy:\n{}\n\npackets: {shapes:#?}\n\nrules:\n{}",
+                report::policy(&effective),
+                text::render(&ruleset)
+            );
+        }
+        Err(abort) => panic!("seed {seed}: {abort}"),
     }
 }
 

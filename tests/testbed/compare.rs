@@ -5,16 +5,16 @@ use std::net::IpAddr;
 
 use nodewall::compile::rule_of;
 use nodewall::net::interface::{Direction, InterfaceName};
-use nodewall::nft::ir::{Hook, Ruleset};
-use nodewall::nft::longest::Met;
+use nodewall::nft::ir::{Chain, Hook, Ruleset};
 use nodewall::policy::effective::Effective;
 use nodewall::policy::model::Stage;
-use nodewall::simulate::ruleset::{End, Run, run, travel};
+use nodewall::simulate::ruleset::{End, run, travel};
 use nodewall::simulate::view::View;
 use nodewall::simulate::{ConntrackState, Exit, Origin, Outcome, Packet, Socket, Step, trace, wire};
 
 use super::node::Node;
 use super::observe::Observed;
+use super::report;
 use super::witness::Point;
 
 /// What is not to be seen in the packet itself.
@@ -58,7 +58,7 @@ pub fn fate(observed: &Observed) -> Fate {
         return match () {
             () if observed.at(Point::AfterOutput) => Fate::Accepted,
             () if !observed.at(Point::SentAfterRaw) => Fate::DroppedEarly,
-            () if observed.state.is_none() => Fate::Lost,
+            () if !observed.at(Point::BeforeOutput) => Fate::Lost,
             () => Fate::Dropped,
         };
     }
@@ -118,11 +118,9 @@ pub fn judge(
         }
     }
     let mut view = View::new(effective, &packet);
-    view.words = headers.words();
     view.mark = observed.mark;
-    view.broken_off = headers.transport.filter(|there| there.len() < 4).unwrap_or_default().to_vec();
-    // The kernel reads one field of such a header where a policy reads none.
-    let unread = headers.words().is_none() && headers.icmp().is_none() && !view.broken_off.is_empty();
+    // Where the kernel reads what a policy does not.
+    let unread = as_rules_read(&mut view, &headers, &observed.bytes);
     let told = trace(effective, &packet);
     let outcome = told.decision.outcome;
     let stages: Vec<Stage> = told
@@ -141,7 +139,10 @@ pub fn judge(
             let before = View { output: None, ..view.clone() };
             run(ruleset, Hook::Prerouting, &before).map_err(broken)?
         }
-        Direction::Egress => Run { end: End::Accepted, counted: Vec::new(), logged: Vec::new(), met: Met::default() },
+        Direction::Egress => {
+            let early = Ruleset { chains: before_tracking(ruleset), sets: ruleset.sets.clone() };
+            run(&early, Hook::Output, &view).map_err(broken)?
+        }
     };
     let refused = |end: End| end != End::Accepted;
     // What each judge says of the part of the way that the packet went.
@@ -151,23 +152,27 @@ pub fn judge(
             (by_policy, refused(first.end), &first)
         }
         (Fate::DroppedEarly, Direction::Egress) => (early && outcome != Outcome::Accepted, refused(whole.end), &whole),
-        // On its way out nothing but our rules stands between the witnesses, except connection tracking, before which is only
-        // the untracked stage.
         (Fate::Lost, Direction::Ingress) => {
             let by_policy = !(early && outcome != Outcome::Accepted);
             (by_policy, !refused(first.end), &first)
         }
-        (Fate::Lost, Direction::Egress) => return Err(format!("lost on its way out: {observed:?}")),
+        // Address translation drops errors with a wrong checksum (`nf_nat_icmpv6_reply_translation`).
+        (Fate::Lost, Direction::Egress) => {
+            let by_policy = !(early && outcome != Outcome::Accepted);
+            (by_policy, !refused(first.end), &first)
+        }
         (Fate::Dropped, _) => (outcome != Outcome::Accepted && !early, refused(whole.end), &whole),
         (Fate::Accepted, _) => (outcome == Outcome::Accepted, !refused(whole.end), &whole),
     };
     let described = || {
         format!(
-            "packet: {packet:?}\nmark {:#x}, seen at {:?}\nbytes: {}\npolicy: {:?}\nrules: {ran:?}\nview: {view:?}",
+            "packet: {packet:?}\nmark {:#x}, seen at {:?}\nbytes: {}\nat its end: {}\npolicy: {:?}\n{}rules: {ran:?}\nview: {view:?}",
             observed.mark,
             observed.seen,
             hex(&observed.bytes),
+            observed.at_end.as_deref().map(hex).unwrap_or_default(),
             told.decision,
+            report::trace(&told),
         )
     };
     let by_policy = by_policy || unread;
@@ -187,6 +192,28 @@ pub fn judge(
         return Err(format!("the kernel logs {:?}\n{}", observed.logged, described()));
     }
     Ok(Judged { fate, outcome, counted: ran.counted.clone(), packet, stages })
+}
+
+/// The chains without the base chains at or after connection tracking.
+fn before_tracking(ruleset: &Ruleset) -> BTreeMap<String, Chain> {
+    let early = |chain: &Chain| chain.base.is_none_or(|base| base.priority < -200);
+    ruleset.chains.iter().filter(|(_, chain)| early(chain)).map(|(name, chain)| (name.clone(), chain.clone())).collect()
+}
+
+/// Gives the view the transport header as the kernel's expressions read it, to the byte. Whether that is more than a policy does:
+/// the one field that is there of a header that breaks off in its second; and in fragments after the first, which come to rules only
+/// inside of other fragments of IPv6, what the kernel takes for a header. It remembers no place for one (`ipv6_find_hdr`), and that
+/// it should not look is only known to `nft_payload_eval`, not to `nft_payload_fast_eval` (net/netfilter/nf_tables_core.c), which
+/// reads short fields: it reads them from the beginning of the packet.
+fn as_rules_read(view: &mut View, headers: &wire::Headers<'_>, bytes: &[u8]) -> bool {
+    view.words = headers.words();
+    if headers.fragment.is_some_and(|fragment| !fragment.is_first()) {
+        view.words = Some((u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]])));
+        view.icmp = Some((bytes[0], bytes[1]));
+        return true;
+    }
+    view.broken_off = headers.transport.filter(|there| there.len() < 4).unwrap_or_default().to_vec();
+    headers.words().is_none() && headers.icmp().is_none() && !view.broken_off.is_empty()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! From a shape to bytes: the packet, its fragments, and the frames in which they travel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nodewall::net::flow::{Detail, Tuple};
 use nodewall::net::protocol::Protocol;
@@ -42,7 +42,11 @@ pub enum Together {
 
 /// The packet with an identification of its own: the IPv4 identification or IPv6 flow label.
 pub fn build(shape: &Shape, points: &Points, id: u16) -> Built {
-    let source = points.address(shape.v4, shape.source);
+    let source = match (shape.way, points.address(shape.v4, shape.source)) {
+        // raw(7): the kernel would fill in a source of zero.
+        (Way::Out { .. }, IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+        (_, source) => source,
+    };
     let destination = points.address(shape.v4, shape.destination);
     let dhcp = [(67, 68), (68, 67), (546, 547), (547, 546)];
     let ports = match shape.ports.0 % 12 {
@@ -68,7 +72,11 @@ pub fn build(shape: &Shape, points: &Points, id: u16) -> Built {
     // What the kernel makes of fragment headers in a packet that is not split is its own affair.
     let has = |header| shape.headers.contains(&header);
     let together = match together {
+        // From this host to itself it goes in fragments as it came, and connection tracking has seen it before: nobody puts them
+        // together again before the rules (`ipv6_defrag`).
+        Together::Joined | Together::JoinedOrNothing if matches!(shape.way, Way::Out { .. }) => Together::Unsaid,
         _ if has(Header::FirstFragment) || has(Header::LaterFragment) => Together::Unsaid,
+        _ if !shape.v4 && shape.protocol == number(Header::FirstFragment) => Together::Unsaid,
         // Reassembly looks behind an authentication header, which ends what rules can read.
         _ if has(Header::WholeFragment) && has(Header::Authentication) => Together::Unsaid,
         Together::Whole | Together::Joined if has(Header::WholeFragment) => Together::JoinedOrNothing,
@@ -144,7 +152,11 @@ fn transport(
     ports: (u16, u16),
     id: u16,
 ) -> (Vec<u8>, Option<Entry>) {
-    let payload: Vec<u8> = (0..shape.transport.payload).map(|index| (index ^ id) as u8).collect();
+    let mut payload: Vec<u8> = (0..shape.transport.payload).map(|index| (index ^ id) as u8).collect();
+    if let [.., a, b, c, d] = payload.as_mut_slice() {
+        // For who gets the data and no header.
+        ([*a, *b], [*c, *d]) = (id.to_be_bytes(), id.to_be_bytes());
+    }
     let mut bytes = Vec::new();
     let mut error = None;
     let flags = shape.transport.flags;
@@ -472,7 +484,8 @@ fn fragments_v6(shape: &Shape, whole: &[u8], split: usize, id: u16) -> (Vec<Vec<
     });
     // A first fragment without all headers, the transport header included, goes by the reassembly of connection tracking
     // (`nf_ct_frag6_gather`): rules see it as it is, and the others never. What comes before the fragment header may be in the way.
-    let plain = shape.headers.is_empty() && (first >= 24 || shape.protocol == 17);
+    let extension = matches!(shape.protocol, 0 | 43 | 44 | 51 | 59 | 60);
+    let plain = shape.headers.is_empty() && !extension && (first >= 24 || shape.protocol == 17);
     (parts, if plain { together } else { Together::Unsaid })
 }
 

@@ -5,8 +5,10 @@
 pub mod bed;
 pub mod compare;
 pub mod frame;
+pub mod inbox;
 pub mod node;
 pub mod observe;
 pub mod people;
+pub mod report;
 pub mod shape;
 pub mod witness;

@@ -221,7 +221,7 @@ fn ip_batch(family: &str, text: &str) {
 }
 
 /// Everything that would keep an odd packet from getting to the rules is off, and so is everything that the node says unasked.
-const SETTINGS: [(&str, &str); 22] = [
+const SETTINGS: [(&str, &str); 25] = [
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
@@ -244,6 +244,9 @@ const SETTINGS: [(&str, &str); 22] = [
     ("ipv6/auto_flowlabels", "0"),
     ("ipv6/icmp/ratelimit", "0"),
     ("ipv4/icmp_echo_ignore_broadcasts", "0"),
+    ("ipv4/ipfrag_time", "1"),
+    ("ipv6/ip6frag_time", "1"),
+    ("netfilter/nf_conntrack_frag6_timeout", "1"),
 ];
 
 fn set(settings: &[(&str, &str)]) {

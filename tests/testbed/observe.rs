@@ -63,8 +63,18 @@ fn lasting(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8)> {
     Some((first, identification(bytes), bytes.get(source)?, *bytes.get(protocol)?))
 }
 
+/// What all testimonies of one packet that leaves have in common: the destination and the length, too.
+fn leaving(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8, &[u8], &[u8])> {
+    let (version, id, source, protocol) = lasting(bytes)?;
+    let (destination, length) = if version == 4 { (16..20, 2..4) } else { (24..40, 4..6) };
+    Some((version, id, source, protocol, bytes.get(destination)?, bytes.get(length)?))
+}
+
 /// Sorts testimonies by packet. `NF_INET_PRE_ROUTING` is 0, `LOCAL_IN` 1, `FORWARD` 2, `LOCAL_OUT` 3.
-pub fn observations(said: Vec<Testimony>) -> Vec<Observed> {
+///
+/// # Errors
+/// A testimony of a packet that no first witness saw.
+pub fn observations(said: Vec<Testimony>) -> Result<Vec<Observed>, String> {
     let mut all: Vec<Observed> = Vec::new();
     for testimony in said {
         let Testimony { point, prefix, hook, input, output, mark, owner, bytes } = testimony;
@@ -75,15 +85,15 @@ pub fn observations(said: Vec<Testimony>) -> Vec<Observed> {
             continue;
         }
         let same = |packet: &&mut Observed| match hook {
-            // Nothing changes on the way out: it is the same to the byte, and the last of its kind.
-            3 => {
-                let length = bytes.len().min(packet.bytes.len()).min(super::witness::HEAD);
-                packet.leaves() && packet.output == output && packet.bytes[..length] == bytes[..length]
-            }
+            // What an error quotes may be translated back on the way out; who it is for and how long it is stays.
+            3 => packet.leaves() && packet.output == output && leaving(&packet.bytes) == leaving(&bytes),
             _ => packet.input == input && lasting(&packet.bytes) == lasting(&bytes),
         };
         let Some(packet) = all.iter_mut().rev().find(same) else {
-            panic!("{point:?} {prefix:?} of a packet that nobody saw before: {bytes:02x?}");
+            let alike: Vec<_> = all.iter().filter(|packet| packet.input == input).map(|packet| &packet.bytes).collect();
+            return Err(format!(
+                "{point:?} {prefix:?} of a packet that nobody saw before: {bytes:02x?} by {input}, {output}\n{alike:02x?}"
+            ));
         };
         match point {
             None => packet.logged.push(prefix),
@@ -101,5 +111,5 @@ pub fn observations(said: Vec<Testimony>) -> Vec<Observed> {
             }
         }
     }
-    all
+    Ok(all)
 }

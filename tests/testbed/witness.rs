@@ -44,7 +44,9 @@ pub enum Point {
     SentAfterRaw,
     /// After connection tracking.
     SentTracked(State),
-    /// After `output`.
+    /// After address translation, before `output`.
+    BeforeOutput,
+    /// After it.
     AfterOutput,
 }
 
@@ -101,9 +103,13 @@ fn table() -> String {
     chain("after_input", "input", 10, &short("after input"));
     chain("before_forward", "forward", -10, &log("before forward"));
     chain("after_forward", "forward", 10, &short("after forward"));
+    // What the node says by itself at any time, and not in answer to a packet: that it waits no longer for a fragment.
+    let late = "meta skuid 0-4294967295 accept; icmp type time-exceeded icmp code 1 drop; icmpv6 type time-exceeded icmpv6 code 1 drop";
+    chain("late", "output", -396, late);
     chain("sent", "output", -390, &log("sent"));
     chain("sent_after_raw", "output", -250, &short("sent after raw"));
     chain("sent_tracked", "output", -150, &states("out"));
+    chain("before_output", "output", -10, &short("before output"));
     chain("after_output", "output", 10, &short("after output"));
     for side in ["in", "out"] {
         for (_, name, _) in State::ALL {
@@ -293,6 +299,7 @@ fn point(prefix: &str) -> Point {
         "after forward" => Point::AfterForward,
         "sent" => Point::Sent,
         "sent after raw" => Point::SentAfterRaw,
+        "before output" => Point::BeforeOutput,
         "after output" => Point::AfterOutput,
         other => match other.split_once(' ') {
             Some(("in", name)) => Point::Tracked(state(name).expect(name)),
