@@ -44,6 +44,9 @@ fn compare(cases: u32) {
         for (judged, index) in &outcomes.judged {
             let whose = if index.is_some() { "sent" } else { "answer" };
             count(format!("{whose} {:?} {:?}", judged.packet.direction, judged.fate), 1);
+            for word in &judged.met {
+                count(format!("met {word}"), 1);
+            }
             count(format!("state {:?}", judged.packet.state), 1);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! One policy after the other on the node, packets under each, and what every judge says of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Range;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -8,12 +9,13 @@ use nix::unistd::Pid;
 use nodewall::compile::compile;
 use nodewall::driver::{self, Kernel as _, Netlink, Read};
 use nodewall::net::facts::Cgroup;
+use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::Loaded;
-use nodewall::nft::ir::{Ruleset, Statement};
+use nodewall::nft::ir::{Reject, Ruleset, Statement};
 use nodewall::policy::effective::Effective;
 use nodewall::policy::settings::LogSettings;
 use nodewall::simulate::link::{LinkType, frame};
-use nodewall::simulate::wire;
+use nodewall::simulate::{Packet, wire};
 
 use super::compare::{Fate, Judged, Known, differences, judge, sums};
 use super::frame::{Built, Together, build, frames};
@@ -21,7 +23,7 @@ use super::inbox::Inbox;
 use super::node::{Link, Node};
 use super::observe::{Observed, identification, observations};
 use super::people::People;
-use super::shape::{By, Lie, Options, Shape, Way};
+use super::shape::{Before, By, Lie, Options, Shape, Way, Whom};
 use super::witness::{LAST, OUR_LOG, Point, Testimony, Witnesses};
 use crate::generate::packet::Points;
 use crate::lab::conntrack::Conntrack;
@@ -104,6 +106,78 @@ impl Arrivals {
             return Err(format!("the peer did not get packet {key:?}, which was let through"));
         }
         Ok(taken.len() + sent.len())
+    }
+}
+
+/// What the node tells senders of what it does not let through.
+struct Answers {
+    /// The packets about which an ICMP error says that they are prohibited.
+    prohibited: BTreeSet<u32>,
+    /// Source, destination and ports of resets.
+    resets: BTreeSet<(IpAddr, IpAddr, (u16, u16))>,
+}
+
+impl Answers {
+    fn of(all: &[Observed]) -> Self {
+        let mut answers = Self { prohibited: BTreeSet::new(), resets: BTreeSet::new() };
+        for observed in all.iter().filter(|observed| observed.leaves() && observed.owner.is_none()) {
+            let Ok(headers) = wire::packet(&observed.bytes) else { continue };
+            let transport = headers.transport.unwrap_or_default();
+            match (headers.protocol, headers.icmp(), headers.ports()) {
+                // "Communication administratively prohibited" (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+                (Some(Protocol::ICMP), Some((3, 13)), _) | (Some(Protocol::ICMPV6), Some((1, 1)), _) => {
+                    answers.prohibited.insert(identification(&transport[8..]));
+                }
+                (Some(Protocol::TCP), _, Some(ports)) if transport.get(13).is_some_and(|flags| flags & 4 != 0) => {
+                    answers.resets.insert((headers.source, headers.destination, ports));
+                }
+                _ => {}
+            }
+        }
+        answers
+    }
+
+    /// A rejected packet's sender is told, if there is nothing odd about the packet; that of a dropped one is not.
+    fn compare(&self, observed: &Observed, judged: &Judged, nice: bool) -> Result<(), String> {
+        let packet = &judged.packet;
+        let told = self.prohibited.contains(&observed.id());
+        let (source, destination) = (packet.source, packet.destination);
+        let someone = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.octets()[0] == 10,
+            IpAddr::V6(address) => address.octets()[0] == 0xfd,
+        };
+        let nice = nice && someone(source) && someone(destination);
+        match judged.reject {
+            None if told => Err(format!("its sender is told that it is prohibited: {judged:?}")),
+            Some(Reject::AdminProhibited) if nice && !told && !is_icmp_error(packet) => {
+                Err(format!("its sender is not told that it is prohibited: {judged:?}"))
+            }
+            Some(Reject::TcpReset) if nice => {
+                let is_reset = observed.bytes.get(transport_at(packet) + 13).is_none_or(|flags| flags & 4 != 0);
+                let (sport, dport) = packet.ports().unwrap_or_default();
+                let (dst, dport) =
+                    packet.translated.filter(|_| observed.at_end.is_some()).unwrap_or((destination, dport));
+                let there = self.resets.contains(&(dst, source, (dport, sport)));
+                let there = there
+                    || self.resets.contains(&(destination, source, packet.ports().map_or((0, 0), |(a, b)| (b, a))));
+                if there || is_reset { Ok(()) } else { Err(format!("its sender gets no reset: {judged:?}")) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where the transport header of a packet without options begins.
+fn transport_at(packet: &Packet) -> usize {
+    if packet.source.is_ipv4() { 20 } else { 40 }
+}
+
+/// Nobody is told about an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+fn is_icmp_error(packet: &Packet) -> bool {
+    match (packet.icmp_of(Protocol::ICMP), packet.icmp_of(Protocol::ICMPV6)) {
+        (Some((kind, _)), _) => !matches!(kind, 0 | 8 | 9 | 10 | 13 | 14),
+        (_, Some((kind, _))) => kind < 128 || kind == 137,
+        _ => false,
     }
 }
 
@@ -202,7 +276,7 @@ impl Bed {
                 self.conntrack.add(&[flow]);
             }
             self.send(shape, &packet);
-            if shape.before == super::shape::Before::Itself {
+            if shape.before == Before::Itself {
                 self.send(shape, &packet);
             }
             built.push(packet);
@@ -214,7 +288,9 @@ impl Bed {
         let mut counted = Vec::new();
         let mut arrived = BTreeSet::new();
         let mut through = Arrivals::default();
-        for observed in observations(said.collect())? {
+        let all = observations(said.collect())?;
+        let answers = Answers::of(&all);
+        for observed in all {
             let index = self.index(&observed, first, shapes, &built);
             let known = self.known(index.map(|index| &shapes[index]), &observed);
             if let Some(index) = index.filter(|_| !observed.leaves()) {
@@ -226,6 +302,10 @@ impl Bed {
                 Some(index) => format!("{words}\n{:#?}", shapes[index]),
                 None => format!("an answer: {words}"),
             })?;
+            if let Some(index) = index.filter(|_| !observed.leaves()) {
+                let nice = is_plain(&shapes[index], &built[index]) && shapes[index].frame.to == Whom::Node;
+                answers.compare(&observed, &judged, nice).map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
+            }
             counted.extend(judged.counted.iter().cloned());
             if judged.fate == Fate::Accepted {
                 let plain = index.is_some_and(|index| is_plain(&shapes[index], &built[index]));
@@ -387,7 +467,7 @@ impl Bed {
         if built.together != Together::Whole && built.together != Together::Joined {
             return Ok(());
         }
-        if shape.frame.to == super::shape::Whom::SomebodyElse {
+        if shape.frame.to == Whom::SomebodyElse {
             return Ok(());
         }
         // RFC 4291 section 2.5.3 (`ip6_rcv_core`); on `lo` such a packet does come to the rules.
@@ -441,8 +521,8 @@ fn last_frame(link: &Link) -> Vec<u8> {
         fragments: super::shape::Fragments::No,
         transport: super::shape::Transport { flags: 0, sum: true, cut: None, payload: 8 },
         lie: Lie::None,
-        frame: super::shape::Frame { to: super::shape::Whom::Node, tags: Vec::new(), trailer: 0 },
-        before: super::shape::Before::Nothing,
+        frame: super::shape::Frame { to: Whom::Node, tags: Vec::new(), trailer: 0 },
+        before: Before::Nothing,
     };
     let points = Points { v4: vec![0x0a00_0001], v6: Vec::new(), ports: vec![1] };
     let built = build(&shape, &points, LAST);

@@ -1,16 +1,18 @@
 //! The three judges of one packet: the policy (`decide`), the rules (`travel`), and what the kernel did.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use nodewall::compile::rule_of;
 use nodewall::net::interface::{Direction, InterfaceName};
-use nodewall::nft::ir::{Chain, Hook, Ruleset};
-use nodewall::policy::effective::Effective;
-use nodewall::policy::model::Stage;
+use nodewall::nft::ir::{Chain, Hook, Reject, Ruleset};
+use nodewall::policy::effective::{Addresses, Effective};
+use nodewall::policy::model::{Stage, TierDefault};
 use nodewall::simulate::ruleset::{End, run, travel};
 use nodewall::simulate::view::View;
-use nodewall::simulate::{ConntrackState, Exit, Origin, Outcome, Packet, Socket, Step, trace, wire};
+use nodewall::simulate::{
+    ConntrackState, Exit, FailsafeStep, Origin, Outcome, Packet, RuleStep, Socket, StageEnd, Step, TierEnd, Trace,
+    trace, wire,
+};
 
 use super::node::Node;
 use super::observe::Observed;
@@ -47,10 +49,12 @@ pub struct Judged {
     pub outcome: Outcome,
     /// The rules that count it, by their comments.
     pub counted: Vec<String>,
+    /// How its sender has to be told, if it is.
+    pub reject: Option<Reject>,
     /// The packet as the simulator had it.
     pub packet: Packet,
-    /// The stages that the policy had a say in.
-    pub stages: Vec<Stage>,
+    /// What the policy did with it, in a few words each.
+    pub met: Vec<&'static str>,
 }
 
 pub fn fate(observed: &Observed) -> Fate {
@@ -123,15 +127,11 @@ pub fn judge(
     let unread = as_rules_read(&mut view, &headers, &observed.bytes);
     let told = trace(effective, &packet);
     let outcome = told.decision.outcome;
-    let stages: Vec<Stage> = told
-        .steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::Stage(stage, ..) => Some(*stage),
-            _ => None,
-        })
-        .collect();
-    let early = matches!(stages.last(), Some(Stage::Untracked | Stage::Prednat));
+    let last = told.steps.iter().rev().find_map(|step| match step {
+        Step::Stage(stage, ..) => Some(*stage),
+        _ => None,
+    });
+    let early = matches!(last, Some(Stage::Untracked | Stage::Prednat));
     let broken = |error: nodewall::simulate::ruleset::Broken| error.to_string();
     let whole = travel(ruleset, &view).map_err(broken)?;
     let first = match direction {
@@ -191,7 +191,60 @@ pub fn judge(
     if ran.logged != observed.logged {
         return Err(format!("the kernel logs {:?}\n{}", observed.logged, described()));
     }
-    Ok(Judged { fate, outcome, counted: ran.counted.clone(), packet, stages })
+    let reject = match ran.end {
+        End::Rejected(reject) if matches!(fate, Fate::Dropped | Fate::DroppedEarly) => Some(reject),
+        _ => None,
+    };
+    let met = met(&told, observed, &packet);
+    Ok(Judged { fate, outcome, counted: ran.counted.clone(), reject, packet, met })
+}
+
+/// What the policy did with a packet: every part of the language that had a hand in it.
+fn met(trace: &Trace<'_>, observed: &Observed, packet: &Packet) -> Vec<&'static str> {
+    let mut met: Vec<&'static str> = trace
+        .steps
+        .iter()
+        .flat_map(|step| match step {
+            Step::Stage(stage, ..) => vec![stage.name()],
+            Step::StageEnd(_, StageEnd::Skipped) => vec!["stage skipped"],
+            Step::Essential(..) => vec!["essential"],
+            Step::Failsafe(_, FailsafeStep::Accepted) => vec!["failsafe"],
+            Step::TierEnd(_, TierEnd::Default(TierDefault::Deny)) => vec!["tier default"],
+            Step::InterfaceDefault(..) => vec!["interface default"],
+            Step::NodeAudit(_) => vec!["node-wide audit"],
+            Step::Rule(_, RuleStep::Mismatch(_)) => Vec::new(),
+            Step::Rule(rule, step) => {
+                let did = match step {
+                    RuleStep::Decided(Outcome::Accepted) => "allow",
+                    RuleStep::Decided(Outcome::Dropped) => "deny",
+                    RuleStep::Decided(Outcome::Rejected) => "reject",
+                    RuleStep::Passed => "pass",
+                    RuleStep::Logged => "log",
+                    RuleStep::Audited(_) => "audit",
+                    RuleStep::Mismatch(_) => "no match",
+                };
+                let limited = rule.limit.map(|limit| if limit.per_source { "limit per source" } else { "limit" });
+                let process = rule.process.as_ref();
+                let asks = |is: bool, word| is.then_some(word);
+                let more = [
+                    limited,
+                    asks(process.is_some_and(|process| process.users.is_some()), "users"),
+                    asks(process.is_some_and(|process| process.groups.is_some()), "groups"),
+                    asks(process.is_some_and(|process| process.units.is_some()), "units"),
+                    asks(rule.source_ports.is_some(), "source ports"),
+                    asks(matches!(rule.from, Addresses::Named(..)) || matches!(rule.to, Addresses::Named(..)), "set"),
+                ];
+                more.into_iter().flatten().chain([did]).collect()
+            }
+            _ => Vec::new(),
+        })
+        .collect();
+    met.extend(packet.translated.map(|_| "another destination by DNAT"));
+    met.extend((observed.mark != 0).then_some("marked by others"));
+    met.extend((!observed.logged.is_empty()).then_some("logged"));
+    met.sort_unstable();
+    met.dedup();
+    met
 }
 
 /// The chains without the base chains at or after connection tracking.
@@ -241,9 +294,4 @@ pub fn differences(expected: &BTreeMap<String, u64>, there: &BTreeMap<String, u6
             format!("{words} {comment:?}: counted {} instead of {}", get(there, comment), get(expected, comment))
         })
         .collect()
-}
-
-/// Whether two addresses are the same.
-pub fn same(one: IpAddr, other: IpAddr) -> bool {
-    one == other
 }

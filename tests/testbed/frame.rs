@@ -119,6 +119,9 @@ pub fn frames(shape: &Shape, built: &Built, link: &Link) -> Vec<Vec<u8>> {
 
 /// The type and code of an ICMP packet.
 fn icmp_type(shape: &Shape) -> (u8, u8) {
+    if shape.icmp.is_multiple_of(3) {
+        return (if shape.v4 { 8 } else { 128 }, 0);
+    }
     (ICMP_TYPES[shape.icmp % ICMP_TYPES.len()], (shape.icmp / 16 % 7) as u8)
 }
 
