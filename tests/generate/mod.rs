@@ -1,0 +1,31 @@
+//! Generated policies and packets, for every test that compares judges of them.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod packet;
+pub mod policy;
+
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// The seed of a plain run.
+const SEED: u64 = 20_260_731;
+
+/// A run that `NODEWALL_SEED=N` repeats and `NODEWALL_CASES=N` makes longer.
+pub struct Trial {
+    pub seed: u64,
+    pub cases: u32,
+    pub runner: TestRunner,
+}
+
+impl Trial {
+    /// A run of so many cases, unless the environment says otherwise.
+    pub fn of(cases: u32) -> Self {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+        let seed = number("NODEWALL_SEED").unwrap_or(SEED);
+        let cases = number("NODEWALL_CASES").map_or(cases, |cases| u32::try_from(cases).unwrap());
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+        Self { seed, cases, runner: TestRunner::new_with_rng(config, rng) }
+    }
+}

@@ -1,0 +1,115 @@
+//! From what the witnesses say to what became of each packet.
+
+use super::witness::{Point, State, Testimony};
+
+/// A packet that came to a hook of the node, and how far it got.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The interface by which it came (index), or 0 for one that this host sends.
+    pub input: u32,
+    /// The interface by which it leaves, as far as it got to know it.
+    pub output: u32,
+    /// As the first hook had it.
+    pub bytes: Vec<u8>,
+    /// The packet mark that it had then.
+    pub mark: u32,
+    /// User and group of the process that sends it.
+    pub owner: Option<(u32, u32)>,
+    /// What connection tracking called it.
+    pub state: Option<State>,
+    /// The witnesses that saw it, in order.
+    pub seen: Vec<Point>,
+    /// As it was before `input` or `forward`.
+    pub at_end: Option<Vec<u8>>,
+    /// What our own rules logged of it, in order.
+    pub logged: Vec<String>,
+}
+
+impl Observed {
+    /// Whether a witness saw it.
+    pub fn at(&self, point: Point) -> bool {
+        self.seen.contains(&point)
+    }
+
+    /// Whether this host sends it.
+    pub fn leaves(&self) -> bool {
+        self.input == 0
+    }
+
+    /// Its identification, which `frame::build` gave it if it is one of ours.
+    pub fn id(&self) -> u32 {
+        identification(&self.bytes)
+    }
+
+    /// Whether it was let through at its end: by `input`, `forward` or `output`.
+    pub fn accepted(&self) -> bool {
+        [Point::AfterInput, Point::AfterForward, Point::AfterOutput].iter().any(|point| self.at(*point))
+    }
+}
+
+/// The IPv4 identification or IPv6 flow label.
+pub fn identification(bytes: &[u8]) -> u32 {
+    match bytes {
+        [first, _, _, _, a, b, ..] if first >> 4 == 4 => u32::from(u16::from_be_bytes([*a, *b])),
+        [_, a, b, c, ..] => u32::from_be_bytes([0, a & 0xf, *b, *c]),
+        _ => 0,
+    }
+}
+
+/// What all testimonies of one packet that arrives have in common: address translation leaves it alone, and so does a router.
+fn lasting(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8)> {
+    let first = bytes.first()? >> 4;
+    let (source, protocol) = if first == 4 { (12..16, 9) } else { (8..24, 6) };
+    Some((first, identification(bytes), bytes.get(source)?, *bytes.get(protocol)?))
+}
+
+/// What all testimonies of one packet that leaves have in common: the destination and the length, too.
+fn leaving(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8, &[u8], &[u8])> {
+    let (version, id, source, protocol) = lasting(bytes)?;
+    let (destination, length) = if version == 4 { (16..20, 2..4) } else { (24..40, 4..6) };
+    Some((version, id, source, protocol, bytes.get(destination)?, bytes.get(length)?))
+}
+
+/// Sorts testimonies by packet. `NF_INET_PRE_ROUTING` is 0, `LOCAL_IN` 1, `FORWARD` 2, `LOCAL_OUT` 3.
+///
+/// # Errors
+/// A testimony of a packet that no first witness saw.
+pub fn observations(said: Vec<Testimony>) -> Result<Vec<Observed>, String> {
+    let mut all: Vec<Observed> = Vec::new();
+    for testimony in said {
+        let Testimony { point, prefix, hook, input, output, mark, owner, bytes } = testimony;
+        if matches!(point, Some(Point::Arrived | Point::Sent)) {
+            let seen = point.into_iter().collect();
+            let logged = Vec::new();
+            all.push(Observed { input, output, bytes, mark, owner, state: None, seen, at_end: None, logged });
+            continue;
+        }
+        let same = |packet: &&mut Observed| match hook {
+            // What an error quotes may be translated back on the way out; who it is for and how long it is stays.
+            3 => packet.leaves() && packet.output == output && leaving(&packet.bytes) == leaving(&bytes),
+            _ => packet.input == input && lasting(&packet.bytes) == lasting(&bytes),
+        };
+        let Some(packet) = all.iter_mut().rev().find(same) else {
+            let alike: Vec<_> = all.iter().filter(|packet| packet.input == input).map(|packet| &packet.bytes).collect();
+            return Err(format!(
+                "{point:?} {prefix:?} of a packet that nobody saw before: {bytes:02x?} by {input}, {output}\n{alike:02x?}"
+            ));
+        };
+        match point {
+            None => packet.logged.push(prefix),
+            Some(point) => {
+                packet.seen.push(point);
+                match point {
+                    Point::Tracked(state) | Point::SentTracked(state) => packet.state = Some(state),
+                    Point::BeforeInput => packet.at_end = Some(bytes),
+                    Point::BeforeForward => {
+                        packet.at_end = Some(bytes);
+                        packet.output = output;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(all)
+}
