@@ -331,7 +331,8 @@ fn exercise(text: &str) {
         assert_eq!(Selector::parse(&policy.interfaces.to_string()).as_ref(), Ok(&policy.interfaces));
     }
     config::decode_text("fuzz.toml", text);
-    assert!(started.elapsed() < Duration::from_secs(5), "{} bytes took {:?}", text.len(), started.elapsed());
+    // A bound on what grows with the square of a text; a busy machine takes a few times as long as a quiet one.
+    assert!(started.elapsed() < Duration::from_secs(30), "{} bytes took {:?}", text.len(), started.elapsed());
 }
 
 #[test]

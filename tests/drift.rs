@@ -156,17 +156,16 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
         let node = running(&large());
         let (wanted, _) = loaded();
         let set = wanted.sets.iter().find(|(_, set)| set.elements.len() > 2500).map(|(name, _)| name.clone()).unwrap();
-        let mut events = 0;
-        for tampering in [
+        let tamperings = [
             format!("add element inet nodewall {set} {{ 11.0.0.0/30 }}"),
             format!("delete element inet nodewall {set} {{ 10.0.0.0/30 }}"),
             format!("flush set inet nodewall {set}"),
             "insert rule inet nodewall input accept".to_owned(),
             "delete table inet nodewall".to_owned(),
-        ] {
+        ];
+        for (events, tampering) in (1..).zip(tamperings) {
             sh(&format!("nft '{tampering}'"));
             until_repaired(&node, &tampering, &wanted);
-            events += 1;
             node.until(&tampering, |_, status| {
                 status["in_sync"] == true && status["drift_events"].as_u64() == Some(events)
             });

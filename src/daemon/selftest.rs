@@ -317,9 +317,14 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_secs(1));
         for child in ["child", "child2"] {
             let pid = fs::read_to_string(folder.path().join(child)).unwrap();
-            // Dead, though init may not have buried it yet.
-            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            assert!(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "), "{child}: {stat}");
+            // Dead, though init may not have buried it yet, nor a busy processor let it take its signal.
+            let stat = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            let dead = |stat: &str| stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ");
+            let killed = Instant::now();
+            while !dead(&stat()) {
+                assert!(killed.elapsed() < Duration::from_secs(10), "{child}: {}", stat());
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
