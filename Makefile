@@ -26,6 +26,7 @@ bench: setup
 	$(CARGO) bench --bench packet
 	$(CARGO) bench --bench daemon
 	$(CARGO) bench --bench drift
+	$(CARGO) bench --bench revoke
 
 clean:
 	$(CARGO) clean

@@ -6,7 +6,9 @@ set -euo pipefail
 # package:the command or file that shows it is there
 wanted=(
     nftables:/usr/sbin/nft
+    iptables:/usr/sbin/iptables-nft-restore
     iproute2:/usr/sbin/ip
+    iptables:/usr/sbin/iptables-nft
     libsystemd-dev:/usr/include/systemd/sd-daemon.h
     pkg-config:/usr/bin/pkg-config
     mandoc:/usr/bin/mandoc

@@ -1,12 +1,15 @@
 //! Current table + desired ruleset -> one transaction that changes as little as it can.
 
+pub mod difference;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::net::range::RangeSet;
-use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::change::{Batch, Change, Loaded, next_generation};
 use crate::nft::ir::{
-    BaseChain, Chain, ChainPolicy, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
+    BaseChain, Chain, ChainPolicy, Dynamic, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Verdict,
 };
+use crate::nft::key::DataType;
 use crate::nft::netlink::{canonical, encode};
 
 /// The transaction that turns what is loaded into `desired`; `None` when nothing is to be done.
@@ -37,10 +40,15 @@ pub(crate) fn plan_canonical(current: &Loaded, desired: &Ruleset) -> Option<Batc
 /// The netlink batch that puts a ruleset in force whatever is there of our table: for the disk, and for a boot that has nothing but
 /// these bytes. It is bound to no generation id of the kernel's, and its numbers are given when it is sent
 /// ([`crate::nft::netlink::replay`]).
+///
+/// Chains on a device are left out: at boot the device may not be there yet, and before Linux 6.16 that would cost the whole batch. They
+/// only do earlier what other chains do as well.
 pub fn boot_batch(desired: &Ruleset) -> Vec<u8> {
+    let mut desired = canonical(desired);
+    desired.chains.retain(|_, chain| chain.base.is_none_or(|base| base.device.is_none()));
     // A table that is made before it is deleted is there to be deleted.
     let mut changes = vec![Change::AddTable, Change::DeleteTable];
-    changes.extend(create(&canonical(desired)));
+    changes.extend(create(&desired));
     encode(&Batch { generation: None, changes }, 0).bytes
 }
 
@@ -69,6 +77,22 @@ pub(crate) fn preparation(current: &Loaded, desired: &Ruleset) -> Option<Batch> 
     changes.extend(chains.map(|name| Change::AddChain { name, base: None }));
     changes.extend(new.into_iter().map(|(name, set)| Change::AddSet { name: name.clone(), set: set.clone() }));
     Some(Batch { generation: Some(current.generation), changes })
+}
+
+/// What is loaded when the transaction of [`preparation`] is in force, and nothing else came between.
+pub(crate) fn prepared(current: &Loaded, preparation: &Batch) -> Loaded {
+    let mut loaded = Loaded { generation: next_generation(current.generation), exists: true, ..current.clone() };
+    for change in &preparation.changes {
+        match change {
+            Change::AddChain { name, base } => {
+                loaded.ruleset.chains.insert(name.clone(), Chain { base: *base, rules: Vec::new() });
+                loaded.rules.insert(name.clone(), Vec::new());
+            }
+            Change::AddSet { name, set } => drop(loaded.ruleset.sets.insert(name.clone(), set.clone())),
+            _ => {}
+        }
+    }
+    loaded
 }
 
 /// The whole table from nothing: chains, then the sets whose elements may jump to them, then the rules that use both.
@@ -176,11 +200,11 @@ impl Difference {
                 }
                 continue;
             };
-            if (&there.key, there.interval, there.map) != (&wanted.key, wanted.interval, wanted.map) {
+            if shape(there) != shape(wanted) {
                 remade.insert(name.as_str());
                 self.sets_gone.push(Change::DeleteSet { name: name.clone() });
                 self.sets_new.push(Change::AddSet { name: name.clone(), set: wanted.clone() });
-            } else if !current.unread.contains(name) {
+            } else if wanted.dynamic.is_none() && !current.unread.contains(name) {
                 let (gone, new) = delta(&there.elements, &wanted.elements);
                 let change = |elements: Elements| (name.clone(), Set::with(wanted, elements));
                 if !gone.is_empty() {
@@ -232,16 +256,22 @@ impl Difference {
     }
 }
 
-/// Whether a chain can stay in place: the kernel changes a base chain's policy, but neither its hook nor its priority.
 /// Whether a chain goes and comes again under its name, because the kernel cannot move it.
 fn remade_chain(current: &Loaded, desired: &Ruleset, name: &str) -> bool {
     let both = (current.ruleset.chains.get(name), desired.chains.get(name));
     matches!(both, (Some(there), Some(wanted)) if !same_place(there, wanted))
 }
 
+/// Whether a chain can stay in place: the kernel changes a base chain's policy, but neither its hook nor its priority; and to a chain
+/// on a device it would only add another.
 fn same_place(there: &Chain, wanted: &Chain) -> bool {
-    let place = |chain: &Chain| chain.base.map(|base| (base.hook, base.priority));
+    let place = |chain: &Chain| chain.base.map(|base| (base.hook, base.priority, base.device));
     place(there) == place(wanted)
+}
+
+/// What a set is, which the kernel cannot change.
+fn shape(set: &Set) -> (&[DataType], bool, bool, Option<Dynamic>) {
+    (&set.key, set.interval, set.map, set.dynamic)
 }
 
 /// Whether a rule can stay: it uses no set that goes and comes again, and has nothing that the IR cannot say.
@@ -253,9 +283,9 @@ fn stays(rule: &Rule, remade: &BTreeSet<&str>) -> bool {
 /// The named sets and maps that a rule uses.
 fn sets_of(rule: &Rule) -> impl Iterator<Item = &str> {
     rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Lookup { set: SetRef::Named(name), .. } | Statement::Vmap { map: SetRef::Named(name), .. } => {
-            Some(name.as_str())
-        }
+        Statement::Lookup { set: SetRef::Named(name), .. }
+        | Statement::Vmap { map: SetRef::Named(name), .. }
+        | Statement::Meter { set: name, .. } => Some(name.as_str()),
         _ => None,
     })
 }

@@ -3,16 +3,21 @@
 
 pub mod drift;
 mod emergency;
+mod expiry;
 mod life;
+pub mod selftest;
+mod trial;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::compile;
-use crate::net::facts::Facts;
+use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::Ruleset;
 use crate::policy::effective::{Effective, Interface};
+use crate::policy::local::LocalNames;
 use crate::policy::model::{Mode, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
@@ -20,7 +25,10 @@ use crate::revoke::Revocation;
 use crate::text::finding::{Finding, Severity};
 use crate::text::place::Place;
 pub use emergency::effective as effective_in_emergency;
-pub use life::{Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Version};
+pub use life::{Confirmation, Emergency, Keep, Memory, Pending, Pin, Record, Term, Texts, Trial, Version};
+use selftest::{Probe, Tried};
+use trial::{Held, Testing};
+pub use trial::{Progress, SelfTest};
 
 /// What was loaded from the sources.
 #[derive(Clone, PartialEq, Debug)]
@@ -31,16 +39,18 @@ pub struct Documents {
     pub settings: NodeSettings,
     /// What is wrong with the others.
     pub findings: Vec<Finding>,
+    /// What a self-test tries beside what is built in.
+    pub probes: Vec<Probe>,
     /// Their texts.
     pub texts: Texts,
-    /// Until when they have to be confirmed once they are in force; `None`: they need not be.
-    pub trial: Option<Term>,
+    /// How they have to be confirmed once they are in force; `None`: they need not be.
+    pub trial: Option<Trial>,
 }
 
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The kernel was looked at, once at the start: whether our table is there.
+    /// The kernel was looked at, at the start and for an [`Effect::Look`]: whether our table is there.
     KernelSeen {
         /// Whether it is.
         table: bool,
@@ -76,6 +86,9 @@ pub enum Event {
         /// Who.
         by: String,
     },
+    /// The wall clock was read: seconds since 1970-01-01 UTC. Comes before every other event, at the time of an
+    /// [`Effect::Expiry`], and when somebody set the clock.
+    Clock(u64),
     /// The time for a confirmation is over.
     DeadlineDue,
     /// The time of a break-glass is over.
@@ -90,6 +103,15 @@ pub enum Event {
     RetryDue,
     /// Somebody else may have changed our table.
     Drifted,
+    /// The probes of an [`Effect::SelfTest`] were tried.
+    SelfTested {
+        /// Its ticket.
+        ticket: u64,
+        /// What came of them.
+        results: Vec<Tried>,
+        /// Milliseconds since 1970-01-01 UTC.
+        now: u64,
+    },
 }
 
 /// What an apply came to.
@@ -106,6 +128,8 @@ pub enum Effect {
     Apply(Arc<Ruleset>),
     /// Look whether the kernel still has this, and mend it where not; answered as [`Effect::Apply`] is, and one of both at a time.
     Repair(Arc<Ruleset>),
+    /// Look whether our table is there, and send [`Event::KernelSeen`].
+    Look,
     /// Send [`Event::RetryDue`] after this time, instead of any earlier one.
     Retry(Duration),
     /// No retry is wanted any more.
@@ -114,8 +138,21 @@ pub enum Effect {
     Keep(u64, Vec<Keep>),
     /// Send [`Event::DeadlineDue`] after this time, instead of any earlier one; `None`: never.
     Deadline(Option<Duration>),
+    /// After this time try these probes and send [`Event::SelfTested`] with the ticket; whatever of an earlier one is under way
+    /// is of no use any more.
+    SelfTest {
+        /// It.
+        ticket: u64,
+        /// What to try.
+        probes: Vec<Probe>,
+        /// When.
+        after: Duration,
+    },
     /// Send [`Event::BreakGlassDue`] after this time, instead of any earlier one; `None`: never.
     BreakGlass(Option<Duration>),
+    /// Send [`Event::Clock`] when the wall clock has this time, in seconds since 1970-01-01 UTC, instead of any earlier one, and
+    /// when it is set; `None`: never.
+    Expiry(Option<u64>),
     /// What the last request came to.
     Answer(Result<String, String>),
     /// The newest documents are dealt with: in force, or refused with the last good ones in force.
@@ -144,6 +181,20 @@ pub enum Report {
         generation: u64,
         /// How long it has.
         left: Duration,
+        /// Whether it is confirmed by a self-test.
+        selftest: bool,
+    },
+    /// A change waits, as its self-test would say nothing yet.
+    Held {
+        /// Until what.
+        until: &'static str,
+    },
+    /// The self-test of a generation fails at something, or at something else than before, and goes on.
+    SelfTest {
+        /// Its number.
+        generation: u64,
+        /// At what, and why.
+        failing: String,
     },
     /// A generation was confirmed by somebody.
     Confirmed {
@@ -165,6 +216,13 @@ pub enum Report {
         words: String,
         /// Whether it is on.
         on: bool,
+    },
+    /// The time of a policy is over.
+    Expired {
+        /// Its name.
+        policy: String,
+        /// Its `expires`, in seconds since 1970-01-01 UTC.
+        at: u64,
     },
     /// The disk does not take what is to be kept.
     NotKept {
@@ -290,6 +348,8 @@ pub struct PolicySummary {
     pub rules: usize,
     /// The interfaces there are that it selects.
     pub interfaces: Vec<String>,
+    /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
+    pub expires: Option<u64>,
     /// Where it was written.
     pub place: Place,
 }
@@ -309,8 +369,12 @@ pub struct FailsafeSummary {
 #[derive(Clone, Debug)]
 struct Target {
     ruleset: Arc<Ruleset>,
+    /// What a boot has in its place; the same where the policy has nothing that a boot could not know.
+    boot: Arc<Ruleset>,
     summary: Summary,
     lockdown: bool,
+    /// Whether it lets everything through.
+    open: bool,
     /// The generation; 0 for what is none: the lockdown and emergencies.
     number: u64,
     /// Which flows it ends; none at all where the settings say so, and in the lockdown and in emergencies, which must not make a
@@ -318,13 +382,27 @@ struct Target {
     revocation: Option<Arc<Revocation>>,
 }
 
-/// When a request is answered, and how.
+/// A request that is not answered yet. What is answered with a yes is in force and on disk, so that a crash takes nothing back.
 #[derive(Clone, Debug)]
-enum Asked {
-    /// When what it asked for is in force.
-    InForce(String),
-    /// When the disk has it.
-    Kept(u64, String),
+struct Asked {
+    wanted: Wanted,
+    /// The yes.
+    text: String,
+    /// What the disk has to have written, once it is in force.
+    ticket: Option<u64>,
+}
+
+/// What somebody asked for.
+#[derive(Clone, PartialEq, Debug)]
+enum Wanted {
+    /// Documents that are not judged yet.
+    Documents,
+    /// A generation.
+    Generation(u64),
+    /// An emergency, or its end.
+    Emergency(Option<Emergency>),
+    /// That a generation is confirmed.
+    Confirmation,
 }
 
 /// Everything the daemon knows about what it does.
@@ -342,18 +420,28 @@ pub struct State {
     next: u64,
     /// What is kept beside the generations.
     record: Record,
+    /// What of that the disk has or was given, and whether it did not take it.
+    recorded: (Record, bool),
     /// The digest of the documents in place.
     documents: String,
-    /// What of the generation in force is on disk.
+    /// What of the generation in force is on disk: its number, and what a boot loads.
     kept: Option<(u64, Arc<Ruleset>)>,
     /// The number of the last ticket.
     ticket: u64,
-    /// Nothing goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
-    /// written before it is done.
+    /// No generation goes to the kernel before the disk has answered this ticket: what may have to be undone after a crash is
+    /// written before it is done. Emergencies do not wait.
     awaited: Option<u64>,
+    /// The last ticket that the disk answered, and why it did not take that one.
+    written: (u64, Option<String>),
     /// Why the disk did not take what it should have.
     not_kept: Option<String>,
     asked: Option<Asked>,
+    /// Documents that are not judged before it is known how their self-test goes without them.
+    held: Option<Held>,
+    /// The number of the last ticket for probes.
+    probing: u64,
+    testing: Option<Testing>,
+    tested: Option<SelfTest>,
     /// The settings that came with the newest documents, for the lockdown.
     settings: Option<NodeSettings>,
     /// What there is to say about the newest documents.
@@ -374,6 +462,10 @@ pub struct State {
     elsewhere: Option<String>,
     /// Whether the version that is meant to be in force has to be on disk before it goes to the kernel, and is not yet.
     unwritten: bool,
+    /// The wall clock when it was last read, in seconds since 1970-01-01 UTC.
+    clock: u64,
+    /// When the next policy is over.
+    wake: Option<u64>,
     /// Whether to look at the kernel although nothing changed.
     forced: bool,
     /// Whether the target changed meanwhile, or a reload asked for another look.
@@ -394,7 +486,12 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
     let mut effects = Vec::new();
     match event {
-        Event::KernelSeen { table } => state.table_found = Some(table),
+        Event::KernelSeen { table } => {
+            state.table_found = Some(table);
+            if state.in_force.is_none() {
+                keep_again(state, &mut effects);
+            }
+        }
         Event::DocumentsLoaded(documents) => {
             state.documents = documents.texts.digest();
             state.unjudged = Some(documents);
@@ -420,9 +517,17 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             rollback(state, version, &by, &mut effects);
             return effects;
         }
-        Event::EmergencyRequested { emergency, by } => switch(state, emergency, &by, &mut effects),
+        Event::EmergencyRequested { emergency, by } => {
+            if emergency.is_none() && state.record.emergency.is_none() {
+                effects.push(Effect::Answer(Err("neither panic nor break-glass is on".to_owned())));
+                return effects;
+            }
+            let text = switch(state, emergency.clone(), &by, &mut effects);
+            state.asked = Some(Asked { wanted: Wanted::Emergency(emergency), text, ticket: None });
+        }
         Event::DeadlineDue => {
-            give_up(state, "nobody confirmed it in time", &mut effects);
+            let why = trial::overdue(state);
+            give_up(state, &why, &why, &mut effects);
             return effects;
         }
         Event::BreakGlassDue => {
@@ -430,6 +535,11 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
                 return effects;
             }
             switch(state, None, "the end of its time", &mut effects);
+        }
+        Event::Clock(now) => {
+            if !expiry::clock(state, now) {
+                return effects;
+            }
         }
         Event::FactsChanged(facts) => {
             if state.facts.as_ref() == Some(&facts) {
@@ -440,6 +550,7 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         Event::Applied(answer) => {
             answered(state, answer, &mut effects);
             repair(state, &mut effects);
+            trial::baseline(state, &mut effects);
             return effects;
         }
         Event::RetryDue => {
@@ -447,9 +558,16 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             return effects;
         }
         Event::Drifted => {
-            // What was found in the kernel is not ours by doing, and nobody knows what it should be.
+            // What was found in the kernel is not ours by doing, and nobody knows what it should be; but it should be.
             state.drifted = state.in_force.is_some() || state.flying.is_some();
+            if !state.drifted && state.table_found == Some(true) {
+                effects.push(Effect::Look);
+            }
             repair(state, &mut effects);
+            return effects;
+        }
+        Event::SelfTested { ticket, results, now } => {
+            trial::tested(state, ticket, results, now, &mut effects);
             return effects;
         }
     }
@@ -459,13 +577,19 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
 
 /// Works out the target and sends it to the kernel where it has to go there.
 fn decide(state: &mut State, effects: &mut Vec<Effect>) {
+    retarget(state, effects);
+    trial::baseline(state, effects);
+}
+
+fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     // Nothing is touched before everything is known: until then what is in the kernel stays.
-    let (Some(facts), Some(table_found)) = (state.facts.clone(), state.table_found) else {
+    let (Some(facts), Some(_), true) = (state.facts.clone(), state.table_found, state.is_read()) else {
         return;
     };
-    let reloaded = std::mem::take(&mut state.forced) || state.unjudged.is_some();
+    let unjudged = state.unjudged.take().and_then(|documents| trial::admit(state, documents, &facts, effects));
+    let reloaded = std::mem::take(&mut state.forced) || unjudged.is_some();
     let mut effective = None;
-    if let Some(documents) = state.unjudged.take() {
+    if let Some(documents) = unjudged {
         effective = judge(state, documents, &facts, effects);
     } else if let Some(Version { number, policy, settings, .. }) = &state.good {
         let (resolved, findings) = resolve(policy, settings, &facts);
@@ -477,23 +601,32 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let number = state.good.as_ref().map_or(0, |version| version.number);
     let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
-    let policy = effective.map(|effective| {
+    let policy = effective.map(|mut effective| {
+        expiry::pass(state, &mut effective, effects);
         let new = target(&effective, false, number);
         let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
         Target { revocation, ..new }
     });
     if let (Some(policy), true) = (&policy, state.unwritten) {
-        write_ahead(state, policy, effects);
+        write_ahead(state, policy, &facts, effects);
     }
     let new = match (&state.record.emergency, &state.settings) {
-        (Some(emergency), Some(settings)) => Some(target(&emergency::effective(emergency, settings, &facts), false, 0)),
-        (None, Some(settings)) if policy.is_none() && state.good.is_none() && !table_found => {
+        (Some(emergency), Some(settings)) => {
+            // Settings with errors may have lost the way in that the operator comes by.
+            let settings = state.good.as_ref().map_or(settings, |version| &version.settings);
+            let open = matches!(emergency, Emergency::BreakGlass { .. });
+            Some(Target { open, ..target(&emergency::effective(emergency, settings, &facts), false, 0) })
+        }
+        (None, Some(settings)) if policy.is_none() && state.good.is_none() && !state.is_found() => {
             let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, &facts);
             Some(target(&effective, true, 0))
         }
         _ => policy,
     };
     let Some(new) = new else {
+        if state.good.is_none() {
+            stay(state, effects);
+        }
         if reloaded {
             effects.push(Effect::Ready);
         }
@@ -505,7 +638,10 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     let same = state.target.as_ref().is_some_and(|old| old.ruleset == new.ruleset);
     state.target = Some(match state.target.take() {
         // The very same allocation, so that it is recognised when it comes back from the kernel.
-        Some(old) if same => Target { ruleset: old.ruleset, ..new },
+        Some(old) if same => {
+            let boot = if Arc::ptr_eq(&new.boot, &new.ruleset) { Arc::clone(&old.ruleset) } else { new.boot };
+            Target { ruleset: old.ruleset, boot, ..new }
+        }
         _ => new,
     });
     if same
@@ -520,11 +656,25 @@ fn decide(state: &mut State, effects: &mut Vec<Effect>) {
     launch(state, effects);
 }
 
+/// What was found in the kernel is as good as it gets; an emergency that the kernel refused, and that is over, is not tried again.
+fn stay(state: &mut State, effects: &mut Vec<Effect>) {
+    if state.target.take().is_some() {
+        (state.failed, state.attempts) = (None, 0);
+        effects.push(Effect::ForgetRetry);
+    }
+    if let Some(asked) = &mut state.asked {
+        asked.ticket.get_or_insert(state.ticket);
+    }
+    fulfil(state, effects);
+}
+
 /// Whether documents are good; what they come to, if they are, or what the last good ones come to, if they are not.
 fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut Vec<Effect>) -> Option<Effective> {
     let elsewhere = state.elsewhere.take();
-    let Documents { policy, settings, mut findings, texts, trial } = documents;
-    if elsewhere.is_none()
+    let Documents { policy, settings, mut findings, probes, texts, trial } = documents;
+    // Asked for by name, documents that were given up count again.
+    let asked = state.asked.as_ref().is_some_and(|asked| asked.wanted == Wanted::Documents);
+    if !asked
         && let Some(Version { number, policy, settings: held, .. }) = &state.good
         && state.record.holds(*number, &state.documents)
     {
@@ -537,11 +687,11 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
     let (effective, resolved) = resolve(&policy, &settings, facts);
     findings.extend(resolved);
     let error = first_error(&findings);
-    if elsewhere.is_some()
-        && let Some(error) = error
-    {
-        // What somebody tried says nothing about the documents in place.
+    if let (Some(error), true) = (&error, asked) {
         respond(state, Err(format!("{error}; nothing was changed")), effects);
+    }
+    if elsewhere.is_some() && error.is_some() {
+        // What somebody tried says nothing about the documents in place.
         let Version { policy, settings, .. } = state.good.as_ref()?;
         return Some(resolve(policy, settings, facts).0);
     }
@@ -552,17 +702,14 @@ fn judge(state: &mut State, documents: Documents, facts: &Facts, effects: &mut V
         if !findings.is_empty() {
             effects.push(Effect::Report(Report::Warned { findings }));
         }
-        adopt(state, (policy, settings, texts), trial, elsewhere, effects);
+        adopt(state, (policy, settings, probes, texts), trial, elsewhere, effects);
         state.unresolved = None;
         return Some(effective);
     }
-    if let Some(error) = error {
-        respond(state, Err(format!("{error}; nothing was changed")), effects);
-    }
-    let instead = match (&state.good, state.table_found) {
-        (Some(_), _) => Instead::LastGood,
-        (None, Some(true)) => Instead::Found,
-        (None, _) => Instead::Lockdown,
+    let instead = match &state.good {
+        Some(_) => Instead::LastGood,
+        None if state.is_found() => Instead::Found,
+        None => Instead::Lockdown,
     };
     effects.push(Effect::Report(Report::Refused { findings, instead }));
     let Version { policy, settings, .. } = state.good.as_ref()?;
@@ -584,13 +731,15 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
     let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
-    Target { ruleset, summary, lockdown, number, revocation: None }
+    let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
+    Target { ruleset, boot, summary, lockdown, open: false, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
 fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     let Some(target) = &state.target else { return };
-    if state.awaited.is_some() {
+    // An emergency does not wait for a disk.
+    if state.awaited.is_some() && target.number != 0 {
         return;
     }
     if state.flying.is_some() {
@@ -602,15 +751,18 @@ fn launch(state: &mut State, effects: &mut Vec<Effect>) {
     state.again = false;
 }
 
-/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, what is in
-/// force is something else, and that comes back.
+/// Asks for what is in force to be there again, as soon as nothing is on its way. Where the kernel refuses the target, or the target
+/// waits for the disk, what is in force is something else, and that comes back; but not a break-glass that is over.
 fn repair(state: &mut State, effects: &mut Vec<Effect>) {
     if !state.drifted || state.flying.is_some() {
         return;
     }
     state.drifted = false;
-    let wanted = if state.failed.is_some() { state.in_force.as_ref() } else { state.target.as_ref() };
-    let Some(target) = wanted.filter(|_| state.in_force.is_some()).cloned() else { return };
+    let Some(in_force) = &state.in_force else { return };
+    let over = in_force.open && !matches!(state.record.emergency, Some(Emergency::BreakGlass { .. }));
+    let waits = state.awaited.is_some() && state.target.as_ref().is_some_and(|target| target.number != 0);
+    let old = waits || (state.failed.is_some() && !over);
+    let Some(target) = (if old { Some(in_force) } else { state.target.as_ref() }).cloned() else { return };
     effects.push(Effect::Repair(Arc::clone(&target.ruleset)));
     state.flying = Some(target);
     state.repairing = true;
@@ -639,15 +791,17 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
                 if let (Some(in_force), Some(target)) = (&mut state.in_force, &state.target) {
                     in_force.summary = target.summary.clone();
                     in_force.number = target.number;
+                    in_force.boot = Arc::clone(&target.boot);
                 }
                 state.failed = None;
                 state.attempts = 0;
                 effects.push(Effect::ForgetRetry);
                 keep_in_force(state, effects);
-                if let Some(Asked::InForce(text)) = &state.asked {
-                    let text = text.clone();
-                    respond(state, Ok(text), effects);
+                if let Some(asked) = state.asked.as_mut().filter(|asked| asked.wanted != Wanted::Documents) {
+                    asked.ticket.get_or_insert(state.ticket);
                 }
+                fulfil(state, effects);
+                trial::begin(state, effects);
             }
             let dealt_with = !state.again || state.in_force.as_ref().is_some_and(|target| target.lockdown);
             if state.again {
@@ -662,7 +816,8 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             let again = pause(state.attempts);
             state.failed = Some(error.clone());
             effects.push(Effect::Report(Report::Failed { error: error.clone(), attempt: state.attempts, again }));
-            if matches!(state.asked, Some(Asked::InForce(_))) {
+            let waits = |asked: &Asked| asked.ticket.is_none() && asked.wanted != Wanted::Documents;
+            if is_target && state.asked.as_ref().is_some_and(waits) {
                 respond(
                     state,
                     Err(format!("{error}; what was in force stays in force, and it is tried again")),
@@ -681,15 +836,19 @@ fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<E
             }
         }
         Err(error) => {
-            // The lockdown in place of a target that the kernel refused was refused, too; the retry is under way.
+            // The lockdown in place of a target that the kernel refused was refused, too, and the retry is under way; or what should
+            // be there instead of it came meanwhile, and need not wait.
             state.failed = Some(error);
+            if state.again {
+                launch(state, effects);
+            }
         }
     }
 }
 
 /// With nothing of ours in the kernel, and the kernel refusing what should be there, the lockdown is better than nothing.
 fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
-    if state.in_force.is_some() || state.table_found == Some(true) || state.target.as_ref().is_none_or(|t| t.lockdown) {
+    if state.in_force.is_some() || state.is_found() || state.target.as_ref().is_none_or(|t| t.lockdown) {
         return;
     }
     let (Some(facts), Some(settings)) = (&state.facts, &state.settings) else { return };
@@ -701,11 +860,14 @@ fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// What was on disk at the start.
 fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
-    let Memory { record, next, confirmed, meant, pending_left, emergency_left } = memory;
+    let Memory { record, next, confirmed, older, meant, pending_left, emergency_left } = memory;
     (state.next, state.record, state.confirmed) = (next, record, confirmed);
-    // Should the documents in place be bad, this is the last good policy.
-    state.good.clone_from(&state.confirmed);
+    // Should the documents in place be bad, this is the last good policy; unless the kernel may have a later one.
+    if !(older && state.table_found == Some(true)) {
+        state.good.clone_from(&state.confirmed);
+    }
     let before = state.record.clone();
+    state.recorded = (before.clone(), false);
     if let Some(pending) = state.record.pending.clone() {
         let number = pending.generation;
         let meant = meant.filter(|version| version.number == number);
@@ -718,17 +880,17 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
                 why: "it was confirmed".to_owned(),
                 expired: false,
             });
-        } else if let (Some(left), Some(version)) = (pending_left, meant) {
+        } else if let (Some(left), Some(version), Some(_)) = (pending_left, meant, &state.confirmed) {
             state.good = Some(version);
             effects.push(Effect::Deadline(Some(left)));
-            effects.push(Effect::Report(Report::Unconfirmed { generation: number, left }));
+            let selftest = pending.before.is_some();
+            effects.push(Effect::Report(Report::Unconfirmed { generation: number, left, selftest }));
         } else {
-            turn_down(
-                state,
-                pending,
-                "nobody confirmed it before its time was over or the host was started again",
-                effects,
-            );
+            let why = match &pending.before {
+                Some(_) => "its self-test had not passed when its time was over or the host was started again",
+                None => "nobody confirmed it before its time was over or the host was started again",
+            };
+            turn_down(state, pending, why, effects);
         }
     } else if let Some(pin) = &state.record.pin {
         let meant = meant.filter(|version| version.number == pin.generation);
@@ -762,6 +924,7 @@ fn remembered(state: &mut State, memory: Memory, effects: &mut Vec<Effect>) {
 /// Writes these and the record; the ticket.
 fn keep(state: &mut State, mut what: Vec<Keep>, effects: &mut Vec<Effect>) -> u64 {
     what.push(Keep::Record(state.record.clone()));
+    state.recorded = (state.record.clone(), false);
     state.ticket += 1;
     effects.push(Effect::Keep(state.ticket, what));
     state.ticket
@@ -772,31 +935,53 @@ fn kept(state: &mut State, ticket: u64, result: Result<(), String>, effects: &mu
     if let Err(error) = &result {
         effects.push(Effect::Report(Report::NotKept { error: error.clone() }));
     }
+    state.written = (ticket, result.clone().err());
     match &result {
         Err(error) => {
             // All of it is written again with what comes into force next.
-            (state.not_kept, state.kept) = (Some(error.clone()), None);
+            (state.not_kept, state.kept, state.recorded.1) = (Some(error.clone()), None, true);
         }
         Ok(()) if ticket == state.ticket && state.kept.is_some() => state.not_kept = None,
         Ok(()) => {}
     }
-    if let Some(Asked::Kept(wanted, text)) = &state.asked
-        && *wanted == ticket
-    {
-        let text = text.clone();
-        respond(state, result.clone().map(|()| text), effects);
-    }
+    fulfil(state, effects);
     if state.awaited == Some(ticket) {
         state.awaited = None;
         match result {
+            Ok(()) if state.not_kept.is_some() => {
+                // What was written before it was not, and that is the way back.
+                state.unwritten = true;
+                decide(state, effects);
+            }
             Ok(()) => launch(state, effects),
             Err(error) => {
                 // Without a way back that outlives us, nothing that needs one.
-                respond(state, Err(format!("{error}; nothing was changed")), effects);
-                give_up(state, &format!("it could not be written to disk ({error})"), effects);
+                let why = format!("it could not be written to disk ({error})");
+                give_up(state, &why, &format!("{error}; nothing was changed"), effects);
             }
         }
     }
+}
+
+/// Answers the request when what it asked for is in force and on disk.
+fn fulfil(state: &mut State, effects: &mut Vec<Effect>) {
+    let Some(Asked { wanted, text, ticket: Some(ticket) }) = &state.asked else { return };
+    let (answered, error) = &state.written;
+    if answered < ticket {
+        return;
+    }
+    let holds = match wanted {
+        Wanted::Documents => false,
+        Wanted::Generation(number) => state.generation() == *number,
+        Wanted::Emergency(emergency) => state.record.emergency == *emergency,
+        Wanted::Confirmation => true,
+    };
+    let answer = match error {
+        _ if !holds => Err("something else came in between, and is in force instead".to_owned()),
+        Some(error) => Err(format!("{text}; but this is not on disk, and a restart takes it back: {error}")),
+        None => Ok(text.clone()),
+    };
+    respond(state, answer, effects);
 }
 
 fn respond(state: &mut State, result: Result<String, String>, effects: &mut Vec<Effect>) {
@@ -812,179 +997,220 @@ fn apply_requested(
     elsewhere: Option<String>,
     effects: &mut Vec<Effect>,
 ) -> bool {
-    state.asked = Some(Asked::InForce(String::new()));
     let refusal = if state.record.emergency.is_some() {
         Some("panic or break-glass is on; end it first".to_owned())
     } else if documents.trial.is_some() && state.confirmed.is_none() {
         Some("there is no confirmed generation to go back to".to_owned())
-    } else if state.facts.is_none() || state.table_found.is_none() {
+    } else if state.facts.is_none() || state.table_found.is_none() || !state.is_read() {
         Some("nodewall is starting; try again".to_owned())
     } else {
         None
     };
     if let Some(refusal) = refusal {
-        respond(state, Err(refusal), effects);
+        effects.push(Effect::Answer(Err(refusal)));
         return false;
     }
     let digest = documents.texts.digest();
     let known = state.confirmed.as_ref().is_some_and(|confirmed| confirmed.texts.digest() == digest);
     if documents.trial.is_some() && known {
         let refusal = "these documents are confirmed already, so there is nothing to go back from";
-        respond(state, Err(refusal.to_owned()), effects);
+        effects.push(Effect::Answer(Err(refusal.to_owned())));
         return false;
     }
     if elsewhere.is_none() {
         state.documents.clone_from(&digest);
-        // Asked for by name, documents that were given up count again.
-        if state.record.pin.take().is_some() {
-            state.forced = true;
-        }
     }
-    let text = match documents.trial {
-        Some(trial) => {
-            format!("in force, unconfirmed: it goes in {} s unless `nodewall confirm` is run", trial.whole().as_secs())
-        }
-        None => "in force".to_owned(),
-    };
-    state.asked = Some(Asked::InForce(text));
+    state.asked = Some(Asked { wanted: Wanted::Documents, text: String::new(), ticket: None });
+    trial::forget_order(state);
     state.elsewhere = elsewhere;
     state.unjudged = Some(documents);
     true
 }
 
+/// What somebody is told whose documents are in force.
+fn applied(pending: Option<&Pending>) -> String {
+    let Some(Pending { term, before, .. }) = pending else { return "in force".to_owned() };
+    let unless = match before {
+        Some(_) => "its self-test, which runs now, passes; see `nodewall status`",
+        None => "`nodewall confirm` is run",
+    };
+    format!("in force, unconfirmed: it goes in {} s unless {unless}", term.whole().as_secs())
+}
+
 /// Good documents become what is meant to be in force.
 fn adopt(
     state: &mut State,
-    (policy, settings, texts): (Policy, NodeSettings, Texts),
-    trial: Option<Term>,
+    (policy, settings, probes, texts): (Policy, NodeSettings, Vec<Probe>, Texts),
+    trial: Option<Trial>,
     elsewhere: Option<String>,
     effects: &mut Vec<Effect>,
 ) {
+    if elsewhere.is_some() {
+        // The documents in place are dealt with, until they are others.
+        state.held = None;
+    }
     let digest = texts.digest();
     let same = |version: &&Version| version.texts.digest() == digest;
     let known = state.good.iter().chain(&state.confirmed).find(same).map(|version| version.number);
     let number = known.unwrap_or_else(|| {
-        state.next = state.next.max(1);
-        state.next += 1;
-        state.next - 1
+        let number = state.next.max(1);
+        state.next = number.saturating_add(1);
+        number
     });
     let confirmed = state.confirmed() == Some(number);
     let known = state.good.as_ref().is_some_and(|version| version.number == number);
-    // What comes while another one waits for its confirmation has no more time than that one.
-    let term = match &state.record.pending {
-        Some(pending) => Some(pending.term),
-        None => trial,
+    let wanted = trial.map(|Trial { term, confirmation }| match confirmation {
+        Confirmation::Operator => (term, None),
+        Confirmation::SelfTest { before } => (term, Some(before.unwrap_or_default())),
+    });
+    // What comes while another one waits for its confirmation has no more time than that one, is held against what was before that
+    // one, and is not confirmed by a self-test unless both would be.
+    let wanted = match (&state.record.pending, wanted) {
+        (Some(pending), Some((_, None))) => Some((pending.term, None)),
+        (Some(pending), _) => Some((pending.term, pending.before.clone())),
+        (None, wanted) => wanted,
     };
     let before = state.record.clone();
     let why = elsewhere.as_ref().map(|place| format!("it was applied from {place}"));
     state.record.pin =
         why.map(|why| Pin { generation: number, documents: state.documents.clone(), why, expired: false });
-    match term {
-        Some(term) if !confirmed && state.confirmed.is_some() => {
+    match wanted {
+        Some((term, tried)) if !confirmed && state.confirmed.is_some() => {
             if state.record.pending.is_none() {
-                effects.push(Effect::Deadline(Some(term.whole())));
-                effects.push(Effect::Report(Report::Unconfirmed { generation: number, left: term.whole() }));
+                let (left, selftest) = (term.whole(), tried.is_some());
+                effects.push(Effect::Deadline(Some(left)));
+                effects.push(Effect::Report(Report::Unconfirmed { generation: number, left, selftest }));
             }
-            state.record.pending = Some(Pending { generation: number, documents: state.documents.clone(), term });
+            let documents = state.documents.clone();
+            state.record.pending = Some(Pending { generation: number, documents, term, before: tried });
             state.unwritten = !known || state.record != before;
         }
         _ => {
             if state.record.pending.take().is_some() {
                 effects.push(Effect::Deadline(None));
+                (state.awaited, state.unwritten) = (None, false);
             }
             if state.record != before && confirmed {
                 keep(state, Vec::new(), effects);
             }
         }
     }
+    if let Some(asked) = state.asked.as_mut().filter(|asked| asked.wanted == Wanted::Documents) {
+        let text = applied(state.record.pending.as_ref());
+        *asked = Asked { wanted: Wanted::Generation(number), text, ticket: None };
+    }
     let origin = elsewhere.unwrap_or_else(|| "files".to_owned());
-    state.good = Some(Version { number, origin, policy, settings, texts });
+    state.good = Some(Version { number, origin, policy, settings, probes, texts });
 }
 
 /// Writes what may have to be undone before it is done.
-fn write_ahead(state: &mut State, target: &Target, effects: &mut Vec<Effect>) {
+fn write_ahead(state: &mut State, new: &Target, facts: &Facts, effects: &mut Vec<Effect>) {
     state.unwritten = false;
     let Some(version) = &state.good else { return };
-    let generation = Keep::Generation {
+    let mut what = Vec::new();
+    if let (Some(confirmed), Some(_)) = (&state.confirmed, &state.not_kept) {
+        // The way back has to be there, too, and the disk may not have it.
+        let (effective, _) = resolve(&confirmed.policy, &confirmed.settings, facts);
+        let Target { ruleset, boot, .. } = target(&effective, false, confirmed.number);
+        what.push(generation(confirmed, &ruleset, &boot));
+        what.push(Keep::Confirmed(confirmed.number));
+    }
+    what.push(generation(version, &new.ruleset, &new.boot));
+    state.kept = Some((version.number, Arc::clone(&new.boot)));
+    let ticket = keep(state, what, effects);
+    state.awaited = Some(ticket);
+}
+
+fn generation(version: &Version, ruleset: &Arc<Ruleset>, boot: &Arc<Ruleset>) -> Keep {
+    Keep::Generation {
         number: version.number,
         origin: version.origin.clone(),
         texts: version.texts.clone(),
-        ruleset: Arc::clone(&target.ruleset),
-    };
-    state.kept = Some((version.number, Arc::clone(&target.ruleset)));
-    let ticket = keep(state, vec![generation], effects);
-    state.awaited = Some(ticket);
+        ruleset: Arc::clone(ruleset),
+        boot: Arc::clone(boot),
+    }
 }
 
 /// What came into force is kept, and confirmed unless it waits for that.
 fn keep_in_force(state: &mut State, effects: &mut Vec<Effect>) {
-    let (Some(in_force), Some(version)) = (&state.in_force, &state.good) else { return };
-    if in_force.number != version.number || in_force.number == 0 {
-        return;
-    }
+    let Some(in_force) = &state.in_force else { return };
+    let meant = state.good.as_ref().filter(|version| version.number == in_force.number && in_force.number != 0);
+    let Some(version) = meant else {
+        return keep_again(state, effects);
+    };
     let pending = state.record.pending.as_ref().is_some_and(|pending| pending.generation == version.number);
     let known = state.kept.as_ref().is_some_and(|(number, ruleset)| {
         *number == version.number
-            && (Arc::ptr_eq(ruleset, &in_force.ruleset) || !life::boots_otherwise(ruleset, &in_force.ruleset))
+            && (Arc::ptr_eq(ruleset, &in_force.boot) || !life::boots_otherwise(ruleset, &in_force.boot))
     });
     let confirm = !pending && (state.confirmed() != Some(version.number) || state.not_kept.is_some());
     if known && !confirm {
-        return;
+        return keep_again(state, effects);
     }
-    let mut what = vec![Keep::Generation {
-        number: version.number,
-        origin: version.origin.clone(),
-        texts: version.texts.clone(),
-        ruleset: Arc::clone(&in_force.ruleset),
-    }];
+    let mut what = vec![generation(version, &in_force.ruleset, &in_force.boot)];
     if confirm {
         what.push(Keep::Confirmed(version.number));
         state.confirmed = Some(version.clone());
     }
-    state.kept = Some((version.number, Arc::clone(&in_force.ruleset)));
+    state.kept = Some((version.number, Arc::clone(&in_force.boot)));
     keep(state, what, effects);
+}
+
+/// Writes the record where the disk has another one.
+fn keep_again(state: &mut State, effects: &mut Vec<Effect>) {
+    let (recorded, lost) = &state.recorded;
+    if *lost || *recorded != state.record {
+        keep(state, Vec::new(), effects);
+    }
 }
 
 /// Somebody says that the host is still reachable.
 fn confirm(state: &mut State, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
     let Some(pending) = state.record.pending.clone() else {
-        return respond(state, Err("nothing waits for a confirmation".to_owned()), effects);
+        return effects.push(Effect::Answer(Err("nothing waits for a confirmation".to_owned())));
     };
     let number = pending.generation;
     if state.generation() != number || state.good.as_ref().is_none_or(|version| version.number != number) {
-        return respond(state, Err(format!("generation {number} is not in force")), effects);
+        return effects.push(Effect::Answer(Err(format!("generation {number} is not in force"))));
     }
+    let ticket = confirmed(state, by, effects);
+    let text = format!("generation {number} is confirmed");
+    state.asked = Some(Asked { wanted: Wanted::Confirmation, text, ticket: Some(ticket) });
+}
+
+/// The generation in force, which waits for it, is confirmed; the ticket of the disk.
+fn confirmed(state: &mut State, by: &str, effects: &mut Vec<Effect>) -> u64 {
+    let generation = state.generation();
     state.confirmed.clone_from(&state.good);
     state.record.pending = None;
     effects.push(Effect::Deadline(None));
-    effects.push(Effect::Report(Report::Confirmed { generation: number, by: by.to_owned() }));
-    let ticket = keep(state, vec![Keep::Confirmed(number)], effects);
-    state.asked = Some(Asked::Kept(ticket, format!("generation {number} is confirmed")));
+    effects.push(Effect::Report(Report::Confirmed { generation, by: by.to_owned() }));
+    keep(state, vec![Keep::Confirmed(generation)], effects)
 }
 
 /// Somebody goes back.
 fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
+    let refuse = |why: String| Effect::Answer(Err(why));
     if state.record.emergency.is_some() {
-        return respond(state, Err("panic or break-glass is on; end it first".to_owned()), effects);
+        return effects.push(refuse("panic or break-glass is on; end it first".to_owned()));
     }
-    let (Some(facts), Some(_)) = (&state.facts, state.table_found) else {
-        return respond(state, Err("nodewall is starting; try again".to_owned()), effects);
+    let (Some(facts), Some(_), true) = (&state.facts, state.table_found, state.is_read()) else {
+        return effects.push(refuse("nodewall is starting; try again".to_owned()));
     };
     let version = match (version, &state.record.pending) {
         (Some(version), _) => version,
         (None, Some(_)) => match state.confirmed.clone() {
             Some(version) => version,
-            None => return respond(state, Err("there is no confirmed generation".to_owned()), effects),
+            None => return effects.push(refuse("there is no confirmed generation".to_owned())),
         },
-        (None, None) => return respond(state, Err("there is no earlier generation".to_owned()), effects),
+        (None, None) => return effects.push(refuse("there is no earlier generation".to_owned())),
     };
     let (_, findings) = resolve(&version.policy, &version.settings, facts);
     if let Some(error) = first_error(&findings) {
-        return respond(state, Err(format!("{error}; nothing was changed")), effects);
+        return effects.push(refuse(format!("{error}; nothing was changed")));
     }
     let number = version.number;
+    state.held = None;
     if state.record.pending.take().is_some() {
         effects.push(Effect::Deadline(None));
     }
@@ -996,15 +1222,18 @@ fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut
     (state.good, state.refused) = (Some(version), None);
     effects.push(Effect::Report(Report::RolledBack { to: number, why }));
     keep(state, Vec::new(), effects);
-    state.asked = Some(Asked::InForce(format!("generation {number} is in force until the documents change")));
+    let text = format!("generation {number} is in force until the documents change");
+    state.asked = Some(Asked { wanted: Wanted::Generation(number), text, ticket: None });
     state.forced = true;
     decide(state, effects);
 }
 
 /// What nobody confirmed goes, and what was confirmed comes back.
-fn give_up(state: &mut State, why: &str, effects: &mut Vec<Effect>) {
+fn give_up(state: &mut State, why: &str, answer: &str, effects: &mut Vec<Effect>) {
     let Some(pending) = state.record.pending.clone() else { return };
-    respond(state, Err(why.to_owned()), effects);
+    if state.asked.as_ref().is_some_and(|asked| asked.wanted == Wanted::Generation(pending.generation)) {
+        respond(state, Err(answer.to_owned()), effects);
+    }
     effects.push(Effect::Deadline(None));
     turn_down(state, pending, why, effects);
     keep(state, Vec::new(), effects);
@@ -1014,8 +1243,12 @@ fn give_up(state: &mut State, why: &str, effects: &mut Vec<Effect>) {
 
 fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<Effect>) {
     (state.record.pending, state.awaited, state.unwritten) = (None, None, false);
+    trial::given_up(state, pending.generation);
     // Only documents that something can be gone back from get a deadline; a damaged disk may have lost it since.
-    let Some(confirmed) = state.confirmed.clone() else { return };
+    let Some(confirmed) = state.confirmed.clone() else {
+        state.record.pin = None;
+        return;
+    };
     let to = confirmed.number;
     let why = format!("generation {} was given up: {why}", pending.generation);
     effects.push(Effect::Report(Report::RolledBack { to, why: why.clone() }));
@@ -1023,14 +1256,9 @@ fn turn_down(state: &mut State, pending: Pending, why: &str, effects: &mut Vec<E
     state.good = Some(confirmed);
 }
 
-/// An emergency begins or ends.
-fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &mut Vec<Effect>) {
-    state.asked = Some(Asked::InForce(String::new()));
-    if emergency.is_none() && state.record.emergency.is_none() {
-        return respond(state, Err("neither panic nor break-glass is on".to_owned()), effects);
-    }
-    // It does not wait for a disk.
-    state.awaited = None;
+/// An emergency begins or ends; what that is, in words.
+fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &mut Vec<Effect>) -> String {
+    trial::interrupt(state);
     let left = match &emergency {
         Some(Emergency::BreakGlass { term, .. }) => Some(term.whole()),
         _ => None,
@@ -1043,8 +1271,8 @@ fn switch(state: &mut State, emergency: Option<Emergency>, by: &str, effects: &m
     effects.push(Effect::Report(Report::Emergency { words: words.clone(), on: emergency.is_some() }));
     state.record.emergency = emergency;
     keep(state, Vec::new(), effects);
-    state.asked = Some(Asked::InForce(words));
     state.forced = true;
+    words
 }
 
 fn pause(attempts: u32) -> Duration {
@@ -1091,6 +1319,7 @@ pub fn summary(effective: &Effective) -> Summary {
             mode: policy.mode,
             rules: Direction::BOTH.iter().filter_map(|direction| policy.rules(*direction)).map(<[_]>::len).sum(),
             interfaces: selected(&policy.interfaces),
+            expires: policy.expires,
             place: policy.place.clone(),
         })
         .collect();
@@ -1112,13 +1341,25 @@ impl State {
         self.flying.as_ref()?.revocation.clone()
     }
 
+    /// Whether the kernel has the table that was there at the start, in place of anything of this process' doing.
+    fn is_found(&self) -> bool {
+        self.table_found == Some(true) && self.in_force.is_none() && self.flying.is_none()
+    }
+
+    /// Whether the documents in place were read, so that it is known what should be in force.
+    fn is_read(&self) -> bool {
+        self.unjudged.is_some() || self.settings.is_some()
+    }
+
     /// The state in one word.
     pub fn phase(&self) -> Phase {
         let lockdown = self.in_force.as_ref().is_some_and(|target| target.lockdown);
         let expired = self.record.pin.as_ref().is_some_and(|pin| pin.expired);
         if self.refused.is_some() || self.unresolved.is_some() || self.failed.is_some() || lockdown {
             Phase::Degraded
-        } else if (self.flying.is_some() && !self.repairing) || self.awaited.is_some() {
+        } else if (self.flying.is_some() && !self.repairing)
+            || (self.awaited.is_some() && self.record.emergency.is_none())
+        {
             Phase::Applying
         } else if let Some(emergency) = &self.record.emergency {
             match emergency {
@@ -1148,6 +1389,22 @@ impl State {
             return self.record.words();
         };
         Some(format!("{reason}; {instead}"))
+    }
+
+    /// The accounts and units that somebody has to look up on this node for what holds or may hold again: those of the documents
+    /// and of the generations that are known here.
+    pub fn local_names(&self) -> LocalNames {
+        let versions = self.good.iter().chain(&self.confirmed).map(|version| &version.policy);
+        let mut names = LocalNames::default();
+        for policy in versions.chain(self.unjudged.as_ref().map(|documents| &documents.policy)) {
+            names.add(LocalNames::of(policy));
+        }
+        names
+    }
+
+    /// The control groups of the units that policies name, while they run.
+    pub fn units(&self) -> BTreeMap<String, BTreeSet<Cgroup>> {
+        self.facts.as_ref().map(|facts| facts.units.clone()).unwrap_or_default()
     }
 
     /// The number of the generation in force; 0 when it is none: the lockdown, an emergency, nothing.
@@ -1218,4 +1475,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,6 +14,8 @@
 //! one has it, and the bonds, bridges and VRFs that those belong to. When the kernel knows no route, that is every
 //! interface. An interface that is not known yet keeps its flows.
 
+pub mod pace;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::{Effective, EffectivePolicy};
 use crate::policy::model::Mode;
-use crate::simulate::{ConntrackState, Origin, Outcome, Packet, decide};
+use crate::simulate::{ConntrackState, Origin, Outcome, Packet, Reason, decide};
 
 /// A policy with what of the node decides which flows it is about.
 #[derive(Clone, Debug)]
@@ -81,6 +83,18 @@ impl Revocation {
     /// Whether it can end anything: a node in audit mode denies nothing.
     pub fn enforces(&self) -> bool {
         self.effective.mode == Mode::Enforce
+    }
+
+    /// What denies a flow that this ends, as far as one of its interfaces tells; `None` where nothing does.
+    pub fn reason(&self, flow: &Flow) -> Option<Reason> {
+        let first = self.first_packet(flow)?;
+        let (local, remote) = first.ends();
+        let owners = self.owners.get(&local).into_iter().flatten().copied();
+        let connected = self.connected.iter().filter(|(net, _)| net.contains(&remote)).map(|(_, index)| *index);
+        owners.chain(connected).chain(self.links.keys().copied()).find_map(|index| {
+            let decision = decide(&self.effective, &first.packet(self.links.get(&index)?));
+            (decision.outcome != Outcome::Accepted).then_some(decision.reason)
+        })
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
@@ -154,6 +168,26 @@ impl First {
         }
     }
 
+    /// On an interface.
+    fn packet(&self, link: &Link) -> Packet {
+        Packet {
+            direction: self.direction,
+            interface: link.name.clone(),
+            kind: link.kind.clone(),
+            source: self.source,
+            destination: self.destination,
+            protocol: Some(self.protocol),
+            ports: self.ports,
+            icmp: self.icmp,
+            hop_limit: 64,
+            state: ConntrackState::New,
+            forward: None,
+            translated: self.translated,
+            // Connection tracking does not know processes.
+            origin: Origin::Unknown,
+        }
+    }
+
     /// This host's address and the other side's.
     fn ends(&self) -> (IpAddr, IpAddr) {
         match self.direction {
@@ -201,6 +235,7 @@ impl<'a> Judge<'a> {
             return *ended;
         }
         let ended = self.denied_everywhere(&first);
+        forget(&mut self.ended);
         self.ended.insert(first, ended);
         ended
     }
@@ -241,29 +276,29 @@ impl<'a> Judge<'a> {
     }
 
     fn route(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
-        *self.routes.entry((local, remote)).or_insert_with(|| (self.route)(local, remote))
+        if let Some(known) = self.routes.get(&(local, remote)) {
+            return *known;
+        }
+        let route = (self.route)(local, remote);
+        forget(&mut self.routes);
+        self.routes.insert((local, remote), route);
+        route
     }
 
     fn denied(&self, first: &First, index: u32) -> bool {
         let Some(link) = self.revocation.links.get(&index) else { return false };
-        let packet = Packet {
-            direction: first.direction,
-            interface: link.name.clone(),
-            kind: link.kind.clone(),
-            source: first.source,
-            destination: first.destination,
-            protocol: Some(first.protocol),
-            ports: first.ports,
-            icmp: first.icmp,
-            hop_limit: 64,
-            state: ConntrackState::New,
-            forward: None,
-            translated: first.translated,
-            // Connection tracking does not know processes.
-            origin: Origin::Unknown,
-        };
-        let decision = decide(&self.revocation.effective, &packet);
+        let decision = decide(&self.revocation.effective, &first.packet(link));
         decision.outcome != Outcome::Accepted && !decision.unsure
+    }
+}
+
+/// How many answers are remembered: a few megabytes, however many flows there are.
+const REMEMBERED: usize = 1 << 16;
+
+/// Makes room for one more.
+fn forget<K, V>(answers: &mut BTreeMap<K, V>) {
+    if answers.len() >= REMEMBERED {
+        answers.clear();
     }
 }
 

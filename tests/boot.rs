@@ -426,15 +426,23 @@ fn the_daemon_takes_over_without_a_gap() {
     }
 }
 
+/// Whether there is an strace. CI must not skip what needs it.
+fn strace(name: &str) -> bool {
+    let there = Command::new("strace").arg("--version").output().is_ok();
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "strace is missing, and CI skips nothing");
+        println!("SKIPPED {name}: strace is missing");
+    }
+    there
+}
+
 /// Calls that hang for longer than any boot: strace holds them up.
 #[test]
 fn what_hangs_ends_in_the_fail_mode_in_time() {
     if !root("what_hangs_ends_in_the_fail_mode_in_time") {
         return;
     }
-    if Command::new("strace").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "strace is missing, and CI skips nothing");
-        println!("SKIPPED what_hangs_ends_in_the_fail_mode_in_time: strace is missing");
+    if !strace("what_hangs_ends_in_the_fail_mode_in_time") {
         return;
     }
     let state = state(&[boot_batch(&ruleset(POLICY))]);
@@ -458,6 +466,29 @@ fn what_hangs_ends_in_the_fail_mode_in_time() {
         }
         drop(hung);
         assert_eq!(node.sh("nft list ruleset"), "");
+    }
+}
+
+/// A kernel that lacks nf_tables answers as this one does to a subsystem that it does not know: strace changes what is asked.
+#[test]
+fn a_kernel_without_nf_tables_is_an_exit_code_of_its_own() {
+    if !root("a_kernel_without_nf_tables_is_an_exit_code_of_its_own") || !strace("a_kernel_without_nf_tables") {
+        return;
+    }
+    let state = state(&[boot_batch(&ruleset(POLICY))]);
+    for (what, words) in [
+        // The length of a header with nothing behind it, and a type of no subsystem.
+        ("inject=sendto:poke_enter=@arg2=14000000107f", "which it does not have (module nf_tables): EOPNOTSUPP"),
+        ("inject=socket:error=EPROTONOSUPPORT", "cannot open the netlink socket: "),
+    ] {
+        let node = Host::new();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", what]).arg(env!("CARGO_BIN_EXE_nodewall"));
+        command.args(["boot", "--state-directory"]).arg(state.path());
+        let output = node.enter(|| command.output().unwrap());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{what}: {stderr}");
+        assert!(stderr.contains(words) && stderr.contains("nothing is in force"), "{what}: {stderr}");
     }
 }
 

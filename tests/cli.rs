@@ -155,6 +155,79 @@ fn apply_status_and_disarm_without_a_daemon() {
 }
 
 #[test]
+fn diff_says_by_policy_and_by_rule_what_apply_would_change() {
+    isolated("diff", || {
+        sh("ip link add mgmt0 type veth peer name peer0; ip link set mgmt0 up; ip addr add 10.77.0.2/24 dev mgmt0");
+        sh("ip route add default via 10.77.0.3");
+        let here = folder(GOOD);
+        let (code, stdout, _) = nodewall(here.path(), &["diff", "--color", "never"]);
+        assert_eq!(code, 1);
+        assert!(stdout.starts_with("--- in the kernel (nothing of nodewall's)\n+++ by the policy\n"), "{stdout}");
+        assert!(stdout.contains("\nkubelet       added   +4 -0  10-kubelet.toml:6\n"), "{stdout}");
+        assert!(!stdout.lines().any(|line| line.starts_with("- ")), "{stdout}");
+        assert!(!sh("nft list tables").contains("nodewall"), "nothing is changed");
+
+        assert_eq!(nodewall(here.path(), &["apply"]).0, 0);
+        assert_eq!(
+            nodewall(here.path(), &["diff"]),
+            (0, "no difference: the policy is in force\n".to_owned(), nodewall(here.path(), &["render"]).2)
+        );
+        // What apply would do is what diff says, and then there is nothing more to say.
+        let other = "[[set]]\nname = \"hosts\"\ncidrs = [\"10.0.0.0/30\"]\n".to_owned()
+            + &GOOD.replace("\"deny\"", "\"reject\"")
+            + "[[policy]]\nname = \"new\"\norder = 2\ninterfaces = \"all()\"\ningress = [\n  { action = \"allow\", protocol = \"tcp\", ports = [9100], from = { sets = [\"hosts\"] } },\n]\n";
+        std::fs::write(here.path().join("policy.d/10-kubelet.toml"), other).unwrap();
+        let before = sh("nft -a list table inet nodewall");
+        let (code, stdout, _) = nodewall(here.path(), &["diff", "--color", "never"]);
+        assert_eq!(code, 1);
+        for wanted in [
+            "--- in the kernel\n+++ by the policy\n",
+            "\nkubelet  changed  ",
+            "\nnew      added    ",
+            "\n@@ hosts_4: set ipv4_addr, added: 0 -> 1 element @@\n+ 10.0.0.0/30\n",
+            "\n@@ chain in_mgmt: changed @@\n",
+            "\n- tcp dport 10250 counter drop",
+            "\n+ tcp dport 10250 counter reject with tcp reset",
+            "0 live flows would end\n",
+        ] {
+            assert!(stdout.contains(wanted), "{wanted:?} is not in\n{stdout}");
+        }
+        assert!(nodewall(here.path(), &["diff", "--color", "always"]).1.contains("\u{1b}[32m+ "));
+        let (code, stdout, _) = nodewall(here.path(), &["diff", "--json"]);
+        let report = json(&stdout);
+        assert_eq!((code, &report["version"], &report["differs"]), (1, &1.into(), &true.into()));
+        let changes: Vec<(&str, &str)> = report["policies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|policy| (policy["name"].as_str().unwrap(), policy["change"].as_str().unwrap()))
+            .collect();
+        assert_eq!(changes, [("kubelet", "changed"), ("new", "added")]);
+        assert_eq!(report["sets"][0]["added"], serde_json::json!(["10.0.0.0/30"]));
+        assert_eq!(report["flows"]["ended"], 0);
+        let (code, short, _) = nodewall(here.path(), &["apply", "--dry-run"]);
+        assert!(code == 1 && short.contains("+ rule new#1 "), "{short}");
+        assert_eq!(sh("nft -a list table inet nodewall"), before, "neither changes anything");
+        assert_eq!(nodewall(here.path(), &["apply"]).0, 0);
+        assert_eq!(nodewall(here.path(), &["diff"]).0, 0);
+        // A line that moves a rule down is told as that.
+        let moved = std::fs::read_to_string(here.path().join("policy.d/10-kubelet.toml")).unwrap();
+        std::fs::write(here.path().join("policy.d/10-kubelet.toml"), format!("# A comment.\n{moved}")).unwrap();
+        let report = json(&nodewall(here.path(), &["diff", "--json"]).1);
+        assert!(report["policies"].as_array().unwrap().iter().all(|policy| policy["change"] == "moved"), "{report:#}");
+        // Somebody else's chain goes.
+        sh("nft add chain inet nodewall mine; nft add rule inet nodewall mine drop");
+        let stdout = nodewall(here.path(), &["diff", "--color", "never"]).1;
+        assert!(stdout.contains("@@ chain mine: removed @@\n- drop\n"), "{stdout}");
+
+        std::fs::write(here.path().join("policy.d/10-kubelet.toml"), "x = 1\n").unwrap();
+        let (code, stdout, stderr) = nodewall(here.path(), &["diff"]);
+        assert_eq!((code, stdout.as_str()), (5, ""));
+        assert!(stderr.contains("would not be applied"), "{stderr}");
+    });
+}
+
+#[test]
 fn without_the_privilege_the_kernel_says_no_and_so_do_we() {
     isolated("privilege", || {
         let here = folder(GOOD);
@@ -171,5 +244,6 @@ fn without_the_privilege_the_kernel_says_no_and_so_do_we() {
         assert_eq!(run("check").status.code(), Some(0));
         assert_eq!(run("render").status.code(), Some(0));
         assert_eq!(run("disarm").status.code(), Some(4));
+        assert_eq!(run("diff").status.code(), Some(4));
     });
 }

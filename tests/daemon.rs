@@ -4,25 +4,18 @@
 
 mod lab;
 
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lab::conntrack::{inject, plain};
+use lab::daemon::{Node, PATIENCE, management_link};
 use lab::{isolated, sh};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use nodewall::driver::{Conntrack, Kernel, Netlink, Read};
 use nodewall::net::interface::InterfaceName;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::ir::{ElementKey, Elements, Verdict};
 use nodewall::nft::key::Datum;
 use serde_json::Value;
-
-/// What waits longer than this has failed; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const KUBELET: &str = r#"
 [[set]]
@@ -39,132 +32,10 @@ ingress = [
 ]
 "#;
 
-/// A node with its files in a temporary directory, and the daemon on it.
-struct Node {
-    folder: tempfile::TempDir,
-    /// What systemd is told.
-    systemd: mpsc::Receiver<String>,
-    daemon: Option<Child>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-    }
-}
-
-impl Node {
-    /// A management link, a rail, and the files; nothing runs yet.
-    fn new() -> Self {
-        sh("ip link add mgmt0 type veth peer name mgmt0p; ip link set mgmt0 up; ip link set mgmt0p up");
-        sh("ip addr add 10.77.0.2/24 dev mgmt0; ip route add default via 10.77.0.1");
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("policy.d")).unwrap();
-        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        let (told, systemd) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                if told.send(String::from_utf8_lossy(&buffer[..length]).into_owned()).is_err() {
-                    return;
-                }
-            }
-        });
-        let node = Self { folder, systemd, daemon: None };
-        node.write("nodewall.toml", &node.settings());
-        node.write("policy.d/20-kubelet.toml", KUBELET);
-        node
-    }
-
-    /// nodewall.toml.
-    fn settings(&self) -> String {
-        let (socket, state) = (self.path("run/nodewall.sock"), self.path("state"));
-        format!("socket = \"{}\"\nstate_directory = \"{}\"\n", socket.display(), state.display())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
-        command.arg("--config").arg(self.path("nodewall.toml")).arg("--policy-dir").arg(self.path("policy.d"));
-        command.args(arguments);
-        command
-    }
-
-    /// Exit code, stdout and stderr of a subcommand.
-    fn nodewall(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    }
-
-    /// Starts the daemon without waiting for anything.
-    fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = self.command(&["run"]);
-        command.env("NOTIFY_SOCKET", self.path("notify")).env("WATCHDOG_USEC", "400000").stderr(Stdio::from(log));
-        self.daemon = Some(command.spawn().unwrap());
-    }
-
-    /// Starts the daemon and waits until it is ready.
-    fn run(&mut self) {
-        self.start();
-        self.told("READY=1");
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        self.daemon.take().unwrap().wait().unwrap()
-    }
-
-    /// Waits for a message to systemd that has this, and returns it.
-    fn told(&self, wanted: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        while let Ok(message) = self.systemd.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            if message.contains(wanted) {
-                return message;
-            }
-        }
-        panic!("systemd was never told {wanted}; the log:\n{}", self.log());
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    fn status(&self) -> (i32, Value) {
-        let (code, stdout, stderr) = self.nodewall(&["status", "--json"]);
-        (code, serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}")))
-    }
-
-    /// Waits until the status is as wanted.
-    fn until(&self, what: &str, wanted: impl Fn(i32, &Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let (code, status) = self.status();
-            if wanted(code, &status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{what} did not come: {code} {status:#}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+/// A node with a management link; nothing runs yet.
+fn node() -> Node {
+    management_link();
+    Node::new(&[("20-kubelet.toml", KUBELET)])
 }
 
 /// The table with handles and without the counters, which count what the machine's own links send.
@@ -195,7 +66,7 @@ fn chain_of(interface: &str) -> Option<String> {
 #[test]
 fn ready_comes_with_the_rules_and_the_watchdog_is_fed() {
     isolated("ready", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.start();
         let message = node.told("READY=1");
         assert!(table().contains("kubelet#1 20-kubelet.toml:"), "ready means in force");
@@ -226,7 +97,7 @@ fn ready_comes_with_the_rules_and_the_watchdog_is_fed() {
 #[test]
 fn sighup_reloads_and_tells_when_it_is_done() {
     isolated("sighup", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         node.signal(Signal::SIGHUP);
         let reloading = node.told("RELOADING=1");
@@ -239,7 +110,7 @@ fn sighup_reloads_and_tells_when_it_is_done() {
 #[test]
 fn changed_files_are_in_force_without_being_told() {
     isolated("files", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         node.write("policy.d/20-kubelet.toml", &KUBELET.replace("10250", "10255"));
         node.until("the new port", |_, status| status["generation"] == 2);
@@ -261,7 +132,7 @@ fn changed_files_are_in_force_without_being_told() {
 #[test]
 fn a_link_is_under_its_roles_rules_within_100_ms_of_coming_and_of_being_renamed() {
     isolated("links", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.write(
             "policy.d/10-nics.toml",
             "[[interface]]\nname = \"rails\"\nmatch = { name = \"rail*\" }\nrole = \"rail\"\n",
@@ -296,7 +167,7 @@ fn a_link_is_under_its_roles_rules_within_100_ms_of_coming_and_of_being_renamed(
 #[test]
 fn bad_files_leave_the_last_good_generation_in_force_and_links_are_followed_all_the_same() {
     isolated("bad files", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         let before = table();
         node.write(
@@ -324,7 +195,7 @@ fn bad_files_leave_the_last_good_generation_in_force_and_links_are_followed_all_
 #[test]
 fn sigterm_and_sigkill_leave_the_rules_and_a_restart_adopts_them() {
     isolated("restart", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         let before = table();
         node.signal(Signal::SIGTERM);
@@ -349,7 +220,7 @@ fn sigterm_and_sigkill_leave_the_rules_and_a_restart_adopts_them() {
 #[test]
 fn a_first_start_with_bad_files_locks_down_or_keeps_what_it_finds() {
     isolated("first start", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.write("policy.d/20-kubelet.toml", "this is not toml");
         node.run();
         let status = node.until("degraded", |code, _| code == 9);
@@ -376,7 +247,7 @@ fn a_first_start_with_bad_files_locks_down_or_keeps_what_it_finds() {
 #[test]
 fn a_second_daemon_is_refused() {
     isolated("second", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         let (code, _, messages) = node.nodewall(&["run"]);
         assert_eq!(code, 1);
@@ -388,7 +259,7 @@ fn a_second_daemon_is_refused() {
 #[test]
 fn disarm_says_that_a_running_daemon_would_put_the_table_back() {
     isolated("disarm", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         let (code, stdout, messages) = node.nodewall(&["disarm"]);
         assert_eq!((code, stdout.as_str()), (0, "table inet nodewall removed; nodewall protects nothing now\n"));
@@ -403,7 +274,7 @@ fn the_control_socket_takes_one_short_line_and_has_a_mode_for_its_readers() {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     isolated("socket", || {
-        let mut node = Node::new();
+        let mut node = node();
         node.run();
         let socket = node.path("run/nodewall.sock");
         assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
@@ -432,7 +303,7 @@ fn the_control_socket_takes_one_short_line_and_has_a_mode_for_its_readers() {
 #[test]
 fn a_new_policy_ends_the_flows_that_it_denies() {
     isolated("revoke", || {
-        let mut node = Node::new();
+        let mut node = node();
         let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
         let flow = |from, port| plain(Protocol::TCP, ip(from), 40_000, ip("10.77.0.2"), port);
         let ports = || -> Vec<u16> {
@@ -474,5 +345,22 @@ fn a_new_policy_ends_the_flows_that_it_denies() {
         node.until("one more policy", |_, status| status["generation"] == 3);
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(ports().len(), 2);
+    });
+}
+
+/// Addresses of TEST-NET-1 answer nobody (RFC 5737).
+#[test]
+fn a_cluster_api_that_is_away_is_nothing_that_the_daemon_waits_for() {
+    isolated("no cluster api", || {
+        let mut node = node();
+        let kubeconfig = node.path("kubelet.conf");
+        node.write("kubelet.conf", "clusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: here\n");
+        node.write("nodewall.toml", &format!("{}kubeconfig = \"{}\"\n", node.settings(), kubeconfig.display()));
+        node.run();
+        let status = node.until("in force", |code, _| code == 0);
+        assert_eq!(status["state"], "in-force");
+        assert!(table().contains("192.0.2.1"), "and it may be asked as soon as it is back");
+        node.write("policy.d/20-kubelet.toml", &KUBELET.replace("10250", "10255"));
+        node.until("the new port", |_, status| status["generation"] == 2);
     });
 }

@@ -12,10 +12,11 @@ use nodewall::config;
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::{PortSet, Protocol};
 use nodewall::net::range::RangeSet;
-use nodewall::policy::model::{Action, Mode, Rule, ServicePort, TierDefault, Transport};
+use nodewall::policy::model::{Account, Action, Mode, Rule, ServicePort, TierDefault, Transport};
 use nodewall::policy::selector::Selector;
 use nodewall::source::{self, Sourced, Trust};
 use nodewall::text::finding::{Finding, Severity};
+use nodewall::text::place::Place;
 use nodewall::text::render::{line, render, sorted};
 
 /// What `check` says about a directory of files: one line for each finding, then all of them for people.
@@ -183,6 +184,24 @@ fn policies_and_rules_are_read_by_value() {
 }
 
 #[test]
+fn processes_and_times_are_read_by_value() {
+    let policies = good("temporary").policy.policies;
+    let rules = policies[0].egress.as_deref().unwrap();
+    let process = rules[0].process.as_ref().unwrap();
+    let accounts = |list: &[(Account, Place)]| list.iter().map(|(account, _)| account.clone()).collect::<Vec<_>>();
+    assert_eq!(accounts(&process.users), [Account::Name("root".into()), Account::Id(1000)]);
+    assert_eq!(accounts(&process.groups), [Account::Name("render".into()), Account::Id(0)]);
+    let units: Vec<&str> = process.units.iter().map(|(unit, _)| unit.as_str()).collect();
+    assert_eq!(units, ["ollama.service", "user.slice", "kubepods.slice/kubepods-burstable.slice"]);
+    assert_eq!(process.users[1].1.to_string(), "tests/cases/good/temporary.toml:8:40");
+    assert_eq!((rules[1].process.as_ref().unwrap().users.len(), &rules[2].process), (0, &None));
+
+    let times: Vec<Option<u64>> = policies.iter().map(|policy| policy.expires).collect();
+    // As `date -u -d ... +%s` has it: never later than what is written.
+    assert_eq!(times, [None, Some(1_801_418_400), Some(1_801_414_800), Some(1_483_228_799), Some(1_799)]);
+}
+
+#[test]
 fn tables_under_headers_are_the_same_as_inline_ones() {
     let policy = good("kubelet").policy;
     assert_eq!(policy.policies[0].interfaces.to_string(), "role in {'mgmt', 'pod'} && !has(lab)");
@@ -321,7 +340,7 @@ fn thousands_of_damaged_documents_do_no_harm() {
     let seed = number("FUZZ_SEED", 0x6e6f_6465_7761_6c6c);
     let rounds = number("FUZZ_ROUNDS", 3000);
     println!("FUZZ_SEED={seed} FUZZ_ROUNDS={rounds}");
-    let seeds: Vec<String> = ["every-field", "kubelet"]
+    let seeds: Vec<String> = ["every-field", "kubelet", "temporary"]
         .iter()
         .map(|name| fs::read_to_string(format!("tests/cases/good/{name}.toml")).unwrap())
         .chain([fs::read_to_string("tests/cases/good/nodewall.toml").unwrap()])

@@ -4,20 +4,15 @@
 
 mod lab;
 
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use lab::daemon::{Node, PATIENCE, loaded, management_link, until_repaired};
 use lab::net::{Answer, Host, Probe, What, probe, wire};
 use lab::{isolated, may_run, sh};
 use nodewall::driver::{Kernel, Netlink, Read};
-use nodewall::nft::ir::{ChainPolicy, Ruleset};
+use nodewall::nft::ir::ChainPolicy;
 use serde_json::Value;
-
-/// What waits longer than this has failed; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How many denied probes are in the air.
 const DENIED_AT_ONCE: u32 = 16;
@@ -38,103 +33,11 @@ ingress = [
 ]
 "#;
 
-/// The daemon with its files in a temporary directory.
-struct Daemon {
-    folder: tempfile::TempDir,
-    child: Child,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Daemon {
-    /// Starts it in this thread's namespace and waits until it is ready.
-    fn start(policy: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("policy.d")).unwrap();
-        std::fs::write(folder.path().join("policy.d/20-kubelet.toml"), policy).unwrap();
-        let socket = folder.path().join("nodewall.sock");
-        let settings = format!(
-            "socket = \"{}\"\nstate_directory = \"{}\"\n",
-            socket.display(),
-            folder.path().join("state").display()
-        );
-        std::fs::write(folder.path().join("nodewall.toml"), settings).unwrap();
-        let notify = folder.path().join("notify");
-        let ready = UnixDatagram::bind(&notify).unwrap();
-        ready.set_read_timeout(Some(PATIENCE)).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = command(folder.path(), &["run"]);
-        let child = command.env("NOTIFY_SOCKET", &notify).stderr(Stdio::from(log)).spawn().unwrap();
-        let daemon = Self { folder, child };
-        let mut message = [0; 4096];
-        loop {
-            let Ok(length) = ready.recv(&mut message) else { panic!("never ready:\n{}", daemon.log()) };
-            if String::from_utf8_lossy(&message[..length]).contains("READY=1") {
-                return daemon;
-            }
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    fn nodewall(&self, arguments: &[&str]) -> String {
-        let output = command(self.folder.path(), arguments).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.nodewall(&["status", "--json"])).unwrap()
-    }
-
-    /// Waits until the status says so.
-    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status();
-            if wanted(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "{what} did not come: {status:#}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
-    command.arg("--config").arg(folder.join("nodewall.toml")).arg("--policy-dir").arg(folder.join("policy.d"));
-    command.args(arguments);
-    command
-}
-
-fn management_link() {
-    sh("ip link add mgmt0 type veth peer name mgmt0p; ip link set mgmt0 up; ip link set mgmt0p up");
-    sh("ip addr add 10.77.0.2/24 dev mgmt0; ip route add default via 10.77.0.1");
-}
-
-/// What the kernel has, and what in our table is not ours.
-fn loaded() -> (Ruleset, Vec<String>) {
-    let loaded = Netlink::open().unwrap().load(&Read::Everything).unwrap();
-    (loaded.ruleset, loaded.foreign)
-}
-
-/// Waits until the kernel has this again, and says how long it took.
-fn until_repaired(daemon: &Daemon, what: &str, wanted: &Ruleset) -> Duration {
-    let start = Instant::now();
-    loop {
-        let (ruleset, foreign) = loaded();
-        if ruleset == *wanted && foreign.is_empty() {
-            return start.elapsed();
-        }
-        assert!(start.elapsed() < PATIENCE, "{what} was not repaired\n{}\n{}", sh("nft list ruleset"), daemon.log());
-    }
+/// A node with a daemon that is ready.
+fn running(policy: &str) -> Node {
+    let mut node = Node::new(&[("20-kubelet.toml", policy)]);
+    node.run();
+    node
 }
 
 #[test]
@@ -145,7 +48,7 @@ fn every_kind_of_tampering_is_repaired_and_told() {
             add chain ip theirs c { type filter hook input priority 5; }; add rule ip theirs c counter'");
         let theirs = || sh("nft list table ip theirs | sed 's/packets .*//'");
         let before = theirs();
-        let daemon = Daemon::start(POLICY);
+        let node = running(POLICY);
         let (wanted, foreign) = loaded();
         assert_eq!(foreign, Vec::<String>::new());
         let set = wanted
@@ -204,10 +107,10 @@ fn every_kind_of_tampering_is_repaired_and_told() {
         let mut events = 0;
         for (what, tampering) in tamperings {
             sh(&format!("nft '{tampering}'"));
-            times.push(until_repaired(&daemon, what, &wanted));
+            times.push(until_repaired(&node, what, &wanted));
             events += 1;
-            let status = daemon
-                .until(what, |status| status["in_sync"] == true && status["drift_events"].as_u64() == Some(events));
+            let status = node
+                .until(what, |_, status| status["in_sync"] == true && status["drift_events"].as_u64() == Some(events));
             assert_eq!(status["drift_last"]["process"], "nft", "{what}: {status:#}");
             assert!(!status["drift_last"]["difference"].as_array().unwrap().is_empty(), "{what}");
             assert!(status["drift_last"]["repair_ms"].as_f64().unwrap() < 1000.0 * PATIENCE.as_secs_f64());
@@ -216,17 +119,17 @@ fn every_kind_of_tampering_is_repaired_and_told() {
         assert_eq!(theirs(), before, "another table is never touched");
         times.sort();
         println!("from the end of nft(8) until seen repaired: {times:?}");
-        let log = daemon.log();
+        let log = node.log();
         assert!(log.contains("nft (process ") && log.contains("changed table inet nodewall, repaired in"), "{log}");
         // Ours, and other tables, are nobody's drift.
         sh("nft add element ip theirs s '{ 10.2.2.2 }'; ip link add pod0 type veth peer name pod0p");
-        let status = daemon.until("the link", |status| status["interfaces"].to_string().contains("\"pod0\""));
+        let status = node.until("the link", |_, status| status["interfaces"].to_string().contains("\"pod0\""));
         assert_eq!(status["drift_events"].as_u64().unwrap(), events);
         let with_the_link = loaded().0;
         let chains_with_the_link: Vec<&String> = with_the_link.chains.keys().collect();
         // `nft flush ruleset` takes what is theirs, and only they put it back.
         sh("nft flush ruleset");
-        daemon.until("after the flush", |status| {
+        node.until("after the flush", |_, status| {
             status["in_sync"] == true && status["drift_events"].as_u64().unwrap() == events + 1
         });
         assert_eq!(loaded().0.chains.keys().collect::<Vec<_>>(), chains_with_the_link);
@@ -234,22 +137,84 @@ fn every_kind_of_tampering_is_repaired_and_told() {
     });
 }
 
+/// A policy with a set that is too large to be read before every repair.
+fn large() -> String {
+    let prefixes: Vec<String> =
+        (0..3000u32).map(|index| format!("\"{}/30\"", std::net::Ipv4Addr::from(0x0a00_0000 + index * 8))).collect();
+    format!(
+        "[[set]]\nname = \"big\"\ncidrs = [{}]\n{}",
+        prefixes.join(","),
+        POLICY.replace("sets = [\"control-plane\"]", "sets = [\"control-plane\", \"big\"]")
+    )
+}
+
+#[test]
+fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
+    isolated("large", || {
+        management_link();
+        sh("nft 'add table ip theirs; add set ip theirs s { type ipv4_addr; }'");
+        let node = running(&large());
+        let (wanted, _) = loaded();
+        let set = wanted.sets.iter().find(|(_, set)| set.elements.len() > 2500).map(|(name, _)| name.clone()).unwrap();
+        let mut events = 0;
+        for tampering in [
+            format!("add element inet nodewall {set} {{ 11.0.0.0/30 }}"),
+            format!("delete element inet nodewall {set} {{ 10.0.0.0/30 }}"),
+            format!("flush set inet nodewall {set}"),
+            "insert rule inet nodewall input accept".to_owned(),
+            "delete table inet nodewall".to_owned(),
+        ] {
+            sh(&format!("nft '{tampering}'"));
+            until_repaired(&node, &tampering, &wanted);
+            events += 1;
+            node.until(&tampering, |_, status| {
+                status["in_sync"] == true && status["drift_events"].as_u64() == Some(events)
+            });
+        }
+        // Somebody else commits all the time: some of it while the table is loaded again, and nobody listens.
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let script =
+                    "for i in $(seq 40); do nft add element ip theirs s { 10.1.1.$i }; nft flush set ip theirs s; done";
+                while !done.load(Ordering::Relaxed) {
+                    sh(script);
+                }
+            });
+            for round in 0..8 {
+                sh("nft delete table inet nodewall");
+                // At a moment at which the repair is under way, or just over.
+                std::thread::sleep(Duration::from_millis(round * 2));
+                let _ = std::process::Command::new("nft")
+                    .arg("insert rule inet nodewall input accept")
+                    .stderr(std::process::Stdio::null())
+                    .status();
+                until_repaired(&node, &format!("round {round}"), &wanted);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        node.until("the end", |_, status| status["in_sync"] == true);
+        assert_eq!(loaded().0, wanted);
+    });
+}
+
 #[test]
 fn an_agent_that_keeps_flushing_is_answered_within_a_second_and_named() {
     isolated("storm", || {
         management_link();
-        let daemon = Daemon::start(POLICY);
+        let node = running(POLICY);
         let (wanted, _) = loaded();
         let mut longest = Duration::ZERO;
         for round in 0..45 {
             sh("nft delete table inet nodewall");
-            longest = longest.max(until_repaired(&daemon, &format!("flush {round}"), &wanted));
+            longest = longest.max(until_repaired(&node, &format!("flush {round}"), &wanted));
         }
         println!("longest until seen repaired in a storm: {longest:?}");
         // A change during a repair is mended with it.
-        let status = daemon.until("the end", |status| status["in_sync"] == true && status["drift_storm"] == false);
+        let status = node.until("the end", |_, status| status["in_sync"] == true && status["drift_storm"] == false);
         assert!(status["drift_events"].as_u64().unwrap() > 25, "{status:#}");
-        let log = daemon.log();
+        let log = node.log();
         assert!(log.contains("keeps changing table inet nodewall"), "{log}");
         assert!(log.lines().filter(|line| line.contains("repaired in")).count() < 45, "not a line each:\n{log}");
     });
@@ -260,18 +225,22 @@ fn what_was_found_and_is_not_ours_by_doing_is_left_as_it_is() {
     isolated("found", || {
         management_link();
         sh("nft 'add table inet nodewall; add chain inet nodewall input { type filter hook input priority 0; }'");
-        let daemon = Daemon::start("this is not toml");
+        let node = running("this is not toml");
         sh("nft add rule inet nodewall input tcp dport 1 drop");
-        let status = daemon.until("degraded", |status| status["state"] == "degraded");
+        let status = node.until("degraded", |_, status| status["state"] == "degraded");
         assert_eq!(status["drift_events"], 0);
         std::thread::sleep(Duration::from_millis(300));
         assert!(sh("nft list table inet nodewall").contains("dport 1 drop"));
+        // But it has to be there: without it the host would be open.
+        sh("nft flush ruleset");
+        node.until("the lockdown", |_, status| status["reason"].as_str().unwrap_or_default().contains("lockdown"));
+        assert!(sh("nft list table inet nodewall").contains("failsafe:ssh#1"));
         // As soon as something of ours is in force, it is kept.
-        std::fs::write(daemon.folder.path().join("policy.d/20-kubelet.toml"), POLICY).unwrap();
-        daemon.until("in force", |status| status["state"] == "in-force");
+        std::fs::write(node.path("policy.d/20-kubelet.toml"), POLICY).unwrap();
+        node.until("in force", |_, status| status["state"] == "in-force");
         let (wanted, _) = loaded();
         sh("nft flush ruleset");
-        until_repaired(&daemon, "a flush", &wanted);
+        until_repaired(&node, "a flush", &wanted);
     });
 }
 
@@ -280,11 +249,11 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
     if !may_run("probes through flushes") {
         return;
     }
-    let (node, peer) = (Host::new(), Host::new());
-    wire((&node, "mgmt0", &["10.77.0.2/24", "fd77::2/64"]), (&peer, "eth0", &["10.77.0.1/24", "fd77::1/64"]));
-    node.sh("ip route add default via 10.77.0.1");
-    let _servers = node.serve(&[8080, 10250], &[]);
-    let daemon = node.enter(|| Daemon::start(POLICY));
+    let (host, peer) = (Host::new(), Host::new());
+    wire((&host, "mgmt0", &["10.77.0.2/24", "fd77::2/64"]), (&peer, "eth0", &["10.77.0.1/24", "fd77::1/64"]));
+    host.sh("ip route add default via 10.77.0.1");
+    let _servers = host.serve(&[8080, 10250], &[]);
+    let node = host.enter(|| running(POLICY));
     let probes = |port: u16| -> Vec<Probe> {
         [("10.77.0.1", "10.77.0.2"), ("fd77::1", "fd77::2")]
             .map(|(source, destination)| Probe {
@@ -331,13 +300,13 @@ fn probes_through_twenty_flushes_are_never_wrongly_denied_and_wrongly_allowed_on
                 })
             })
             .collect();
-        let windows = node.enter(|| {
+        let windows = host.enter(|| {
             let (wanted, _) = loaded();
             (0..20)
                 .map(|round| {
                     let start = Instant::now();
                     sh("nft flush ruleset");
-                    until_repaired(&daemon, &format!("flush {round}"), &wanted);
+                    until_repaired(&node, &format!("flush {round}"), &wanted);
                     let end = Instant::now();
                     std::thread::sleep(Duration::from_millis(100));
                     (start, end)
@@ -379,11 +348,11 @@ fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
             rules.push_str(&format!("  tcp dport {} accept\n", rule + 1));
         }
         rules.push_str(" }\n}\ntable ip raw { chain PREROUTING { type filter hook prerouting priority -300; }; }\n");
-        let daemon = Daemon::start(POLICY);
-        std::fs::write(daemon.folder.path().join("others.nft"), rules).unwrap();
-        sh(&format!("nft -f {}", daemon.folder.path().join("others.nft").display()));
+        let node = running(POLICY);
+        std::fs::write(node.path("others.nft"), rules).unwrap();
+        sh(&format!("nft -f {}", node.path("others.nft").display()));
         let start = Instant::now();
-        let report: Value = serde_json::from_str(&daemon.nodewall(&["check", "--host", "--json"])).unwrap();
+        let report: Value = serde_json::from_str(&node.must(&["check", "--host", "--json"])).unwrap();
         println!("`check --host` beside 5,000 rules: {:?}", start.elapsed());
         let chains: Vec<String> = report["base_chains"]
             .as_array()
@@ -393,13 +362,14 @@ fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
                 let owners: Vec<&str> =
                     chain["owners"].as_array().unwrap().iter().map(|owner| owner.as_str().unwrap()).collect();
                 format!(
-                    "{} {} {} {} {} {} {}",
+                    "{} {} {} {} {} {} {} {}",
                     chain["hook"].as_str().unwrap(),
                     chain["priority"],
                     chain["table"].as_str().unwrap(),
                     chain["policy"].as_str().unwrap(),
                     chain["rules"],
                     owners.join("+"),
+                    chain["drops"].as_str().unwrap(),
                     chain["after_ours"]
                 )
             })
@@ -407,17 +377,18 @@ fn what_else_decides_is_listed_by_hook_and_owner_whatever_its_size() {
         assert_eq!(
             chains,
             [
-                "prerouting -300 raw accept 0 iptables-nft false",
-                "input 0 filter drop 0 kube-proxy+ufw true",
-                "input 10 firewalld accept 5000 firewalld true",
+                "prerouting -300 raw accept 0 iptables-nft no false",
+                "input 0 filter drop 0 kube-proxy+ufw policy true",
+                "input 10 firewalld accept 5000 firewalld no false",
             ]
         );
         let codes: Vec<&str> =
             report["remarks"].as_array().unwrap().iter().map(|remark| remark["code"].as_str().unwrap()).collect();
         assert!(codes.contains(&"tc") && codes.contains(&"route-localnet"), "{report:#}");
-        let text = daemon.nodewall(&["status"]);
-        assert!(text.contains("Other base chains that may drop what ours accepted"), "{text}");
-        assert!(text.contains("inet firewalld filter_INPUT") && !text.contains("ip raw PREROUTING"), "{text}");
-        assert_eq!(daemon.status()["drift_events"], 0);
+        let text = node.must(&["status"]);
+        assert!(text.contains("Base chains of others") && text.contains("AFTER OURS: "), "{text}");
+        assert!(text.contains("inet firewalld filter_INPUT") && text.contains("ip raw PREROUTING"), "{text}");
+        assert!(text.contains("interface mgmt0 has tc's clsact hook"), "{text}");
+        assert_eq!(node.status().1["drift_events"], 0);
     });
 }

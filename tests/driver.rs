@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply};
+use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply, coexisting};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
 use nodewall::nft::change::{Batch, Change};
 use nodewall::nft::ir::*;
 use nodewall::nft::key::{DataType, Datum, Key, Side};
 use nodewall::nft::netlink::canonical;
+use nodewall::plan::{boot_batch, plan};
 
 /// Runs `body` on a thread in a network namespace of its own; processes that it starts are in it too.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
@@ -67,6 +68,38 @@ fn keys<const N: usize>(elements: [(ElementKey, Option<Verdict>); N]) -> Element
 fn input(rules: Vec<Rule>) -> Chain {
     let base = BaseChain { hook: Hook::Input, priority: 0, policy: ChainPolicy::Drop, device: None };
     Chain { base: Some(base), rules }
+}
+
+fn range(key: Key, start: u32, end: u32) -> Statement {
+    Statement::Match { key, negated: false, value: Value::Range(start.into(), end.into()) }
+}
+
+fn any_of(key: Key, bits: u32) -> Statement {
+    Statement::Match { key, negated: false, value: Value::Flags(bits) }
+}
+
+fn found(keys: &[Key], set: &str) -> Statement {
+    Statement::Lookup { keys: keys.to_vec(), negated: false, set: SetRef::Named(set.to_owned()) }
+}
+
+fn meter(keys: &[Key], set: &str) -> Statement {
+    Statement::Meter { keys: keys.to_vec(), set: set.to_owned(), limit: Limit { rate: 5, seconds: 60, burst: 3 } }
+}
+
+fn dynamic(key: &[DataType], timeout: u32, size: u32) -> Set {
+    let elements = match key {
+        [DataType::Ipv4Addr] => Elements::V4(Default::default()),
+        _ => keys([]),
+    };
+    Set { key: key.to_vec(), interval: false, map: false, dynamic: Some(Dynamic { timeout, size }), elements }
+}
+
+/// A chain at the ingress of a device.
+fn early(device: &str) -> Chain {
+    let device = Some(Datum::name(device));
+    let base = BaseChain { hook: Hook::Ingress, priority: -500, policy: ChainPolicy::Accept, device };
+    let drop = rule("e#1", [is(Key::IpAddr(Family::V4, Side::Source), v4("192.0.2.1")), DROP]);
+    Chain { base: Some(base), rules: vec![drop] }
 }
 
 /// A ruleset with everything that the IR has.
@@ -153,10 +186,40 @@ fn everything() -> Ruleset {
         rule(
             "",
             [
-                Statement::Limit(Limit { rate: 10, seconds: 1, burst: 20 }),
+                Statement::Limit(Limit { rate: 10, seconds: 60, burst: 20 }),
                 Statement::Log { prefix: "nodewall drop: ".to_owned(), group: 5 },
             ],
         ),
+        rule("", [is(Key::SocketUser, 0u32), ACCEPT]),
+        rule("", [range(Key::SocketUser, 1000, 2000), ACCEPT]),
+        rule("", [range(Key::SocketGroup, 255, 256), DROP]),
+        rule("", [any_of(Key::Mark, 0x30), ACCEPT]),
+        rule("", [is(Key::Mark, 0x10u32), DROP]),
+        rule("", [range(Key::Mark, 1, 0x1_0000), DROP]),
+        rule("", [Statement::MarkSet(0x10)]),
+        rule("", [Statement::MarkClear(0x8000_0001), ACCEPT]),
+        rule("", [Statement::Notrack]),
+        rule("", [is(Key::SocketCgroup(2), 4711u64), DROP]),
+        rule("", [found(&[Key::SocketUser], "users"), ACCEPT]),
+        rule("", [found(&[Key::SocketGroup], "groups"), ACCEPT]),
+        rule("", [found(&[Key::SocketUser, port], "users_ports"), ACCEPT]),
+        rule("", [found(&[Key::SocketGroup, port], "groups_ports"), ACCEPT]),
+        rule("", [found(&[Key::SocketCgroup(3)], "units"), ACCEPT]),
+        rule("", [found(&[Key::SocketCgroup(1), port], "units_ports"), ACCEPT]),
+        rule(
+            "",
+            [Statement::Lookup {
+                keys: vec![Key::SocketUser],
+                negated: true,
+                set: SetRef::Anonymous(keys([
+                    (single(7u32.into()), None),
+                    (ElementKey(vec![(256u32.into(), 65_535u32.into())]), None),
+                ])),
+            }],
+        ),
+        rule("", [Statement::Limit(Limit { rate: 3, seconds: 86_400, burst: 5 }), DROP]),
+        rule("", [meter(&[source4], "clients"), ACCEPT]),
+        rule("", [is(Key::L4Proto, 6u8), Statement::Counter, meter(&[source6, port], "clients6"), ACCEPT]),
         rule("", [is(Key::L4Proto, 6u8), Statement::Reject(Reject::TcpReset)]),
         rule("", [Statement::Reject(Reject::AdminProhibited)]),
     ];
@@ -243,9 +306,62 @@ fn everything() -> Ruleset {
             ),
         ),
     ];
+    let span = |start: u32, end: u32| (Datum::from(start), Datum::from(end));
+    let local = [
+        (
+            "users",
+            set(
+                &[DataType::Uid],
+                true,
+                false,
+                keys([(single(0u32.into()), None), (ElementKey(vec![span(255, 256)]), None)]),
+            ),
+        ),
+        ("groups", set(&[DataType::Gid], false, false, keys([(single(0x0102_0304u32.into()), None)]))),
+        (
+            "users_ports",
+            set(
+                &[DataType::Uid, DataType::InetService],
+                true,
+                false,
+                keys([
+                    (ElementKey(vec![span(1000, 1255), (22u16.into(), 22u16.into())]), None),
+                    (ElementKey(vec![span(5, 5), (80u16.into(), 90u16.into())]), None),
+                ]),
+            ),
+        ),
+        (
+            "groups_ports",
+            set(
+                &[DataType::Gid, DataType::InetService],
+                false,
+                false,
+                keys([(ElementKey::of([1000u32.into(), 22u16.into()]), None)]),
+            ),
+        ),
+        (
+            "units",
+            set(&[DataType::Cgroup], false, false, keys([(single(4711u64.into()), None), (single(1u64.into()), None)])),
+        ),
+        (
+            "units_ports",
+            set(
+                &[DataType::Cgroup, DataType::InetService],
+                true,
+                false,
+                keys([(
+                    ElementKey(vec![(0x1_0000_0002u64.into(), 0x1_0000_0002u64.into()), (1u16.into(), 9u16.into())]),
+                    None,
+                )]),
+            ),
+        ),
+        ("clients", dynamic(&[DataType::Ipv4Addr], 60, 65_536)),
+        ("clients6", dynamic(&[DataType::Ipv6Addr, DataType::InetService], 3600, 10)),
+    ];
     Ruleset {
-        sets: sets.into_iter().map(|(name, set)| (name.to_owned(), set)).collect(),
+        sets: sets.into_iter().chain(local).map(|(name, set)| (name.to_owned(), set)).collect(),
         chains: BTreeMap::from([
+            ("early".to_owned(), early("lo")),
             ("input".to_owned(), input(rules)),
             (
                 "services".to_owned(),
@@ -284,11 +400,38 @@ fn the_kernel_gives_back_what_it_was_given_and_nft_prints_it_the_natural_way() {
             "ip saddr . tcp dport @pairs accept",
             "tcp dport { 22, 80-90, 60000-65535 } accept",
             "tcp dport 1-1024 ip saddr != 10.0.0.1-10.0.0.5 accept",
-            "limit rate 10/second burst 20 packets log prefix \"nodewall drop: \" group 5",
+            "limit rate 10/minute burst 20 packets log prefix \"nodewall drop: \" group 5",
             "meta l4proto tcp reject with tcp reset",
             "reject with icmpx admin-prohibited",
             "elements = { 0.0.0.0/0 }",
             "\"lxc*\" : jump services",
+            "type filter hook ingress device \"lo\" priority -500; policy accept;",
+            "ip saddr 192.0.2.1 drop comment \"e#1\"",
+            "meta skuid 0 accept",
+            "meta skuid 1000-2000 accept",
+            "meta skgid 255-256 drop",
+            "meta mark & 0x00000030 != 0x00000000 accept",
+            "meta mark 0x00000010 drop",
+            "meta mark 0x00000001-0x00010000 drop",
+            "meta mark set meta mark | 0x00000010",
+            "meta mark set meta mark & 0x7ffffffe accept",
+            "notrack",
+            "socket cgroupv2 level 2 4711 drop",
+            "meta skuid @users accept",
+            "elements = { 0, 255-256 }",
+            "elements = { 16909060 }",
+            "meta skuid . tcp dport @users_ports accept",
+            "1000-1255 . 22",
+            "5 . 80-90",
+            "elements = { 1000 . 22 }",
+            "socket cgroupv2 level 3 @units accept",
+            "socket cgroupv2 level 1 . tcp dport @units_ports accept",
+            "elements = { 4294967298 . 1-9 }",
+            "meta skuid != { 7, 256-65535 }",
+            "limit rate 3/day drop",
+            "size 65536\n\t\tflags dynamic,timeout\n\t\ttimeout 1m\n",
+            "update @clients { ip saddr limit rate 5/minute burst 3 packets } accept",
+            "counter packets 0 bytes 0 update @clients6 { ip6 saddr . tcp dport limit rate 5/minute burst 3 packets } accept",
         ] {
             assert!(printed.contains(line), "{line} is not in\n{printed}");
         }
@@ -530,7 +673,7 @@ fn a_foreign_ruleset_of_thousands_is_left_aside() {
         let mut kernel = Netlink::open().unwrap();
         let applied = apply(&mut kernel, &everything(), None).unwrap();
         assert_eq!(applied.loaded.ruleset, everything());
-        assert_eq!(applied.loaded.rules.len(), 2);
+        assert_eq!(applied.loaded.rules.len(), everything().chains.len());
     });
 }
 
@@ -543,6 +686,12 @@ fn what_nft_wrote_is_read_as_our_own() {
         // nft looks at neighbouring fields of a header at once ("icmpv6 type 135 icmpv6 code 0" is one comparison of two
         // bytes), which we never write: such a rule is foreign to us and is replaced by our own.
         desired.chains.get_mut("input").unwrap().rules.remove(5);
+        // Of control groups nft reads only the paths of those that are there.
+        let of_group = is(Key::SocketCgroup(2), 4711u64);
+        desired.chains.get_mut("input").unwrap().rules.retain(|rule| !rule.statements.contains(&of_group));
+        for set in desired.sets.values_mut().filter(|set| set.key.contains(&DataType::Cgroup)) {
+            set.elements = keys([]);
+        }
         apply(&mut kernel, &desired, None).unwrap();
         let text = list();
         run(&["nft", "delete", "table", "inet", "nodewall"]);
@@ -558,5 +707,216 @@ fn what_nft_wrote_is_read_as_our_own() {
             assert_eq!(there, here, "rule {index}");
         }
         assert_eq!(loaded.ruleset, desired);
+    });
+}
+
+/// One bucket for each client of a port, and another rule beside it.
+fn metered(size: u32, rules: &[&str]) -> Ruleset {
+    let rules = rules.iter().map(|comment| match *comment {
+        "meter" => rule("meter", [meter(&[Key::IpAddr(Family::V4, Side::Source)], "clients"), ACCEPT]),
+        other => rule(other, [is(Key::Port(TCP, Side::Destination), 22u16), Statement::Counter, DROP]),
+    });
+    Ruleset {
+        sets: BTreeMap::from([("clients".to_owned(), dynamic(&[DataType::Ipv4Addr], 3600, size))]),
+        chains: BTreeMap::from([("input".to_owned(), input(rules.collect()))]),
+    }
+}
+
+#[test]
+fn a_dynamic_set_keeps_what_rules_put_into_it() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &metered(100, &["meter"]), None).unwrap();
+        run(&["nft", "add element inet nodewall clients { 192.0.2.1, 192.0.2.2 timeout 5h }"]);
+        let there = || list().matches("192.0.2.").count();
+        assert_eq!(there(), 2);
+        // It is read as empty, is no drift, and rules around it come and go.
+        let loaded = kernel.load(&Read::Everything).unwrap();
+        assert_eq!(loaded.ruleset, metered(100, &["meter"]));
+        assert_eq!((loaded.unread.len(), loaded.foreign.len()), (0, 0));
+        assert!(kernel.load(&Read::Only(Vec::new())).unwrap().unread.is_empty());
+        assert_eq!(apply(&mut kernel, &metered(100, &["meter"]), None).unwrap().changes, 0);
+        for rules in [&["before", "meter"][..], &["before"], &[], &["meter", "after"]] {
+            apply(&mut kernel, &metered(100, rules), None).unwrap();
+            assert_eq!(there(), 2, "{rules:?}");
+        }
+        // Another size takes another set.
+        apply(&mut kernel, &metered(50, &["meter", "after"]), None).unwrap();
+        assert_eq!(there(), 0);
+        assert!(list().contains("size 50"));
+    });
+}
+
+fn on_device(device: &str) -> Ruleset {
+    let chains = [("input".to_owned(), input(vec![])), (format!("early_{device}"), early(device))];
+    Ruleset { chains: chains.into(), ..Ruleset::default() }
+}
+
+#[test]
+fn a_chain_goes_with_its_device_to_another() {
+    in_namespace(|| {
+        run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        let mut kernel = Netlink::open().unwrap();
+        let mut desired = on_device("one");
+        apply(&mut kernel, &desired, None).unwrap();
+        assert!(list().contains("hook ingress device \"one\" priority -500; policy accept;"));
+        // Its policy is changed in place, its device is not.
+        let base = |ruleset: &mut Ruleset, change: &dyn Fn(&mut BaseChain)| {
+            change(ruleset.chains.get_mut("early_one").unwrap().base.as_mut().unwrap());
+        };
+        base(&mut desired, &|base| base.policy = ChainPolicy::Drop);
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().changes, 1);
+        base(&mut desired, &|base| base.device = Some(Datum::name("two")));
+        let batch = plan(&kernel.load(&Read::Everything).unwrap(), &desired).unwrap();
+        assert!(batch.changes.contains(&Change::DeleteChain { name: "early_one".to_owned() }), "{:?}", batch.changes);
+        apply(&mut kernel, &desired, None).unwrap();
+        assert!(list().contains("device \"two\"") && !list().contains("device \"one\""), "{}", list());
+        // Whether the kernel keeps a chain without its device or not, the rest is as it was and can be changed.
+        run(&["ip", "link", "delete", "one"]);
+        let applied = apply(&mut kernel, &desired, None).unwrap();
+        let kept = applied.loaded.ruleset.chains.contains_key("early_one");
+        assert_eq!(applied.without, if kept { vec![] } else { vec!["early_one".to_owned()] });
+        apply(&mut kernel, &on_device("one"), None).unwrap();
+    });
+}
+
+/// Linux before 6.16.
+#[test]
+fn a_device_that_is_not_there_costs_only_its_own_chain() {
+    let mut kernel = Memory::default();
+    kernel.set_devices(["eth0"]);
+    let mut desired = everything();
+    desired.chains.insert("early".to_owned(), early("eth0"));
+    desired.chains.insert("early_ib0".to_owned(), early("ib0"));
+    desired.chains.insert("early_ib1".to_owned(), early("ib1"));
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert_eq!(applied.without, ["early_ib0", "early_ib1"]);
+    let all = desired.clone();
+    let in_force = |kernel: &mut Memory, missing: &[&str]| {
+        let mut expected = all.clone();
+        expected.chains.retain(|name, _| !missing.contains(&name.as_str()));
+        assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, expected);
+    };
+    in_force(&mut kernel, &["early_ib0", "early_ib1"]);
+    let again = apply(&mut kernel, &desired, Some(&applied.loaded)).unwrap();
+    assert_eq!((again.changes, again.without), (0, applied.without));
+    // One comes and another goes.
+    kernel.set_devices(["ib1"]);
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert_eq!(applied.without, ["early", "early_ib0"]);
+    in_force(&mut kernel, &["early", "early_ib0"]);
+    kernel.set_devices(["eth0", "ib0", "ib1"]);
+    let applied = apply(&mut kernel, &desired, None).unwrap();
+    assert!(applied.without.is_empty());
+    in_force(&mut kernel, &[]);
+    // A device goes, and the kernel says nothing of it: what is known of before is not believed to the end.
+    kernel.set_devices(["eth0", "ib1"]);
+    desired.chains.remove("early_ib0");
+    let applied = apply(&mut kernel, &desired, Some(&applied.loaded)).unwrap();
+    assert_eq!((applied.loaded.ruleset, applied.without.len()), (desired, 0));
+}
+
+#[test]
+fn a_stored_batch_has_no_chain_that_takes_a_device() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        kernel.commit_bytes(&boot_batch(&desired)).unwrap();
+        let mut expected = desired.clone();
+        assert!(expected.chains.remove("early").is_some());
+        assert_eq!(kernel.load(&Read::Everything).unwrap().ruleset, expected);
+        // What is missing comes with the first apply, and is all that comes.
+        let applied = apply(&mut kernel, &desired, None).unwrap();
+        assert_eq!((applied.changes, applied.loaded.ruleset), (2, desired));
+    });
+}
+
+#[test]
+fn other_chains_at_ingress_are_told_by_their_devices() {
+    in_namespace(|| {
+        run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        let mut kernel = Netlink::open().unwrap();
+        apply(&mut kernel, &on_device("one"), None).unwrap();
+        for table in ["netdev t", "inet t"] {
+            run(&["nft", &format!("add table {table}")]);
+            for (chain, devices) in
+                [("same", "device one"), ("other", "device two"), ("both", "devices = { one, two }")]
+            {
+                let chain = format!(
+                    "add chain {table} {chain} {{ type filter hook ingress {devices} priority 0; policy drop; }}"
+                );
+                run(&["nft", &chain]);
+            }
+        }
+        let found = coexisting(&mut kernel).unwrap();
+        let told: Vec<String> = found
+            .iter()
+            .filter(|chain| chain.after_ours)
+            .map(|chain| format!("{} {} on {}", chain.family.name(), chain.name, chain.base.devices.join(" ")))
+            .collect();
+        assert_eq!(told, ["inet both on one two", "inet same on one", "netdev both on one two", "netdev same on one"]);
+        assert_eq!(found.len(), 6);
+        assert_eq!(apply(&mut kernel, &on_device("one"), None).unwrap().changes, 0);
+    });
+}
+
+/// Everything near to our words and not one of them.
+#[test]
+fn what_we_never_write_is_foreign() {
+    in_namespace(|| {
+        let mut kernel = Netlink::open().unwrap();
+        let desired = everything();
+        apply(&mut kernel, &desired, None).unwrap();
+        for words in [
+            "meta mark set 0x10",
+            "meta mark set meta mark ^ 0x10",
+            "meta mark set meta mark & 0xf0 | 0x01",
+            "meta mark set ct mark",
+            "ct mark set meta mark",
+            "meta mark & 0x30 == 0x10",
+            "meta skuid & 0x1 != 0",
+            "meta priority set 1:2",
+            "meta nftrace set 1",
+            "socket wildcard 1",
+            "socket transparent 1",
+            "limit rate over 5/second",
+            "limit rate 5/week",
+            "limit rate 5 kbytes/second",
+            "add @clients { ip saddr limit rate 5/minute }",
+            "update @clients { ip saddr timeout 5s limit rate 5/minute }",
+            "update @clients { ip saddr limit rate over 5/minute }",
+            "update @clients { ip saddr limit rate 5/minute counter }",
+            "update @clients { ip saddr counter }",
+            "update @clients { ip saddr }",
+            "delete @clients { ip saddr }",
+            "ip saddr & 0.0.0.255 == 0.0.0.1",
+            "meta mark < 5",
+        ] {
+            run(&["nft", &format!("add rule inet nodewall services {words}")]);
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            let last = loaded.ruleset.chains["services"].rules.last().unwrap();
+            let foreign = last.statements.iter().any(|statement| matches!(statement, Statement::Foreign(_)));
+            assert!(foreign, "{words}: {:?}", last.statements);
+        }
+        assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired);
+        for words in [
+            "set x { type ipv4_addr; flags dynamic; size 5; }",
+            "set x { type ipv4_addr; flags timeout; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 1500ms; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 5s; gc-interval 3s; size 5; }",
+            "set x { type ipv4_addr; flags dynamic,timeout; timeout 5s; size 5; counter; }",
+            "set x { type ipv4_addr; size 5; }",
+            "set x { type ipv4_addr; counter; }",
+            "set x { type ipv4_addr; timeout 5s; }",
+            "chain x { type filter hook ingress devices = { one, two } priority 0; }",
+        ] {
+            run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]);
+            run(&["nft", &format!("add {words}").replace(" x ", " inet nodewall x ")]);
+            let loaded = kernel.load(&Read::Everything).unwrap();
+            assert_eq!(loaded.foreign.len(), 1, "{words}: {:?}", loaded.foreign);
+            assert_eq!(apply(&mut kernel, &desired, None).unwrap().loaded.ruleset, desired, "{words}");
+            run(&["ip", "link", "delete", "one"]);
+        }
     });
 }

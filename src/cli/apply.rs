@@ -2,27 +2,28 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::Options;
+use super::diff::{self, Ahead};
 use super::examine::{Examined, examine};
 use super::exit::{self, Exit};
 use super::order;
-use super::output::Output;
+use super::output::{Output, count};
 use super::status::daemon_answers;
 use crate::compile::compile;
-use crate::config::{self, duration};
+use crate::config;
+use crate::config::confirm::{self, Confirm};
 use crate::daemon::documents;
 use crate::daemon::socket::Request;
-use crate::driver::{self, Conntrack, Kernel as _, Netlink, Read, Revoked};
+use crate::driver::{self, Conntrack, Netlink, Revoked};
 use crate::nft::change::Change;
 use crate::nft::ir::Ruleset;
-use crate::plan::plan;
 use crate::revoke::Revocation;
 use crate::source::Trust;
+use crate::text::time;
 
 /// Arguments of `apply`.
 #[derive(Args, Debug)]
@@ -33,9 +34,13 @@ pub(super) struct Arguments {
     /// Policy files and directories instead of the policy directories
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Let the daemon do it, and go back after this time ("2m") unless `nodewall confirm` is run before
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    confirm: Option<Duration>,
+    /// Let the daemon do it, and go back after this time ("2m") unless `nodewall confirm` is run before; "auto" or "auto:30s":
+    /// unless its self-test passes before
+    #[arg(long, value_name = "TIME", value_parser = confirm::parse)]
+    confirm: Option<Confirm>,
+    /// With `--confirm auto`: wait until the self-test has passed, or the change is gone again (exit code 7)
+    #[arg(long, requires = "confirm")]
+    wait: bool,
 }
 
 /// What `apply --json` prints.
@@ -56,6 +61,10 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("--root looks at another machine, and apply changes this one; use check or render");
         return Exit::Usage;
     }
+    if arguments.wait && !matches!(arguments.confirm, Some(Confirm::SelfTest(_))) {
+        output.message("--wait waits for a self-test; use it with --confirm auto");
+        return Exit::Usage;
+    }
     if let Some(confirm) = arguments.confirm {
         return under_confirm(options, arguments, confirm, output);
     }
@@ -66,7 +75,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("the policy has errors; nothing was changed");
         return Exit::InvalidPolicy;
     }
-    let ruleset = compile(&effective);
+    let (ruleset, next_expiry) = (compile(&effective), effective.next_expiry());
     let revoke = documents.config.settings.revoke;
     if arguments.dry_run {
         let revocation = revoke.then(|| Revocation::new(Arc::new(effective), &facts));
@@ -84,13 +93,22 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
             return exit::of_kernel(&error);
         }
     };
+    if !applied.without.is_empty() {
+        let chains = applied.without.join(", ");
+        output.message(&format!(
+            "not in force, as their device is not there: {chains}; other chains decide the same later"
+        ));
+    }
     if daemon_answers(&documents.config.socket) {
         output.message("nodewall is running: it will put its own policy in force again at the next change it sees");
+    } else if let Some(at) = next_expiry {
+        let at = time::rfc3339(at);
+        output.message(&format!("a policy expires at {at}, and without the daemon nothing ends it then"));
     }
     let mut flows_ended = None;
     if applied.changes > 0 && revoke {
         let revocation = Revocation::new(Arc::new(effective), &facts);
-        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &|| false)) {
+        match Conntrack::open().and_then(|mut conntrack| conntrack.revoke(&revocation, &mut |_| true)) {
             Ok(Revoked { ended, .. }) => flows_ended = Some(ended),
             Err(error) => {
                 let error = exit::chain(&error);
@@ -123,7 +141,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
 }
 
 /// The daemon owns the time, so that it goes by whatever happens to this process and its terminal.
-fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, output: &Output) -> Exit {
+fn under_confirm(options: &Options, arguments: &Arguments, confirm: Confirm, output: &Output) -> Exit {
     // What is wrong is shown with its place in the text, as only we have a terminal; the daemon decides all the same.
     let documents = documents::load(&options.whereabouts(&arguments.paths), Trust::Required);
     output.findings(&documents.findings, &documents.texts);
@@ -142,7 +160,12 @@ fn under_confirm(options: &Options, arguments: &Arguments, confirm: Duration, ou
         }
     }
     let (config, _, _) = config::load(&options.config, Trust::Anyone);
-    order::send(&config.socket, &Request { seconds: Some(confirm.as_secs()), paths, ..Request::new("apply") }, output)
+    let (seconds, selftest) = (Some(confirm.time().as_secs()), matches!(confirm, Confirm::SelfTest(_)));
+    let request = Request { seconds, selftest, paths, ..Request::new("apply") };
+    match arguments.wait {
+        true => order::send_and_wait(&config.socket, &request, confirm.time(), output),
+        false => order::send(&config.socket, &request, output),
+    }
 }
 
 /// What `apply --dry-run --json` prints.
@@ -154,27 +177,18 @@ struct Preview {
     flows_ended: usize,
 }
 
-/// Says what an apply would do to the kernel as it is now. Like diff(1): exit code 0 for nothing, 1 for something.
+/// Says what an apply would do to the kernel as it is now, in short. Like diff(1): exit code 0 for nothing, 1 for something.
 fn dry_run(ruleset: &Ruleset, revocation: Option<&Revocation>, output: &Output) -> Exit {
-    let looked = || {
-        let loaded = Netlink::open()?.load(&Read::Everything)?;
-        let planned = plan(&loaded, ruleset);
-        let subjects: Vec<String> =
-            planned.iter().flat_map(|batch| &batch.changes).filter_map(|change| words(change, loaded.exists)).collect();
-        let flows = match revocation {
-            Some(revocation) if !subjects.is_empty() => Conntrack::open()?.denied(revocation)?.0.len(),
-            _ => 0,
-        };
-        Ok((subjects, flows))
-    };
-    let (changes, flows_ended) = match looked() {
-        Ok(looked) => looked,
+    let Ahead { loaded, planned, flows } = match diff::look(ruleset, revocation) {
+        Ok(ahead) => ahead,
         Err(error) => {
             output.message(&exit::chain(&error));
             return exit::of_kernel(&error);
         }
     };
+    let changes: Vec<String> = planned.iter().filter_map(|change| words(change, loaded.exists)).collect();
     let differs = !changes.is_empty();
+    let flows_ended = flows.iter().map(|(_, count)| count).sum();
     let printed = if output.json {
         output.json(&Preview { version: 1, changes, flows_ended })
     } else if differs {
@@ -214,9 +228,4 @@ fn words(change: &Change, exists: bool) -> Option<String> {
         _ => String::new(),
     };
     Some(format!("{sign} {}{elements}", change.subject()))
-}
-
-fn count(number: usize, thing: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {thing}{plural}")
 }

@@ -1,17 +1,25 @@
-//! What `check`, `render` and `apply` begin with: the documents, this node, and what the policy comes to on it.
+//! What `check`, `render`, `simulate` and `apply` begin with: the documents, this node, and what the policy comes to on it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Options;
 use super::exit;
 use super::output::Output;
+use crate::daemon::clock;
 use crate::daemon::documents::{self, Documents};
 use crate::host;
 use crate::net::facts::Facts;
 use crate::policy::effective::Effective;
+use crate::policy::expiry;
+use crate::policy::local::{LocalNames, not_running};
+use crate::policy::model::Policy;
 use crate::policy::resolve::resolve;
 use crate::source::Trust;
 use crate::text::finding::Finding;
+
+/// Nobody waits longer for a name service.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Documents on a node.
 pub(super) struct Examined {
@@ -19,7 +27,7 @@ pub(super) struct Examined {
     pub(super) documents: Documents,
     /// The node.
     pub(super) facts: Facts,
-    /// What the policy comes to there.
+    /// What the policy comes to there now, without what is over.
     pub(super) effective: Effective,
     /// Everything there is to say: about the documents, about their meaning here, and about the command line.
     pub(super) findings: Vec<Finding>,
@@ -28,16 +36,31 @@ pub(super) struct Examined {
 /// Reads the documents and resolves them on the node that the options name; `paths` are those of the subcommand.
 pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output: &Output) -> Examined {
     let documents = documents::load(&options.whereabouts(paths), trust);
-    let facts = documents.complete(facts(options.root.as_deref(), output));
-    let (effective, resolved) = resolve(&documents.policy, &documents.config.settings, &facts);
+    let facts = documents.complete(facts(options, &documents.policy, output));
+    let settings = &documents.config.settings;
+    let (mut effective, resolved) = resolve(&documents.policy, settings, &facts);
+    let now = clock::now();
+    let over = effective.expire(|policy| policy.is_over(now));
     let mut findings = documents.findings.clone();
     findings.extend(resolved);
+    findings.extend(not_running(&documents.policy, settings, &facts));
+    findings.extend(over.iter().map(expiry::finding));
     findings.extend(options.absent());
     Examined { documents, facts, effective, findings }
 }
 
+/// The facts of the machine that the options name, with what the policy needs to know of accounts and units.
+pub(super) fn facts(options: &Options, policy: &Policy, output: &Output) -> Facts {
+    let mut facts = links(options.root.as_deref(), output);
+    let root = options.root.as_deref().unwrap_or(Path::new("/"));
+    for trouble in host::add_local(&mut facts, root, &LocalNames::of(policy), ANSWER_TIME) {
+        output.message(&trouble);
+    }
+    facts
+}
+
 /// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
-pub(super) fn facts(root: Option<&Path>, output: &Output) -> Facts {
+fn links(root: Option<&Path>, output: &Output) -> Facts {
     if let Some(root) = root {
         return host::collect_fixture(root);
     }

@@ -24,6 +24,8 @@ pub(super) enum Exit {
     InvalidPolicy = 5,
     /// The kernel lacks a feature.
     KernelLacks = 6,
+    /// It was in force, was not confirmed, and is gone again.
+    RolledBack = 7,
     /// The kernel has something else than the policy in force.
     Drift = 8,
     /// The newest policy is not the one in force.
@@ -41,9 +43,11 @@ pub(super) fn of_kernel(error: &driver::Error) -> Exit {
     match error {
         driver::Error::Socket { source, .. } => of_io(source),
         driver::Error::Refused { errno, .. } => of_errno(*errno),
-        driver::Error::Contended | driver::Error::Answer(_) | driver::Error::Batch(_) | driver::Error::Differs(_) => {
-            Exit::Failure
-        }
+        driver::Error::NoDevice { .. }
+        | driver::Error::Contended
+        | driver::Error::Answer(_)
+        | driver::Error::Batch(_)
+        | driver::Error::Differs(_) => Exit::Failure,
     }
 }
 

@@ -1,5 +1,6 @@
-//! `nodewall check --host`: what else on this machine decides about packets.
+//! `nodewall check --host`: what else on this machine decides about packets, and what the kernel has.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -8,9 +9,10 @@ use serde::Serialize;
 use super::exit::{self, Exit};
 use super::output::Output;
 use super::status::chain_rows;
-use crate::daemon::status::BaseChainRecord;
-use crate::driver::{self, Kernel, Netlink};
+use crate::daemon::status::{BaseChainRecord, FeatureRecord, RemarkRecord};
+use crate::driver::{self, Netlink};
 use crate::host::{self, coexistence};
+use crate::nft::feature::{Feature, Support};
 
 /// What `check --host --json` prints.
 #[derive(Serialize)]
@@ -19,42 +21,48 @@ struct Report {
     /// `None` when the kernel could not be asked.
     base_chains: Option<Vec<BaseChainRecord>>,
     remarks: Vec<RemarkRecord>,
-}
-
-/// A remark.
-#[derive(Serialize)]
-struct RemarkRecord {
-    code: &'static str,
-    message: String,
-    help: &'static str,
+    /// `None` when the kernel could not be asked, which takes CAP_NET_ADMIN.
+    features: Option<Vec<FeatureRecord>>,
 }
 
 pub(super) fn run(root: Option<&Path>, strict: bool, output: &Output) -> Exit {
     let mut remarks = coexistence::from_files(root.unwrap_or(Path::new("/")));
-    let mut chains = None;
+    let (mut chains, mut features) = (None, None);
     // A copy of another machine's files says nothing about its kernel.
     if root.is_none() {
         match links() {
             Ok(found) => remarks.extend(found),
             Err(error) => output.message(&exit::chain(&error)),
         }
-        match Netlink::open().and_then(|mut kernel| kernel.chains()) {
-            Ok(all) => {
-                chains = Some(driver::others(&all).iter().map(BaseChainRecord::of).collect::<Vec<_>>());
-            }
+        match Netlink::open().and_then(|mut netlink| driver::coexisting(&mut netlink)) {
+            Ok(all) => chains = Some(all.iter().map(BaseChainRecord::of).collect::<Vec<_>>()),
             Err(error) => output.message(&exit::chain(&error)),
         }
+        match driver::features() {
+            Ok(found) => features = Some(found),
+            Err(error) => {
+                let error = exit::chain(&error);
+                output.message(&format!("{error}; what the kernel lacks is not known (it takes CAP_NET_ADMIN to ask)"));
+            }
+        }
     }
+    let remarks: Vec<RemarkRecord> = remarks.iter().map(RemarkRecord::of).collect();
+    let missing = features.as_ref().map(FeatureRecord::missing).unwrap_or_default();
     let printed = if output.json {
-        let remarks: Vec<RemarkRecord> = remarks
-            .iter()
-            .map(|remark| RemarkRecord { code: remark.code, message: remark.message.clone(), help: remark.help })
-            .collect();
-        output.json(&Report { version: 1, base_chains: chains, remarks })
+        let all = |found: BTreeMap<Feature, Support>| {
+            found.iter().map(|(feature, support)| FeatureRecord::of(*feature, *support)).collect()
+        };
+        output.json(&Report { version: 1, base_chains: chains, remarks: remarks.clone(), features: features.map(all) })
     } else {
-        output.data(&text(chains.as_deref(), &remarks))
+        output.data(&text(chains.as_deref(), &remarks, features.as_ref()))
     };
-    if strict && !remarks.is_empty() { Exit::Failure } else { printed }
+    if missing.iter().any(|lack| lack.needed) {
+        Exit::KernelLacks
+    } else if strict && !(remarks.is_empty() && missing.is_empty()) {
+        Exit::Failure
+    } else {
+        printed
+    }
 }
 
 fn links() -> Result<Vec<coexistence::Remark>, host::Error> {
@@ -65,22 +73,39 @@ fn links() -> Result<Vec<coexistence::Remark>, host::Error> {
         .block_on(coexistence::from_links())
 }
 
-fn text(chains: Option<&[BaseChainRecord]>, remarks: &[coexistence::Remark]) -> String {
+fn text(
+    chains: Option<&[BaseChainRecord]>,
+    remarks: &[RemarkRecord],
+    features: Option<&BTreeMap<Feature, Support>>,
+) -> String {
     let mut out = String::new();
-    for remark in remarks {
+    for FeatureRecord { needed, what, help, .. } in features.map(FeatureRecord::missing).unwrap_or_default() {
+        let severity = if needed { "error" } else { "warning" };
         // Writing to a String does not fail.
+        let _ = writeln!(out, "{severity}[kernel-lacks]: the kernel lacks {what}\n  help: {help}");
+    }
+    for remark in remarks {
         let _ = writeln!(out, "warning[{}]: {}\n  help: {}", remark.code, remark.message, remark.help);
+    }
+    if let Some(features) = features {
+        let unknown: Vec<&str> = features
+            .iter()
+            .filter(|(_, support)| matches!(support, Support::Unknown(_)))
+            .map(|(feature, _)| feature.words())
+            .collect();
+        if !unknown.is_empty() {
+            let _ = writeln!(out, "the kernel does not say whether it has: {}", unknown.join(", "));
+        }
+        let present = features.values().filter(|support| **support == Support::Present).count();
+        let _ = writeln!(out, "kernel: {present} of {} features that nodewall uses", features.len());
     }
     match chains {
         Some([]) => out.push_str("no base chains besides ours\n"),
         Some(chains) => {
             let all: Vec<&BaseChainRecord> = chains.iter().collect();
-            if out.is_empty() {
-                out.push_str("base chains besides ours:\n");
-            }
             chain_rows(&mut out, &all);
             if chains.iter().any(|chain| chain.after_ours) {
-                out.push_str("\nAFTER OURS: what such a chain drops is dropped, also where nodewall accepts it.\n");
+                out.push_str(AFTER_OURS);
             }
         }
         None => {}
@@ -90,6 +115,10 @@ fn text(chains: Option<&[BaseChainRecord]>, remarks: &[coexistence::Remark]) -> 
     }
     out
 }
+
+/// What the last column means.
+pub(super) const AFTER_OURS: &str =
+    "\nAFTER OURS: what such a chain drops is dropped, also where nodewall accepts it.\n";
 
 #[cfg(test)]
 mod tests {
@@ -108,21 +137,45 @@ mod tests {
             rules: 3,
             owners: vec![owner.to_owned()],
             after_ours,
+            drops: "policy".to_owned(),
         };
         let chains = [chain("prerouting", -300, "raw", "Calico", false), chain("input", 0, "filter", "ufw", true)];
-        let remark = coexistence::Remark { code: "xdp", message: "interface a has one".to_owned(), help: "look" };
+        let remark = RemarkRecord { code: "xdp".into(), message: "interface a has one".into(), help: "look".into() };
         let expected = "\
 warning[xdp]: interface a has one
   help: look
 
-HOOK        PRIORITY  TYPE    CHAIN            POLICY  RULES  OWNER   AFTER OURS
-prerouting      -300  filter  ip raw INPUT     drop        3  Calico  no
-input              0  filter  ip filter INPUT  drop        3  ufw     yes
+HOOK        PRIORITY  TYPE    CHAIN            POLICY  RULES  OWNER   DROPS   AFTER OURS
+prerouting      -300  filter  ip raw INPUT     drop        3  Calico  policy  no
+input              0  filter  ip filter INPUT  drop        3  ufw     policy  yes
 
 AFTER OURS: what such a chain drops is dropped, also where nodewall accepts it.
 ";
-        assert_eq!(text(Some(&chains), &[remark]), expected);
-        assert_eq!(text(Some(&[]), &[]), "no base chains besides ours\n");
-        assert_eq!(text(None, &[]), "nothing else found\n");
+        assert_eq!(text(Some(&chains), &[remark], None), expected);
+        assert_eq!(text(Some(&[]), &[], None), "no base chains besides ours\n");
+        assert_eq!(text(None, &[], None), "nothing else found\n");
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_said_with_what_that_means_and_where_it_comes_from() {
+        let mut found: BTreeMap<Feature, Support> =
+            Feature::ALL.into_iter().map(|feature| (feature, Support::Present)).collect();
+        assert_eq!(
+            text(Some(&[]), &[], Some(&found)),
+            "kernel: 23 of 23 features that nodewall uses\nno base chains besides ours\n"
+        );
+        found.insert(Feature::Conntrack, Support::Missing(2));
+        found.insert(Feature::SocketCgroup, Support::Missing(2));
+        found.insert(Feature::Fib, Support::Unknown(Some(12)));
+        let expected = "\
+error[kernel-lacks]: the kernel lacks matches of connection states (ct)
+  help: without it nodewall does not work; it comes with CONFIG_NFT_CT; `modprobe nft_ct`
+warning[kernel-lacks]: the kernel lacks matches of a socket's control group (socket cgroupv2)
+  help: without it rules for units are refused; it comes with CONFIG_NFT_SOCKET and CONFIG_SOCK_CGROUP_DATA of Linux 5.13; `modprobe nft_socket`
+the kernel does not say whether it has: route lookups (fib)
+kernel: 20 of 23 features that nodewall uses
+no base chains besides ours
+";
+        assert_eq!(text(Some(&[]), &[], Some(&found)), expected);
     }
 }

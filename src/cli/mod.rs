@@ -4,6 +4,7 @@ mod apply;
 mod boot;
 mod check;
 mod confirm;
+mod diff;
 mod disarm;
 mod emergency;
 mod examine;
@@ -48,12 +49,13 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `apply --dry-run` with changes, `simulate` of a packet that is dropped), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
   5  the policy or nodewall.toml is invalid
   6  the kernel lacks a feature
+  7  `apply --wait`: the change was not confirmed and is gone again
   8  drift: the kernel has something else than the policy in force
   9  degraded: the newest policy is not the one in force";
 
@@ -92,7 +94,9 @@ enum Command {
     /// Print the rules that would be loaded; needs no root
     Render(render::Arguments),
     /// Say what happens to a packet and why, or to the packets of a capture; needs no root
-    Simulate(simulate::Arguments),
+    Simulate(Box<simulate::Arguments>),
+    /// Show what `apply` would change in the kernel, by policy and by rule, and how many live flows would end
+    Diff(diff::Arguments),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
@@ -159,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&cli.options, arguments, &output),
         Command::Render(arguments) => render::run(&cli.options, arguments, &output),
         Command::Simulate(arguments) => simulate::run(&cli.options, arguments, &output),
+        Command::Diff(arguments) => diff::run(&cli.options, arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),

@@ -73,3 +73,9 @@ impl Output {
         }
     }
 }
+
+/// A number of things in words: "1 flow", "2 flows".
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}

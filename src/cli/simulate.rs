@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "packet")]
     pcap: Option<PathBuf>,
     /// Of a capture, the packets with this VLAN tag ("100", "100.7") instead of those without
-    #[arg(long, value_name = "ID", requires = "pcap", value_parser = vlans)]
+    #[arg(long, value_name = "ID", requires = "pcap", conflicts_with = "packet", value_parser = vlans)]
     vlan: Option<Vlans>,
     /// Under the generation in force, as the daemon left it on disk, instead of the documents
     #[arg(long, conflicts_with_all = ["paths", "policy_directories"])]
@@ -121,14 +121,13 @@ fn vlans(text: &str) -> Result<Vlans, &'static str> {
     tags.map(Vlans).ok_or("write a VLAN's number from 1 to 4094, or several from the outermost on, like 100.7")
 }
 
-/// Which of the two interfaces were named.
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
     let subject = match subject::find(options, arguments, output) {
         Ok(subject) => subject,
         Err(exit) => return exit,
     };
     let mut taken = Vec::new();
-    let origin = match process::origin(arguments, options.root.as_deref(), &subject.facts, &mut taken) {
+    let origin = match process::origin(arguments, options.root.as_deref(), &mut taken) {
         Ok(origin) => origin,
         Err(why) => return wrong(&why, output),
     };

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use super::Options;
 use super::exit::{self, Exit};
-use super::output::Output;
+use super::host::AFTER_OURS;
+use super::output::{Output, count};
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
-use crate::daemon::status::{BaseChainRecord, DriftRecord, FindingRecord, Status, TableRecord, VERSION};
+use crate::daemon::status::{
+    BaseChainRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord, VERSION,
+};
 use crate::driver::{self, Kernel, Netlink};
 use crate::source::Trust;
 
@@ -136,14 +139,24 @@ fn text(status: &Status, colored: bool) -> String {
     }
     if let (Some(until), Some(seconds)) = (&status.confirm_until, status.confirm_seconds) {
         let back = status.confirmed.map(|number| format!(" to generation {number}")).unwrap_or_default();
-        let text = format!("it goes back{back} in {seconds} s, at {until}, unless `nodewall confirm` is run");
+        let unless = match status.confirm_by.as_deref() {
+            Some("self-test") => "its self-test passes",
+            _ => "`nodewall confirm` is run",
+        };
+        let text = format!("it goes back{back} in {seconds} s, at {until}, unless {unless}");
         line(&mut out, "confirm", &paint(&text, "33"));
+    }
+    if let Some(selftest) = &status.selftest {
+        line(&mut out, "self-test", &selftest_line(selftest));
     }
     if let Some(until) = &status.break_glass_until {
         line(&mut out, "until", until);
     }
     if let Some(error) = &status.store_error {
         line(&mut out, "store", &paint(&format!("not on disk, a boot has an older policy: {error}"), "31"));
+    }
+    for damage in &status.store_damages {
+        line(&mut out, "store", &paint(&format!("passed over at the start: {damage}"), "33"));
     }
     match (status.in_sync, &status.table) {
         (Some(true), Some(table)) => line(&mut out, "kernel", &format!("in sync: {}", table_line(table))),
@@ -162,6 +175,18 @@ fn text(status: &Status, colored: bool) -> String {
             line(&mut out, "", &paint("another process keeps changing the table: repairs wait up to a second", "31"));
         }
     }
+    let idle: Vec<String> =
+        status.units.iter().filter(|unit| unit.cgroups.is_empty()).map(|unit| unit.name.clone()).collect();
+    if !idle.is_empty() {
+        line(&mut out, "units", &format!("{} of {} do not run: {}", idle.len(), status.units.len(), names(&idle)));
+    }
+    if let Some(revocation) = &status.revocation {
+        line(&mut out, "flows", &revocation_line(revocation));
+    }
+    for lack in status.kernel_lacks.iter().flatten() {
+        let text = format!("{}: {}", lack.what, lack.help);
+        line(&mut out, "lacks", &paint(&text, if lack.needed { "31" } else { "33" }));
+    }
     let errors = status.findings.iter().filter(|finding| finding.severity == "error").count();
     let warnings = status.findings.len() - errors;
     if !status.findings.is_empty() {
@@ -178,7 +203,13 @@ fn text(status: &Status, colored: bool) -> String {
     table(&mut out, ["INTERFACE", "ROLE", "WHY"], &[false; 3], rows.collect());
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let rows = status.policies.iter().map(|policy| {
-        let name = if policy.mode == "audit" { format!("{} (audit)", policy.name) } else { policy.name.clone() };
+        let until = policy.expires.as_ref().map(|at| format!("until {at}"));
+        let notes: Vec<String> =
+            (policy.mode == "audit").then(|| "audit".to_owned()).into_iter().chain(until).collect();
+        let name = match notes.as_slice() {
+            [] => policy.name.clone(),
+            notes => format!("{} ({})", policy.name, notes.join(", ")),
+        };
         [
             name,
             policy.tier.clone(),
@@ -198,12 +229,46 @@ fn text(status: &Status, colored: bool) -> String {
         [entry.name.clone(), entry.direction.clone(), number(entry.packets), interfaces(&entry.interfaces)]
     });
     table(&mut out, ["FAILSAFE", "DIRECTION", "PACKETS", "INTERFACES"], &[false, false, true, false], rows.collect());
-    let later: Vec<&BaseChainRecord> = status.other_chains.iter().flatten().filter(|chain| chain.after_ours).collect();
-    if !later.is_empty() {
-        out.push_str("\nOther base chains that may drop what ours accepted (`nodewall check --host` shows all):\n");
-        chain_rows(&mut out, &later);
+    if !status.remarks.is_empty() {
+        out.push_str("\nWhat else decides about packets (`nodewall check --host` says what that means):\n");
+        for remark in &status.remarks {
+            let _ = writeln!(out, "  {}", remark.message);
+        }
+    }
+    let others: Vec<&BaseChainRecord> = status.other_chains.iter().flatten().collect();
+    if !others.is_empty() {
+        out.push_str("\nBase chains of others:\n");
+        chain_rows(&mut out, &others);
+        if others.iter().any(|chain| chain.after_ours) {
+            out.push_str(AFTER_OURS);
+        }
     }
     out
+}
+
+fn selftest_line(selftest: &SelfTestRecord) -> String {
+    let number = selftest.generation.map(|number| format!("generation {number} ")).unwrap_or_default();
+    let words = match selftest.state.as_str() {
+        "waiting" => "a change waits for an address of this host or the end of an emergency".to_owned(),
+        "before" => "a change waits until it is known what works without it".to_owned(),
+        "running" => format!("{number}is tested, round {}", selftest.rounds.saturating_add(1)),
+        "passed" => format!("{number}was confirmed by it"),
+        "failed" => format!("{number}was given up"),
+        _ => format!("{number}was decided about by somebody"),
+    };
+    if selftest.summary.is_empty() { words } else { format!("{words}; {}", selftest.summary) }
+}
+
+fn revocation_line(revocation: &RevocationRecord) -> String {
+    let RevocationRecord { started, running, judged, ended, left, milliseconds } = revocation;
+    let counts = format!("{judged} judged, {ended} ended");
+    match (running, left) {
+        (true, left) => {
+            format!("{counts}, {left} left so far: the policy in force ends what it denies, since {started}")
+        }
+        (false, 0) => format!("{counts} by the policy in force, at {started} in {milliseconds} ms"),
+        (false, left) => format!("{counts}, {left} left when it stopped, at {started}"),
+    }
 }
 
 fn drift_line(events: u64, last: &DriftRecord) -> String {
@@ -226,13 +291,14 @@ pub(super) fn chain_rows(out: &mut String, chains: &[&BaseChainRecord]) {
             chain.policy.clone(),
             chain.rules.to_string(),
             if chain.owners.is_empty() { "unknown".to_owned() } else { chain.owners.join(", ") },
+            chain.drops.clone(),
             if chain.after_ours { "yes" } else { "no" }.to_owned(),
         ]
     });
     table(
         out,
-        ["HOOK", "PRIORITY", "TYPE", "CHAIN", "POLICY", "RULES", "OWNER", "AFTER OURS"],
-        &[false, true, false, false, false, true, false, false],
+        ["HOOK", "PRIORITY", "TYPE", "CHAIN", "POLICY", "RULES", "OWNER", "DROPS", "AFTER OURS"],
+        &[false, true, false, false, false, true, false, false, false],
         rows.collect(),
     );
 }
@@ -245,13 +311,6 @@ fn table_line(table: &TableRecord) -> String {
 /// At most this many findings on the first screen.
 const FINDINGS_SHOWN: usize = 5;
 
-fn count(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
-    }
-}
-
 fn finding_line(finding: &FindingRecord) -> String {
     let FindingRecord { severity, code, message, file, line, .. } = finding;
     let place = if *line == 0 { file.clone() } else { format!("{file}:{line}") };
@@ -261,9 +320,13 @@ fn finding_line(finding: &FindingRecord) -> String {
 /// At most this many names in a column.
 const NAMES_SHOWN: usize = 4;
 
-fn interfaces(names: &[String]) -> String {
+fn interfaces(interfaces: &[String]) -> String {
+    if interfaces.is_empty() { "none here".to_owned() } else { names(interfaces) }
+}
+
+/// Names in a column: the first few, and how many more there are.
+pub(super) fn names(names: &[String]) -> String {
     match names.len() {
-        0 => "none here".to_owned(),
         count if count <= NAMES_SHOWN => names.join(" "),
         count => format!("{} +{}", names.get(..NAMES_SHOWN).unwrap_or_default().join(" "), count - NAMES_SHOWN),
     }
@@ -275,7 +338,7 @@ fn line(out: &mut String, label: &str, text: &str) {
 }
 
 /// A table with aligned columns, after an empty line; nothing at all without rows.
-fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
+pub(super) fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], rows: Vec<[String; N]>) {
     if rows.is_empty() {
         return;
     }
@@ -298,7 +361,46 @@ fn table<const N: usize>(out: &mut String, head: [&str; N], right: &[bool; N], r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::status::{FailsafeRecord, InterfaceRecord, PolicyRecord};
+    use crate::daemon::status::{
+        CgroupRecord, FailsafeRecord, FeatureRecord, InterfaceRecord, PolicyRecord, RemarkRecord, UnitRecord,
+    };
+
+    #[test]
+    fn units_that_do_not_run_and_policies_that_end_are_shown() {
+        let unit = |name: &str, cgroups: Vec<CgroupRecord>| UnitRecord { name: name.into(), cgroups };
+        let policy = |name: &str, mode: &str, expires: Option<&str>| PolicyRecord {
+            name: name.into(),
+            tier: "default".into(),
+            mode: mode.into(),
+            expires: expires.map(str::to_owned),
+            place: "10.toml:1:1".into(),
+            ..Default::default()
+        };
+        let status = Status {
+            state: "in-force".to_owned(),
+            units: vec![
+                unit("a.service", vec![CgroupRecord { level: 2, id: 7 }]),
+                unit("b.service", Vec::new()),
+                unit("c.slice", Vec::new()),
+            ],
+            policies: vec![
+                policy("guests", "enforce", Some("2027-01-31T18:00:00Z")),
+                policy("trial", "audit", Some("2027-02-01T00:00:00Z")),
+            ],
+            ..Status::default()
+        };
+        let expected = "\
+state      in force
+kernel     could not be looked at
+units      2 of 3 do not run: b.service c.slice
+
+POLICY                               TIER     RULES  PACKETS  INTERFACES  FILE
+guests (until 2027-01-31T18:00:00Z)        default      0        -  none here   10.toml:1:1
+trial (audit, until 2027-02-01T00:00:00Z)  default      0        -  none here   10.toml:1:1
+";
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&text(&status, false)), words(expected));
+    }
 
     #[test]
     fn the_first_screen_is_aligned_and_quiet() {
@@ -384,7 +486,17 @@ kernel     DRIFT: it has something else than the policy in force
                 repair_ms: Some(3.2),
             }),
             other_chains: Some(vec![
-                BaseChainRecord { hook: "input".into(), chain: "early".into(), ..Default::default() },
+                BaseChainRecord {
+                    hook: "input".into(),
+                    priority: -300,
+                    kind: "filter".into(),
+                    family: "ip".into(),
+                    table: "t".into(),
+                    chain: "early".into(),
+                    policy: "accept".into(),
+                    drops: "no".into(),
+                    ..Default::default()
+                },
                 BaseChainRecord {
                     hook: "input".into(),
                     priority: 10,
@@ -396,8 +508,29 @@ kernel     DRIFT: it has something else than the policy in force
                     rules: 4,
                     owners: vec!["firewalld".into()],
                     after_ours: true,
+                    drops: "rules".into(),
                 },
             ]),
+            remarks: vec![RemarkRecord {
+                code: "xdp".into(),
+                message: "interface a has an XDP program".into(),
+                help: "look".into(),
+            }],
+            kernel_lacks: Some(vec![FeatureRecord {
+                feature: "fib".into(),
+                state: "missing".into(),
+                needed: false,
+                what: "route lookups (fib)".into(),
+                help: "without it checks are refused".into(),
+            }]),
+            revocation: Some(RevocationRecord {
+                started: "2026-11-23T21:09:50Z".into(),
+                running: true,
+                judged: 70_000,
+                ended: 200,
+                left: 300,
+                milliseconds: 2500,
+            }),
             table: Some(TableRecord::default()),
             state: "in-force".into(),
             ..Status::default()
@@ -406,11 +539,19 @@ kernel     DRIFT: it has something else than the policy in force
 state      in force
 kernel     0 chains, 0 rules, 0 sets with 0 elements
 repairs    3 changes, last at 2026-11-23T21:09:54Z by nft (process 7): table inet nodewall is gone
+flows      70000 judged, 200 ended, 300 left so far: the policy in force ends what it denies, since 2026-11-23T21:09:50Z
+lacks      route lookups (fib): without it checks are refused
 
-Other base chains that may drop what ours accepted (`nodewall check --host` shows all):
+What else decides about packets (`nodewall check --host` says what that means):
+  interface a has an XDP program
 
-HOOK   PRIORITY  TYPE    CHAIN                        POLICY  RULES  OWNER      AFTER OURS
-input        10  filter  inet firewalld filter_INPUT  accept      4  firewalld  yes
+Base chains of others:
+
+HOOK   PRIORITY  TYPE    CHAIN                        POLICY  RULES  OWNER      DROPS  AFTER OURS
+input      -300  filter  ip t early                   accept      0  unknown    no     no
+input        10  filter  inet firewalld filter_INPUT  accept      4  firewalld  rules  yes
+
+AFTER OURS: what such a chain drops is dropped, also where nodewall accepts it.
 ";
         assert_eq!(text(&drifted, false), expected);
         assert!(text(&degraded, true).contains("\x1b[31mdegraded\x1b[0m"));

@@ -81,7 +81,7 @@ pub(super) fn preamble(point: Point, marks: Marks, drop_invalid: bool, deny: &Ve
     }
     let allowed = rule(vec![marked], Verdict::Accept, "allowed by an earlier stage");
     if point.stage != Stage::Forward {
-        rules.push(rule(vec![is(Key::InterfaceType(point.side()), LOOPBACK_TYPE)], Verdict::Accept, "loopback"));
+        rules.push(loopback(point));
     }
     if marks.read && point.stage != Stage::Host {
         rules.push(allowed.clone());
@@ -100,6 +100,11 @@ pub(super) fn preamble(point: Point, marks: Marks, drop_invalid: bool, deny: &Ve
         rules.push(essentials_jump(point));
     }
     rules
+}
+
+/// What this host sends to itself.
+pub(super) fn loopback(point: Point) -> Rule {
+    rule(vec![is(Key::InterfaceType(point.side()), LOOPBACK_TYPE)], Verdict::Accept, "loopback")
 }
 
 /// What is dropped before any policy is asked.

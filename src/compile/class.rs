@@ -68,7 +68,9 @@ fn class_key(effective: &Effective, point: Point, role: Role, labels: &Labels) -
         .failsafe
         .iter()
         .enumerate()
-        .filter(|(_, entry)| entry.direction == point.direction && entry.interfaces.matches(labels))
+        // Where no flows are known, the answers to what an entry lets through need a rule of their own.
+        .filter(|(_, entry)| entry.direction == point.direction || point.stage == Stage::Untracked)
+        .filter(|(_, entry)| entry.interfaces.matches(labels))
         .map(|(index, _)| index)
         .collect();
     let policies = effective

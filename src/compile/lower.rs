@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::emit::{conditions, reject_parts};
 use super::flat::{Flat, FlatL4, Peer, PeerRanges};
-use super::names;
+use super::{names, shards};
 use crate::net::addr::Family;
 use crate::net::protocol::{PortSet, Protocol};
 use crate::net::range::RangeSet;
@@ -25,12 +25,17 @@ const FEWEST_LINES_FOR_A_LOOKUP: usize = 6;
 /// concatenations are dear (pipapo, 1 µs a lookup).
 const WIDEST_PORT_RANGE_IN_A_MAP: u32 = 16;
 /// Bounds on one port map: keys, and (key, line) pairs.
-const MOST_PORT_KEYS: usize = 8192;
+const MOST_PORT_KEYS: usize = 65_536;
+/// A map may always have so many pairs, and beyond that this many times as many as there are lines.
 const MOST_PORT_PAIRS: usize = 65_536;
+const MOST_PORT_PAIRS_OF_A_LINE: usize = 4;
 /// A set with more ranges than this stays a set of its own, so that a change of its contents stays a change of its elements.
-const MOST_RANGES_OF_A_PEER_IN_A_MAP: usize = 1024;
-/// Bound on the ranges that go into one address map.
-const MOST_RANGES_IN_A_MAP: usize = 16_384;
+const MOST_RANGES_OF_A_PEER_IN_A_MAP: usize = 16_384;
+/// How many ranges all address maps of a ruleset may have together: 100,000 take the kernel about 300 ms to load. What does not fit
+/// is looked up set by set.
+pub(super) const MOST_RANGES_IN_MAPS: usize = 500_000;
+/// How many ranges one interval map has at most: a change goes through all of it (`nf_tables.md` section 2: 0.3 ms at 1,000).
+const MOST_RANGES_OF_A_SHARD: usize = 512;
 
 /// The most sources that have a bucket of one rule: about 16 MiB of the kernel's memory. A source beyond them is over its limit.
 const MOST_BUCKETS: u32 = 65_536;
@@ -96,6 +101,8 @@ pub(super) struct Target<'a> {
     pub(super) log: LogSettings,
     /// What names of chains begin with that rules of one point share.
     pub(super) prefix: &'static str,
+    /// How many ranges may still go into address maps.
+    pub(super) room: &'a mut usize,
 }
 
 impl Target<'_> {
@@ -171,7 +178,8 @@ impl Target<'_> {
             // The families are disjoint, so each may be settled by itself.
             for family in [Family::V4, Family::V6] {
                 let of_family: Vec<&Line> = run.iter().filter(|line| line.flat.family == Some(family)).collect();
-                if worth_a_map(&of_family) {
+                if let Some(ranges) = worth_a_map(&of_family).filter(|ranges| *ranges <= *self.room) {
+                    *self.room -= ranges;
                     rules.push(self.address_map(chain, side, family, &of_family));
                 } else {
                     rules.extend(of_family.into_iter().flat_map(|line| self.line(line, Within::AChain)));
@@ -182,11 +190,13 @@ impl Target<'_> {
         rules
     }
 
-    /// The map over one side's address, a chain per rule that counts and decides, and the rule that looks up.
+    /// The map over one side's address, a chain per rule that counts and decides, and the rule that looks up. A large map is cut into
+    /// smaller ones behind one that finds them, so that a change of one address costs the kernel little: it goes through all of an
+    /// interval map at every change.
     fn address_map(&mut self, chain: &str, side: Side, family: Family, lines: &[&Line]) -> Rule {
         let mut chains: BTreeMap<Identity, String> = BTreeMap::new();
-        let (mut covered4, mut covered6) = (RangeSet::<u32>::empty(), RangeSet::<u128>::empty());
-        let mut elements = BTreeMap::new();
+        let mut verdicts = Vec::new();
+        let mut ranges = Vec::new();
         for line in lines {
             let Some((_, peer)) = only_peer(line) else { continue };
             let bare =
@@ -204,32 +214,51 @@ impl Target<'_> {
                     name
                 }
             };
-            let verdict = Some(Verdict::Goto(name));
+            let index = verdicts.len();
+            verdicts.push(Verdict::Goto(name));
             match &peer.addresses {
-                PeerRanges::V4(ranges) => {
-                    let fresh = ranges.difference(&covered4);
-                    covered4 = covered4.union(ranges);
-                    elements
-                        .extend(fresh.ranges().iter().map(|(start, end)| (range_key(*start, *end), verdict.clone())));
+                PeerRanges::V4(set) => {
+                    ranges
+                        .extend(set.ranges().iter().map(|(start, end)| (u128::from(*start), u128::from(*end), index)));
                 }
-                PeerRanges::V6(ranges) => {
-                    let fresh = ranges.difference(&covered6);
-                    covered6 = covered6.union(ranges);
-                    elements
-                        .extend(fresh.ranges().iter().map(|(start, end)| (range_key(*start, *end), verdict.clone())));
-                }
+                PeerRanges::V6(set) => ranges.extend(set.ranges().iter().map(|(start, end)| (*start, *end, index))),
             }
         }
         let what = match side {
             Side::Source => "sources",
             Side::Destination => "destinations",
         };
-        let suffix = match family {
-            Family::V4 => "_4",
-            Family::V6 => "_6",
+        let (suffix, bits) = match family {
+            Family::V4 => ("_4", 32),
+            Family::V6 => ("_6", 128),
         };
         let keys = vec![Key::IpAddr(family, side)];
-        let map = self.add_map(format!("{chain}.{what}{suffix}"), &keys, Elements::Keys(elements));
+        let size = keys[0].data_type().size();
+        let key =
+            |start: u128, end: u128| ElementKey(vec![(Datum::from_number(start, size), Datum::from_number(end, size))]);
+        let name = format!("{chain}.{what}{suffix}");
+        let mut blocks = shards::cut(&shards::first_wins(ranges), bits, MOST_RANGES_OF_A_SHARD);
+        let map_of = |segments: &[shards::Segment]| {
+            let elements = segments.iter().map(|(start, end, line)| (key(*start, *end), verdicts.get(*line).cloned()));
+            Elements::Keys(elements.collect())
+        };
+        if blocks.len() <= 1 {
+            let segments = blocks.pop().map(|block| block.segments).unwrap_or_default();
+            let map = self.add_map(name, &keys, map_of(&segments));
+            return Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None };
+        }
+        let mut finder = BTreeMap::new();
+        for block in &blocks {
+            let map = self.add_map(name.clone(), &keys, map_of(&block.segments));
+            let statements = vec![Statement::Vmap { keys: keys.clone(), map: SetRef::Named(map) }];
+            // Who is in none of the block's ranges comes back for the rules behind.
+            let shard = self.shared_chain(
+                &format!("{name}.{:x}-{}", block.start, block.prefix),
+                vec![Rule { statements, comment: None }],
+            );
+            finder.insert(key(block.start, block.end), Some(Verdict::Jump(shard)));
+        }
+        let map = self.add_map(format!("{name}.shards"), &keys, Elements::Keys(finder));
         Rule { statements: vec![Statement::Vmap { keys, map: SetRef::Named(map) }], comment: None }
     }
 
@@ -339,7 +368,10 @@ impl Target<'_> {
                     interval: false,
                     map: false,
                     dynamic: Some(Dynamic { timeout: limited.kept(), size: MOST_BUCKETS }),
-                    elements: Elements::Keys(BTreeMap::new()),
+                    elements: match family {
+                        Family::V4 => Elements::V4(RangeSet::empty()),
+                        Family::V6 => Elements::V6(RangeSet::empty()),
+                    },
                 });
                 (Some(family), Statement::Meter { keys, set, limit })
             })
@@ -476,7 +508,7 @@ fn lines_by_port(keyed: &[&Line]) -> Option<PortKeys> {
                 }
             }
         }
-        if pairs > MOST_PORT_PAIRS {
+        if pairs > MOST_PORT_PAIRS.max(keyed.len() * MOST_PORT_PAIRS_OF_A_LINE) {
             return None;
         }
     }
@@ -520,13 +552,9 @@ fn only_peer(line: &Line) -> Option<(Side, &Peer)> {
     }
 }
 
-fn worth_a_map(lines: &[&Line]) -> bool {
+/// How many ranges an address map of these lines takes, if one is worth it.
+fn worth_a_map(lines: &[&Line]) -> Option<usize> {
     let sizes = || lines.iter().filter_map(|line| only_peer(line)).map(|(_, peer)| peer.addresses.len());
-    lines.len() >= FEWEST_LINES_FOR_A_LOOKUP
-        && sizes().all(|size| size <= MOST_RANGES_OF_A_PEER_IN_A_MAP)
-        && sizes().sum::<usize>() <= MOST_RANGES_IN_A_MAP
-}
-
-fn range_key<T: Into<Datum>>(start: T, end: T) -> ElementKey {
-    ElementKey(vec![(start.into(), end.into())])
+    let worth = lines.len() >= FEWEST_LINES_FOR_A_LOOKUP && sizes().all(|size| size <= MOST_RANGES_OF_A_PEER_IN_A_MAP);
+    worth.then(|| sizes().sum())
 }

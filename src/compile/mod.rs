@@ -18,11 +18,13 @@
 mod base;
 mod class;
 mod comment;
+mod early;
 mod emit;
 mod flat;
 mod lower;
 mod names;
 mod point;
+mod shards;
 pub mod stats;
 
 use std::collections::BTreeMap;
@@ -38,12 +40,13 @@ use crate::policy::settings::Default;
 
 use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Limited, Line, Target};
+use lower::{Effect, Limited, Line, MOST_RANGES_IN_MAPS, Target};
 use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
 pub fn compile(effective: &Effective) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    let mut room = MOST_RANGES_IN_MAPS;
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -54,9 +57,10 @@ pub fn compile(effective: &Effective) -> Ruleset {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset }.run();
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room: &mut room }.run();
     }
     accepting(effective, &points, &mut ruleset);
+    early::add(effective, &mut ruleset, &mut room);
     ruleset
 }
 
@@ -104,6 +108,8 @@ struct Compiler<'a> {
     point: Point,
     marks: Marks,
     ruleset: &'a mut Ruleset,
+    /// See [`Target::room`].
+    room: &'a mut usize,
 }
 
 impl Compiler<'_> {
@@ -253,9 +259,8 @@ impl Compiler<'_> {
         let lines: Vec<Line> = class
             .failsafe
             .iter()
-            .flat_map(|index| {
-                lines(&effective.failsafe[*index].rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce)
-            })
+            .flat_map(|index| effective.failsafe[*index].rules(self.point.direction))
+            .flat_map(|rule| lines(rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce))
             .collect();
         self.target().lower(&format!("{chain}.failsafe"), &lines)
     }
@@ -319,7 +324,7 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix() }
+        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), room: self.room }
     }
 }
 

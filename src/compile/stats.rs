@@ -7,26 +7,53 @@ use crate::nft::longest::{Known, Met, leads_to, longest};
 use crate::policy::effective::{Effective, Pattern};
 use crate::policy::model::Stage;
 
+use super::early;
 use super::point::{FORWARD_OUT, Point};
 
-/// What a new packet meets in one stage.
+/// Where packets are held against rules, in the kernel's order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// The deny sets of early roles in an interface's ingress hook.
+    EarlyHook,
+    /// The same once more before connection tracking.
+    Early,
+    /// A stage.
+    Stage(Stage),
+}
+
+impl Place {
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EarlyHook => "early-hook",
+            Self::Early => "early",
+            Self::Stage(stage) => stage.name(),
+        }
+    }
+}
+
+/// What a new packet meets in one place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// The stage.
-    pub stage: Stage,
+    /// The place.
+    pub place: Place,
     /// Ingress is by the interface on which a packet arrives, egress by the one by which it leaves. Of a forwarded packet one of them is
     /// given and the other one is the worst, and the whole of its way is counted in both.
     pub direction: Direction,
-    /// The interfaces that are treated alike: names, and patterns for those that are not there.
+    /// Whether these are interfaces that are there. The rules know their names; others are recognised by one pattern after the other,
+    /// which takes longer.
+    pub there: bool,
+    /// The interfaces that are treated alike: names, or patterns for those that are not there.
     pub interfaces: Vec<String>,
     /// The chain in which what is special to them begins; `None` where there is none.
     pub class: Option<String>,
-    /// How much it meets at most.
+    /// How much it meets at most, on whichever of them.
     pub met: Met,
 }
 
 /// An interface that there is, or that there may be.
 struct Candidate {
+    there: bool,
     words: String,
     name: Datum,
     kind: Option<Datum>,
@@ -38,24 +65,34 @@ const ETHERNET: u16 = 1;
 /// The rows of a compiled policy, in the order of a packet's way; interfaces that are treated alike share one. Loopback has none: its
 /// packets meet a rule or two.
 pub fn stats(effective: &Effective, ruleset: &Ruleset) -> Vec<Row> {
+    let early = [Place::EarlyHook, Place::Early].map(|place| (place, Direction::Ingress));
+    let stages = Point::ALL.map(|point| (Place::Stage(point.stage), point.direction));
     let candidates = candidates(effective);
     let mut rows: Vec<Row> = Vec::new();
-    for point in Point::ALL {
-        let base = if point.chain() == FORWARD_OUT { "forward" } else { point.chain() };
-        if !ruleset.chains.contains_key(base) {
-            continue;
-        }
+    for (place, direction) in early.into_iter().chain(stages) {
         let first = rows.len();
         for candidate in &candidates {
-            let known = candidate.known(point.side());
-            let Some(met) = longest(ruleset, base, &known) else { continue };
-            let class = leads_to(ruleset, point.chain(), &known).map(str::to_owned);
-            let alike = |row: &&mut Row| row.class == class && row.met == met;
+            let (base, dispatch) = chains(place, direction, &candidate.words);
+            let side = match direction {
+                Direction::Ingress => Side::Source,
+                Direction::Egress => Side::Destination,
+            };
+            let known = candidate.known(side);
+            // A place where nothing of ours is has no chain.
+            let Some(met) = longest(ruleset, &base, &known) else { continue };
+            // What no policy of the ingress side governs goes on by the interface by which it leaves.
+            let class = leads_to(ruleset, &dispatch, &known).filter(|chain| *chain != FORWARD_OUT);
+            let class = class.map(str::to_owned);
+            let alike = |row: &&mut Row| row.class == class && row.there == candidate.there;
             match rows[first..].iter_mut().find(alike) {
-                Some(row) => row.interfaces.push(candidate.words.clone()),
+                Some(row) => {
+                    row.interfaces.push(candidate.words.clone());
+                    row.met = row.met.or(met);
+                }
                 None => rows.push(Row {
-                    stage: point.stage,
-                    direction: point.direction,
+                    place,
+                    direction,
+                    there: candidate.there,
                     interfaces: vec![candidate.words.clone()],
                     class,
                     met,
@@ -66,23 +103,35 @@ pub fn stats(effective: &Effective, ruleset: &Ruleset) -> Vec<Row> {
     rows
 }
 
+/// The chain by which the kernel comes there, and the one that asks which interface it is.
+fn chains(place: Place, direction: Direction, interface: &str) -> (String, String) {
+    match place {
+        Place::EarlyHook => (early::hook_chain(interface), early::hook_chain(interface)),
+        Place::Early => (early::CHAIN.to_owned(), early::CHAIN.to_owned()),
+        Place::Stage(stage) => {
+            let dispatch = Point { stage, direction }.chain();
+            let base =
+                if dispatch == FORWARD_OUT { Point { stage, direction: Direction::Ingress }.chain() } else { dispatch };
+            (base.to_owned(), dispatch.to_owned())
+        }
+    }
+}
+
 fn candidates(effective: &Effective) -> Vec<Candidate> {
     let there = effective.interfaces.iter().filter(|interface| interface.role != Role::Loopback);
     let there = there.map(|interface| {
         let name = interface.name.as_str();
         // Its kind is not asked for: the dispatch map knows its name.
-        Candidate { words: name.to_owned(), name: Datum::name(name), kind: None }
+        Candidate { there: true, words: name.to_owned(), name: Datum::name(name), kind: None }
     });
-    let expected = effective.expected.iter().map(|expected| match &expected.pattern {
-        Pattern::Name(name) => Candidate { words: name.to_string(), name: Datum::name(name.as_str()), kind: None },
-        Pattern::Prefix(prefix) => {
-            Candidate { words: format!("{prefix}*"), name: unused(effective, prefix), kind: None }
-        }
-        Pattern::Kind(kind) => {
-            Candidate { words: format!("kind {kind}"), name: unused(effective, ""), kind: Some(Datum::name(kind)) }
-        }
+    let later = |words, name, kind| Candidate { there: false, words, name, kind };
+    let expected = effective.expected.iter().filter_map(|expected| match &expected.pattern {
+        Pattern::Name(name) if effective.interfaces.iter().any(|interface| interface.name == *name) => None,
+        Pattern::Name(name) => Some(later(name.to_string(), Datum::name(name.as_str()), None)),
+        Pattern::Prefix(prefix) => Some(later(format!("{prefix}*"), unused(effective, prefix), None)),
+        Pattern::Kind(kind) => Some(later(format!("kind {kind}"), unused(effective, ""), Some(Datum::name(kind)))),
     });
-    let other = Candidate { words: "any other".to_owned(), name: unused(effective, ""), kind: None };
+    let other = later("any other".to_owned(), unused(effective, ""), None);
     there.chain(expected).chain([other]).collect()
 }
 

@@ -1,9 +1,9 @@
 //! nodewall.toml from text to [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Config, duration};
+use super::{Config, confirm, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -50,7 +50,7 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         config.settings.failsafe = entries;
     }
     if let Some(default) = fields.get("default") {
-        config.settings.defaults = defaults(reader, default);
+        (config.settings.defaults, config.settings.early) = defaults(reader, default);
     }
     if let Some(mut log) = fields.get("log").and_then(|log| reader.table(log, "[log]")) {
         let settings = &mut config.settings.log;
@@ -74,6 +74,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         }
         conntrack.finish(reader, "[conntrack]");
     }
+    if let Some(mark) = fields.get("accept_mark").and_then(|node| mark_bit(reader, node)) {
+        config.settings.accept_mark = mark;
+    }
     if let Some(directories) = fields.get("policy_directories") {
         let before = reader.errors();
         let items = parse::some(reader, directories, "policy_directories");
@@ -92,12 +95,18 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         if let Some(confirm) = apply.get("confirm")
             && let Some(text) = reader.string(confirm, "confirm")
         {
-            match duration::parse(text) {
-                Ok(duration) => config.confirm = Some(duration),
-                Err(message) => reader.error_with_help(Code::Value, confirm.span, message, "write \"2m\""),
+            match confirm::parse(text) {
+                Ok(confirm) => config.confirm = Some(confirm),
+                Err(message) => reader.error_with_help(Code::Value, confirm.span, message, "write \"2m\" or \"auto\""),
             }
         }
+        if let Some(motd) = apply.get("motd").and_then(|node| path(reader, node, "motd")) {
+            config.motd = Some(motd);
+        }
         apply.finish(reader, "[apply]");
+    }
+    if let Some(selftest) = fields.get("selftest") {
+        config.probes = selftest::probes(reader, selftest);
     }
     if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
         config.kubeconfig = Some(kubeconfig);
@@ -113,6 +122,17 @@ fn number<'t>(
 ) -> Option<i64> {
     let node = fields.get(key)?;
     reader.integer(node, key, least, most)
+}
+
+/// One bit of the 32 of a packet mark.
+fn mark_bit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<u32> {
+    let mark = u32::try_from(reader.integer(node, "accept_mark", 1, i64::from(u32::MAX))?).ok()?;
+    if !mark.is_power_of_two() {
+        let message = format!("accept_mark {mark:#x} has {} bits", mark.count_ones());
+        reader.error_with_help(Code::Value, node.span, message, "write a single bit, like 0x10");
+        return None;
+    }
+    Some(mark)
 }
 
 fn path<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Option<PathBuf> {
@@ -191,10 +211,10 @@ fn failsafe_entry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Failsa
     Some(Failsafe { name: name?, direction: direction?, ports, peers, interfaces: interfaces?, cluster_api, place })
 }
 
-/// `[default.ROLE]` with `ingress` and `egress`.
-fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Direction), Default> {
-    let mut defaults = BTreeMap::new();
-    let Some(roles) = reader.table(node, "[default]") else { return defaults };
+/// `[default.ROLE]` with `ingress`, `egress` and `early`.
+fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> (BTreeMap<(Role, Direction), Default>, BTreeSet<Role>) {
+    let (mut defaults, mut early) = (BTreeMap::new(), BTreeSet::new());
+    let Some(roles) = reader.table(node, "[default]") else { return (defaults, early) };
     for entry in roles.entries() {
         let Some(role) = Role::by_name(&entry.key) else {
             let names: Vec<&str> = Role::ALL.iter().map(|role| role.name()).collect();
@@ -211,9 +231,12 @@ fn defaults<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> BTreeMap<(Role, Dir
                 defaults.insert((role, direction), default);
             }
         }
+        if fields.get("early").and_then(|node| reader.boolean(node, "early")) == Some(true) {
+            early.insert(role);
+        }
         fields.finish(reader, &what);
     }
-    defaults
+    (defaults, early)
 }
 
 #[cfg(test)]
@@ -240,6 +263,7 @@ mod tests {
         let (config, findings) = decoded(
             r#"
 mode = "audit"
+accept_mark = 0x8000_0000
 policy_directories = ["/a", "/b"]
 socket = "/run/x.sock"
 kubeconfig = "/etc/k"
@@ -269,11 +293,17 @@ burst = 200
 [conntrack]
 drop_invalid = false
 revoke = false
+[apply]
+confirm = "auto:90s"
+motd = "/run/motd.d/nodewall"
+[[selftest.probe]]
+name = "store"
+tcp = "10.0.0.9:443"
 "#,
         );
         assert_eq!(findings, Vec::<String>::new());
         let settings = config.settings;
-        assert_eq!(settings.mode, Mode::Audit);
+        assert_eq!((settings.mode, settings.accept_mark), (Mode::Audit, 0x8000_0000));
         assert_eq!(settings.labels["topology.kubernetes.io/zone"], "z1");
         assert_eq!((settings.log.group, settings.log.rate, settings.log.burst), (7, 100, 200));
         assert!(!settings.drop_invalid && !settings.revoke);
@@ -290,6 +320,9 @@ revoke = false
         assert_eq!(config.policy_directories, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.socket, PathBuf::from("/run/x.sock"));
         assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
+        assert_eq!(config.confirm, Some(confirm::Confirm::SelfTest(std::time::Duration::from_secs(90))));
+        assert_eq!(config.motd, Some(PathBuf::from("/run/motd.d/nodewall")));
+        assert_eq!(config.probes.len(), 1);
     }
 
     #[test]
@@ -298,18 +331,36 @@ revoke = false
             "mode = \"adit\"\nsokcet = \"/x\"\nsocket = \"x\"\npolicy_directories = []\n[log]\ngroup = 70000\nrate = 5\n\
              [default.mgmnt]\ningress = \"deny\"\n[default.rail]\ningress = \"drop\"\n[conntrack]\nrevoke = 1\n\
              [[failsafe.entry]]\nname = \"ssh\"\ndirection = \"in\"\nports = [\"tcp/70000\"]\ninterfaces = \"role = 'x'\"\n\
-             [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n",
+             [[failsafe.entry]]\nname = \"api\"\ndirection = \"ingress\"\nports = [\"tcp/1\"]\npeers = \"cluster-api\"\ninterfaces = \"all()\"\n\
+             [apply]\nconfirm = \"automatic\"\nmotd = \"motd\"\n",
         );
         assert_eq!(config.settings.log.rate, 5);
         assert_eq!(config.settings.failsafe, Config::shipped().settings.failsafe);
         let codes: Vec<&str> = findings.iter().map(|text| text.split(": ").next().unwrap()).collect();
-        assert_eq!(findings.len(), 13, "{findings:#?}");
-        for place in
-            ["1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:10", "16:13", "17:10", "18:20", "22:1", "19:1"]
-        {
+        assert_eq!(findings.len(), 15, "{findings:#?}");
+        for place in [
+            "1:8", "2:1", "3:10", "4:22", "6:9", "8:10", "11:11", "13:10", "16:13", "17:10", "18:20", "22:1", "19:1",
+            "26:11", "27:8",
+        ] {
             assert!(codes.contains(&format!("nodewall.toml:{place}").as_str()), "{place}: {findings:#?}");
         }
         assert!(config.settings.revoke, "what is no boolean leaves it as shipped");
+    }
+
+    #[test]
+    fn the_mark_is_one_bit() {
+        assert_eq!(decoded("accept_mark = 0x1\n"), (decoded("accept_mark = 1").0, vec![]));
+        for (value, finding) in [
+            ("0", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("0x1_0000_0000", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("-16", "error[value]: accept_mark must be from 1 to 4294967295"),
+            ("0x30", "error[value]: accept_mark 0x30 has 2 bits; write a single bit, like 0x10"),
+            ("\"0x10\"", "error[type]: accept_mark must be an integer, not a string"),
+        ] {
+            let (config, findings) = decoded(&format!("accept_mark = {value}\n"));
+            assert_eq!(config, Config::shipped(), "{value}");
+            assert_eq!(findings, [format!("nodewall.toml:1:15: {finding}")]);
+        }
     }
 
     #[test]

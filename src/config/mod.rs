@@ -1,12 +1,13 @@
 //! Settings: nodewall.toml.
 
+pub mod confirm;
 mod decode;
 pub mod duration;
 pub mod kubeconfig;
+mod selftest;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
@@ -14,9 +15,11 @@ use crate::net::range::RangeSet;
 use crate::policy::model::{Mode, ServicePort};
 use crate::policy::selector::Selector;
 use crate::policy::settings::{ACCEPT_MARK, Failsafe, LogSettings, NodeSettings};
+use crate::reconcile::selftest::Probe;
 use crate::text::finding::Finding;
 use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
+use confirm::Confirm;
 
 /// What nodewall.toml says, with what it leaves out as shipped.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,8 +32,12 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where generations are kept.
     pub state_directory: PathBuf,
-    /// How long a change of the documents has to be confirmed; `None`: it need not be.
-    pub confirm: Option<Duration>,
+    /// How a change of the documents is confirmed; `None`: it need not be.
+    pub confirm: Option<Confirm>,
+    /// What a self-test tries beside what is built in.
+    pub probes: Vec<Probe>,
+    /// A file that tells who logs in of what holds for the moment only; `None`: there is none.
+    pub motd: Option<PathBuf>,
     /// The kubeconfig from which the cluster API's address is learned ([`kubeconfig::api_servers`]). There need not be a
     /// file: a host outside a cluster has none.
     pub kubeconfig: Option<PathBuf>,
@@ -41,6 +48,7 @@ impl Config {
     pub fn shipped() -> Self {
         Self {
             settings: NodeSettings {
+                early: BTreeSet::new(),
                 accept_mark: ACCEPT_MARK,
                 mode: Mode::Enforce,
                 labels: BTreeMap::new(),
@@ -56,6 +64,8 @@ impl Config {
             socket: PathBuf::from("/run/nodewall/nodewall.sock"),
             state_directory: PathBuf::from("/var/lib/nodewall"),
             confirm: None,
+            probes: Vec::new(),
+            motd: None,
             kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
         }
     }

@@ -1,5 +1,7 @@
 //! The thread that keeps generations on disk, so that a disk that hangs never stops the loop.
 
+use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -12,10 +14,7 @@ use tokio::time::timeout;
 
 use super::{clock, kernel};
 use crate::config;
-use crate::nft::change::{Batch, Change, Loaded};
-use crate::nft::ir::Ruleset;
-use crate::nft::netlink::encode;
-use crate::plan::plan;
+use crate::plan::boot_batch;
 use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
 use crate::source;
 use crate::store::{Directory, Disk, Generation, Store};
@@ -76,9 +75,9 @@ impl DiskThread {
         }
     }
 
-    /// Writes.
-    pub(super) async fn keep(&self, what: Vec<Keep>) -> Result<(), String> {
-        self.ask(|reply| Request::Keep(what, reply)).await
+    /// Writes, after everything that was to be written before.
+    pub(super) fn keep(&self, what: Vec<Keep>) -> impl Future<Output = Result<(), String>> + use<> {
+        self.ask(|reply| Request::Keep(what, reply))
     }
 
     /// Reads one generation.
@@ -86,11 +85,33 @@ impl DiskThread {
         self.ask(|reply| Request::Read(wanted, reply)).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
+    /// The request is in the queue when this returns, so that requests are done in the order in which they were made.
+    fn ask<T, F>(&self, request: F) -> impl Future<Output = Result<T, String>> + use<T, F>
+    where
+        F: FnOnce(oneshot::Sender<Result<T, String>>) -> Request,
+    {
         let (reply, answer) = oneshot::channel();
         let gone = || "the thread of the store is gone".to_owned();
-        self.requests.send(request(reply)).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let sent = self.requests.send(request(reply)).map_err(|_| gone());
+        async move {
+            sent?;
+            answer.await.map_err(|_| gone())?
+        }
+    }
+}
+
+/// When something is read or written, and in which start of the host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Moment {
+    /// The kernel's boot id; "" where it cannot be read.
+    boot: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    now: u64,
+}
+
+impl Moment {
+    fn this() -> Self {
+        Self { boot: fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned(), now: now() }
     }
 }
 
@@ -109,12 +130,12 @@ fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
         match request {
             Request::Remember(reply) => {
                 let _ = reply.send(match store {
-                    Ok(store) => remember(&store),
+                    Ok(store) => remember(&store, &Moment::this()),
                     Err(error) => (Memory::default(), vec![error]),
                 });
             }
             Request::Keep(what, reply) => {
-                let _ = reply.send(store.and_then(|mut store| write(&mut store, what)));
+                let _ = reply.send(store.and_then(|mut store| write(&mut store, what, &Moment::this())));
             }
             Request::Read(wanted, reply) => {
                 let _ = reply.send(store.and_then(|store| read(&store, wanted)));
@@ -123,11 +144,7 @@ fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
     }
 }
 
-fn boot() -> String {
-    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
-}
-
-fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
+fn remember<D: Disk>(store: &Store<D>, moment: &Moment) -> (Memory, Vec<String>) {
     let mut troubles = Vec::new();
     let next = store.next_number().unwrap_or_else(|error| {
         troubles.push(error.to_string());
@@ -143,6 +160,7 @@ fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
         }
     };
     let confirmed = generation.as_ref().and_then(&mut version);
+    let older = generation.is_some_and(|generation| store.confirmed_number() != Some(generation.number));
     let remembered = store.remembered().map_err(|error| error.to_string()).and_then(|text| {
         text.map(|text| serde_json::from_str::<Remembered>(&text)).transpose().map_err(|error| error.to_string())
     });
@@ -154,7 +172,7 @@ fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
             Remembered { boot: String::new(), record: Record::default() }
         }
     };
-    let same_boot = !written.is_empty() && written == boot();
+    let same_boot = !written.is_empty() && written == moment.boot;
     let meant = record.pending.as_ref().map(|pending| pending.generation);
     let meant = meant.or(record.pin.as_ref().map(|pin| pin.generation));
     let meant =
@@ -165,13 +183,12 @@ fn remember<D: Disk>(store: &Store<D>) -> (Memory, Vec<String>) {
                 None
             }
         });
-    let now = now();
-    let pending_left = record.pending.as_ref().filter(|_| same_boot).and_then(|pending| pending.term.left(now));
+    let pending_left = record.pending.as_ref().filter(|_| same_boot).and_then(|pending| pending.term.left(moment.now));
     let emergency_left = match &record.emergency {
-        Some(Emergency::BreakGlass { term, .. }) if same_boot => term.left(now),
+        Some(Emergency::BreakGlass { term, .. }) if same_boot => term.left(moment.now),
         _ => None,
     };
-    (Memory { record, next, confirmed, meant, pending_left, emergency_left }, troubles)
+    (Memory { record, next, confirmed, older, meant, pending_left, emergency_left }, troubles)
 }
 
 /// What the disk says is in force.
@@ -181,6 +198,8 @@ pub struct Stored {
     pub version: Version,
     /// An emergency that stands above it.
     pub emergency: Option<Emergency>,
+    /// Policies that are over, by name and `expires`, whatever the clock says now.
+    pub expired: BTreeSet<(String, u64)>,
     /// What is wrong with other things on the disk.
     pub troubles: Vec<String>,
 }
@@ -193,14 +212,15 @@ pub struct Stored {
 pub fn stored(directory: &std::path::Path) -> Result<Option<Stored>, crate::store::Error> {
     let store = Store::new(Directory::existing(directory));
     store.numbers()?;
-    let (memory, troubles) = remember(&store);
+    let (memory, troubles) = remember(&store, &Moment::this());
     let Memory { record, confirmed, meant, pending_left, emergency_left, .. } = memory;
     let meant = if record.pending.is_some() { meant.filter(|_| pending_left.is_some()) } else { meant };
     let emergency = match record.emergency {
         Some(Emergency::BreakGlass { .. }) if emergency_left.is_none() => None,
         other => other,
     };
-    Ok(meant.or(confirmed).map(|version| Stored { version, emergency, troubles }))
+    let expired = record.expired;
+    Ok(meant.or(confirmed).map(|version| Stored { version, emergency, expired, troubles }))
 }
 
 /// The documents of a generation, decoded again.
@@ -216,38 +236,31 @@ fn decode(generation: &Generation) -> Result<Version, String> {
         return Err(format!("this version cannot use generation {number}: {place}: {message}"));
     }
     let origin = generation.source.clone();
-    Ok(Version { number, origin, policy: sourced.policy, settings: config.settings, texts })
+    let config::Config { settings, probes, .. } = config;
+    Ok(Version { number, origin, policy: sourced.policy, settings, probes, texts })
 }
 
-fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>) -> Result<(), String> {
+fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>, moment: &Moment) -> Result<(), String> {
     for keep in what {
         match keep {
-            Keep::Generation { number, origin, texts, ruleset } => store.write(&Generation {
+            Keep::Generation { number, origin, texts, ruleset, boot } => store.write(&Generation {
                 number,
-                time: clock::rfc3339(SystemTime::now()),
+                time: clock::of_milliseconds(moment.now),
                 source: origin,
                 hash: kernel::hash(&ruleset),
                 policy: texts.policy.iter().map(|(name, text)| (name.clone(), text.to_string())).collect(),
                 settings: texts.settings.to_string(),
-                batch: batch(&ruleset),
+                batch: boot_batch(&boot),
             }),
             Keep::Confirmed(number) => store.confirm(number),
             Keep::Record(record) => {
-                let text = serde_json::to_string(&Remembered { boot: boot(), record }).map_err(|e| e.to_string())?;
-                store.remember(&text)
+                let remembered = Remembered { boot: moment.boot.clone(), record };
+                store.remember(&serde_json::to_string(&remembered).map_err(|error| error.to_string())?)
             }
         }
         .map_err(|error| error.to_string())?;
     }
     Ok(())
-}
-
-/// The netlink messages that put a ruleset in force whatever our table holds: it is made if it is not there, so that it can be
-/// deleted and made anew, in one transaction.
-fn batch(ruleset: &Ruleset) -> Vec<u8> {
-    let mut changes = vec![Change::AddTable, Change::DeleteTable];
-    changes.extend(plan(&Loaded::default(), ruleset).map(|batch| batch.changes).unwrap_or_default());
-    encode(&Batch { generation: None, changes }, 1).bytes
 }
 
 fn read<D: Disk>(store: &Store<D>, wanted: Wanted) -> Result<Version, String> {

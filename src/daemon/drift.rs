@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::kernel::{Applied, Error};
+use super::kernel::{Applied, Depth, Error};
 use super::status::{DriftRecord, Status};
 use super::{clock, log};
 use crate::driver::Touch;
 use crate::nft::TABLE;
-use crate::nft::netlink::Process;
+use crate::nft::netlink::{Commit, Process, TouchedSets};
 use crate::reconcile::drift::{Damper, until_next_look};
 
 /// A change that was noticed and is not repaired yet.
@@ -17,6 +17,7 @@ use crate::reconcile::drift::{Damper, until_next_look};
 struct Noticed {
     at: Instant,
     by: Option<Process>,
+    sets: TouchedSets,
 }
 
 /// What is known about others' changes.
@@ -62,18 +63,23 @@ impl Drift {
 
     /// Takes in a notification; whether to repair now. Later is [`Self::repair_at`].
     pub(super) fn touched(&mut self, touch: Touch) -> bool {
-        let by = match touch {
-            Touch::By(commit) => commit.process,
-            Touch::Overrun => None,
-        };
+        match touch {
+            Touch::By(Commit { process, sets, .. }) => self.noticed(process, sets),
+            Touch::Overrun => self.noticed(None, TouchedSets::Any),
+        }
+    }
+
+    /// These sets do not hold what they should, or something else is not as it should be; whether to repair now.
+    pub(super) fn noticed(&mut self, by: Option<Process>, sets: TouchedSets) -> bool {
         let at = Instant::now();
         if let Some(noticed) = &mut self.noticed {
             // One repair mends both. The first process that is known is named.
             noticed.by = noticed.by.take().or(by);
+            noticed.sets = std::mem::replace(&mut noticed.sets, TouchedSets::NONE).or(sets);
             // Without a time it waits for what is on its way to the kernel, and that may have failed since.
             return self.repair_at.is_none();
         }
-        self.noticed = Some(Noticed { at, by });
+        self.noticed = Some(Noticed { at, by, sets });
         let pause = self.damper.pause(at - self.started);
         self.repair_at = (!pause.is_zero()).then(|| at + pause);
         pause.is_zero()
@@ -85,11 +91,14 @@ impl Drift {
         self.look_at = Instant::now() + until_next_look(self.seed, self.round);
     }
 
-    /// A repair begins; whether everything has to be read, which an unasked look does not.
-    pub(super) fn begin(&mut self) -> bool {
+    /// A repair begins; how much has to be read.
+    pub(super) fn begin(&mut self) -> Depth {
         self.repair_at = None;
         self.under_way = self.noticed.take();
-        self.under_way.is_some()
+        match &self.under_way {
+            Some(noticed) => Depth::Touched(noticed.sets.clone()),
+            None => Depth::Unasked,
+        }
     }
 
     /// Nothing of ours is in force: what was noticed is no drift.

@@ -1,5 +1,6 @@
 //! The thread that talks to nf_tables, so that a long transaction or a long dump never stops the loop.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -8,15 +9,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use super::revoke::Revoker;
-use super::status::{BaseChainRecord, TableRecord, counters};
+use super::revoke::{Progress, Revoker};
+use super::status::{RevocationRecord, TableRecord, counters};
+use super::verify::Verifier;
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
 use crate::nft::change::{Change, Loaded};
-use crate::nft::ir::Ruleset;
-use crate::nft::netlink::canonical_set;
+use crate::nft::ir::{Chain, Ruleset, Set};
+use crate::nft::netlink::{TouchedSets, canonical_set};
 use crate::plan::plan;
 use crate::revoke::Revocation;
 
@@ -24,6 +27,7 @@ use crate::revoke::Revocation;
 #[derive(Clone, Debug)]
 pub(super) struct KernelThread {
     requests: mpsc::Sender<Request>,
+    revocation: Progress,
 }
 
 /// What a look at the kernel told.
@@ -33,8 +37,6 @@ pub(super) struct Look {
     pub(super) counters: BTreeMap<String, (u64, u64)>,
     /// What the kernel has otherwise than wanted; empty when in sync.
     pub(super) drift: Vec<String>,
-    /// The base chains of others.
-    pub(super) others: Vec<BaseChainRecord>,
 }
 
 /// A ruleset that is in force.
@@ -52,17 +54,17 @@ pub(super) struct Applied {
 enum Request {
     Exists(oneshot::Sender<Result<bool, driver::Error>>),
     Apply(Arc<Ruleset>, Option<Arc<Revocation>>, oneshot::Sender<Result<Applied, driver::Error>>),
-    Repair(Arc<Ruleset>, Depth, oneshot::Sender<Result<Applied, driver::Error>>),
+    Repair(Arc<Ruleset>, Depth, Option<Arc<Revocation>>, oneshot::Sender<Result<Applied, driver::Error>>),
     Look(Option<Arc<Ruleset>>, oneshot::Sender<Result<Look, driver::Error>>),
 }
 
-/// How much of the kernel's table is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How much of the kernel's table is read before it is mended.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Depth {
-    /// All of it.
-    Everything,
-    /// Nothing, if no transaction of anybody's came after ours; else all but the elements of large sets, which take the kernel long.
-    Cheap,
+    /// Everything but the elements of large sets that nobody touched.
+    Touched(TouchedSets),
+    /// Nothing, if no transaction of anybody's came after ours; else everything but the elements of very large sets.
+    Unasked,
 }
 
 /// Why there is no answer.
@@ -77,12 +79,21 @@ pub(super) enum Error {
 }
 
 impl KernelThread {
-    /// Starts the thread; it ends when the last of these values is gone.
-    pub(super) fn start(kernel: Box<dyn Kernel>) -> io::Result<Self> {
+    /// Starts the thread; it ends when the last of these values is gone. The names of sets that were found to hold something
+    /// else, when there was time to read them, come out of the receiver.
+    pub(super) fn start(kernel: Box<dyn Kernel>) -> io::Result<(Self, UnboundedReceiver<String>)> {
         let (requests, receiver) = mpsc::channel();
         let revoker = Revoker::start()?;
-        thread::Builder::new().name("nf_tables".to_owned()).spawn(move || serve(kernel, &receiver, &revoker))?;
-        Ok(Self { requests })
+        let revocation = revoker.progress();
+        let (verifier, otherwise) = Verifier::start()?;
+        let mut work = Work { kernel, revoker, verifier, known: None, missing: Missing::default(), hashed: None };
+        thread::Builder::new().name("nf_tables".to_owned()).spawn(move || work.serve(&receiver))?;
+        Ok((Self { requests, revocation }, otherwise))
+    }
+
+    /// How far the ending of flows has come.
+    pub(super) fn revocation(&self) -> Option<RevocationRecord> {
+        self.revocation.record()
     }
 
     /// Whether our table is in the kernel.
@@ -99,9 +110,15 @@ impl KernelThread {
         self.ask(|reply| Request::Apply(ruleset, revocation, reply)).await
     }
 
-    /// Looks whether the kernel has a ruleset, and mends it where not.
-    pub(super) async fn repair(&self, ruleset: Arc<Ruleset>, depth: Depth) -> Result<Applied, Error> {
-        self.ask(|reply| Request::Repair(ruleset, depth, reply)).await
+    /// Looks whether the kernel has a ruleset, and mends it where not; then, in the background, ends the flows that it denies and
+    /// that may have begun meanwhile.
+    pub(super) async fn repair(
+        &self,
+        ruleset: Arc<Ruleset>,
+        depth: Depth,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Repair(ruleset, depth, revocation, reply)).await
     }
 
     /// Reads the whole table with its counters, and compares it with what should be there.
@@ -119,79 +136,171 @@ impl KernelThread {
     }
 }
 
-fn serve(mut kernel: Box<dyn Kernel>, requests: &mpsc::Receiver<Request>, revoker: &Revoker) {
-    // What the kernel had after our last transaction; the driver believes it only while the generation id is the same.
-    let mut known: Option<Loaded> = None;
-    // Whoever asked may have given up waiting meanwhile; then nobody needs the answer.
-    while let Ok(request) = requests.recv() {
-        match request {
-            Request::Exists(reply) => {
-                let _ = reply.send(kernel.load(&Read::Only(Vec::new())).map(|loaded| loaded.exists));
-            }
-            Request::Apply(ruleset, revocation, reply) => {
-                let start = Instant::now();
-                let answer = driver::apply(kernel.as_mut(), &ruleset, known.as_ref());
-                let mut deferred = Vec::new();
-                let answer = answer.map(|applied| {
-                    known = Some(applied.loaded);
-                    deferred = applied.deferred;
-                    if applied.changes > 0 {
-                        revoker.changed(revocation);
-                    }
-                    let (hash, spent) = (hash(&ruleset), start.elapsed());
-                    Applied { changes: applied.changes, hash, difference: Vec::new(), spent }
-                });
-                if answer.is_err() {
-                    known = None;
+/// What the thread works with.
+struct Work {
+    kernel: Box<dyn Kernel>,
+    revoker: Revoker,
+    verifier: Verifier,
+    /// What the kernel had after our last transaction; the driver believes it only while the generation id is the same.
+    known: Option<Loaded>,
+    missing: Missing,
+    /// The last ruleset with its hash, which takes longer than a small repair.
+    hashed: Option<(Arc<Ruleset>, String)>,
+}
+
+impl Work {
+    fn serve(&mut self, requests: &mpsc::Receiver<Request>) {
+        // Whoever asked may have given up waiting meanwhile; then nobody needs the answer.
+        while let Ok(request) = requests.recv() {
+            match request {
+                Request::Exists(reply) => {
+                    let _ = reply.send(self.kernel.load(&Read::Only(Vec::new())).map(|loaded| loaded.exists));
                 }
-                let _ = reply.send(answer);
-                if !deferred.is_empty()
-                    && let Err(error) = driver::verify(kernel.as_mut(), &ruleset, &deferred)
-                {
-                    known = None;
-                    tracing::error!(sets = deferred.join(" "), "cannot confirm what was loaded: {error}");
+                Request::Apply(ruleset, revocation, reply) => {
+                    let _ = reply.send(self.apply(&ruleset, revocation));
                 }
-            }
-            Request::Repair(ruleset, depth, reply) => {
-                let start = Instant::now();
-                let answer = repair(kernel.as_mut(), &ruleset, depth, &mut known);
-                let _ = reply.send(answer.map(|(changes, difference)| Applied {
-                    changes,
-                    hash: hash(&ruleset),
-                    difference,
-                    spent: start.elapsed(),
-                }));
-            }
-            Request::Look(wanted, reply) => {
-                let _ = reply.send(look(kernel.as_mut(), wanted.as_deref()));
+                Request::Repair(ruleset, depth, revocation, reply) => {
+                    let _ = reply.send(self.repair(&ruleset, &depth, revocation));
+                }
+                Request::Look(wanted, reply) => {
+                    let wanted = wanted.as_deref().map(|wanted| self.missing.left_out_of(wanted));
+                    let _ = reply.send(look(self.kernel.as_mut(), wanted.as_deref()));
+                }
             }
         }
+    }
+
+    fn apply(&mut self, ruleset: &Arc<Ruleset>, revocation: Option<Arc<Revocation>>) -> Result<Applied, driver::Error> {
+        let start = Instant::now();
+        let known = self.known.take();
+        let driver::Applied { loaded, changes, deferred, without } =
+            driver::apply(self.kernel.as_mut(), ruleset, known.as_ref())?;
+        self.missing.are(without);
+        self.known = Some(loaded);
+        if changes > 0 {
+            self.revoker.changed(revocation);
+        }
+        self.verifier.later(ruleset, deferred);
+        let hash = self.hash(ruleset);
+        Ok(Applied { changes, hash, difference: Vec::new(), spent: start.elapsed() })
+    }
+
+    fn repair(
+        &mut self,
+        ruleset: &Arc<Ruleset>,
+        depth: &Depth,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Applied, driver::Error> {
+        let start = Instant::now();
+        let mut changes = 0;
+        let mut difference = Vec::new();
+        // Before Linux 6.16 a chain goes with its device, and the generation stays; and where one is missing, its device may have come.
+        let on_device = |chain: &Chain| chain.base.is_some_and(|base| base.device.is_some());
+        let may_go = !self.missing.0.is_empty() || ruleset.chains.values().any(on_device);
+        if *depth != Depth::Unasked || may_go || !self.is_known()? {
+            self.known = None;
+            let (loaded, mut assumed) = load_mostly(self.kernel.as_mut(), ruleset, depth)?;
+            let applied = mend(self.kernel.as_mut(), ruleset, &loaded)?;
+            self.missing.are(applied.without);
+            if applied.changes > 0 {
+                self.revoker.repaired(revocation);
+                // The words come after the deed.
+                difference = drift(&loaded, &self.missing.left_out_of(ruleset));
+            }
+            changes = applied.changes;
+            self.known = Some(applied.loaded);
+            if *depth == Depth::Unasked && changes == 0 {
+                assumed.clear();
+            }
+            assumed.extend(applied.deferred);
+            self.verifier.later(ruleset, assumed);
+        }
+        let hash = self.hash(ruleset);
+        Ok(Applied { changes, hash, difference, spent: start.elapsed() })
+    }
+
+    /// Whether no transaction of anybody's came after our last one.
+    fn is_known(&mut self) -> Result<bool, driver::Error> {
+        match &self.known {
+            Some(known) => Ok(known.generation == self.kernel.generation()?),
+            None => Ok(false),
+        }
+    }
+
+    fn hash(&mut self, ruleset: &Arc<Ruleset>) -> String {
+        if let Some((known, hash)) = &self.hashed
+            && Arc::ptr_eq(known, ruleset)
+        {
+            return hash.clone();
+        }
+        let hash = hash(ruleset);
+        self.hashed = Some((Arc::clone(ruleset), hash.clone()));
+        hash
     }
 }
 
-/// Sets with more elements are left out of a cheap look: the kernel takes ever longer to list them (`nf_tables.md` section 3).
-const LARGEST_SET_OF_A_CHEAP_LOOK: usize = 16_384;
+/// The chains of the last ruleset that are not in force because their device is not there: no difference as long as it stays away.
+#[derive(Debug, Default)]
+struct Missing(Vec<String>);
 
-/// How many changes it took to have the ruleset in the kernel again, and what was otherwise before.
-fn repair(
+impl Missing {
+    /// Takes note of what an apply had to do without; tells it when it changes.
+    fn are(&mut self, chains: Vec<String>) {
+        if !chains.is_empty() && chains != self.0 {
+            let chains = chains.join(", ");
+            tracing::warn!(
+                "not in force as long as their device is not there: {chains}; other chains decide the same later"
+            );
+        }
+        self.0 = chains;
+    }
+
+    /// What can be in force of a ruleset.
+    fn left_out_of<'a>(&self, ruleset: &'a Ruleset) -> Cow<'a, Ruleset> {
+        if self.0.is_empty() {
+            return Cow::Borrowed(ruleset);
+        }
+        let mut ruleset = ruleset.clone();
+        ruleset.chains.retain(|name, _| !self.0.contains(name));
+        Cow::Owned(ruleset)
+    }
+}
+
+/// Larger sets are read before a repair only if they were touched: one of 10,000 elements takes the kernel longer to list than all
+/// that a rule in front of ours takes to repair.
+const LARGEST_SET_OF_A_REPAIR: usize = 2048;
+/// Larger sets are left out of an unasked look: the kernel takes ever longer to list them (`nf_tables.md` section 3).
+const LARGEST_SET_OF_A_LOOK: usize = 16_384;
+
+/// Our table, and the sets of it that were not read but taken to hold what they should.
+fn load_mostly(
     kernel: &mut dyn Kernel,
     ruleset: &Ruleset,
-    depth: Depth,
-    known: &mut Option<Loaded>,
-) -> Result<(usize, Vec<String>), driver::Error> {
-    if depth == Depth::Cheap {
-        if let Some(known) = known
-            && known.generation == kernel.generation()?
-        {
-            return Ok((0, Vec::new()));
+    depth: &Depth,
+) -> Result<(Loaded, Vec<String>), driver::Error> {
+    let read = |(name, set): &(&String, &Set)| match depth {
+        Depth::Touched(TouchedSets::Any) => true,
+        Depth::Touched(TouchedSets::These(touched)) => {
+            touched.contains(*name) || set.elements.len() <= LARGEST_SET_OF_A_REPAIR
         }
-        if !differs_cheaply(kernel, ruleset)? {
-            return Ok((0, Vec::new()));
+        Depth::Unasked => set.elements.len() <= LARGEST_SET_OF_A_LOOK,
+    };
+    let names = ruleset.sets.iter().filter(read).map(|(name, _)| name.clone()).collect();
+    let mut loaded = kernel.load(&Read::Only(names))?;
+    let mut assumed = Vec::new();
+    for name in std::mem::take(&mut loaded.unread) {
+        // A set of somebody else's goes, whatever it holds.
+        if let (Some(set), Some(wanted)) = (loaded.ruleset.sets.get_mut(&name), ruleset.sets.get(&name)) {
+            set.elements = canonical_set(wanted).elements;
+            assumed.push(name);
         }
     }
-    *known = None;
-    let loaded = kernel.load(&Read::Everything)?;
-    let mut answer = driver::apply(kernel, ruleset, Some(&loaded));
+    Ok((loaded, assumed))
+}
+
+/// Makes the kernel have the ruleset again.
+fn mend(kernel: &mut dyn Kernel, ruleset: &Ruleset, loaded: &Loaded) -> Result<driver::Applied, driver::Error> {
+    let mut answer = driver::apply(kernel, ruleset, Some(loaded));
     for _ in 1..REPAIR_ATTEMPTS {
         match answer {
             // Whoever changed the table did it again before it was read back.
@@ -199,38 +308,17 @@ fn repair(
             _ => break,
         }
     }
-    let applied = answer?;
-    driver::verify(kernel, ruleset, &applied.deferred)?;
-    // The words come after the deed. Nothing was sent when others put back what they had changed.
-    let difference = if applied.changes == 0 { Vec::new() } else { drift(&loaded, ruleset) };
-    *known = Some(applied.loaded);
-    Ok((applied.changes, difference))
+    answer
 }
 
 /// How often a repair is done again when the table is changed right after it; then that is told, and tried again later.
 const REPAIR_ATTEMPTS: usize = 4;
 
-/// Whether the kernel has something else, the elements of large sets aside.
-fn differs_cheaply(kernel: &mut dyn Kernel, ruleset: &Ruleset) -> Result<bool, driver::Error> {
-    let small =
-        |set: &&String| ruleset.sets.get(*set).is_some_and(|set| set.elements.len() <= LARGEST_SET_OF_A_CHEAP_LOOK);
-    let mut loaded = kernel.load(&Read::Only(ruleset.sets.keys().filter(small).cloned().collect()))?;
-    for name in std::mem::take(&mut loaded.unread) {
-        match (loaded.ruleset.sets.get_mut(&name), ruleset.sets.get(&name)) {
-            (Some(set), Some(wanted)) => set.elements = canonical_set(wanted).elements,
-            // A set of somebody else's.
-            _ => return Ok(true),
-        }
-    }
-    Ok(plan(&loaded, ruleset).is_some())
-}
-
 /// Reads the whole table and compares it with what should be there.
 pub(super) fn look(kernel: &mut dyn Kernel, wanted: Option<&Ruleset>) -> Result<Look, driver::Error> {
     let loaded = kernel.load(&Read::Everything)?;
     let drift = wanted.map(|wanted| drift(&loaded, wanted)).unwrap_or_default();
-    let others = driver::others(&kernel.chains()?).iter().map(BaseChainRecord::of).collect();
-    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift, others })
+    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift })
 }
 
 /// How many differences are named one by one.

@@ -29,8 +29,12 @@ pub(super) mod message_id {
     pub(crate) const ROLLED_BACK: &str = "c7f2d68e90314ab5b1e4053fa8d92c17";
     /// Panic or break-glass begins or ends.
     pub(crate) const EMERGENCY: &str = "92ad3c50f1b84e7fa6d07e21c4583b9e";
+    /// The time of a policy is over.
+    pub(crate) const EXPIRED: &str = "d5c01a9f6be84372a0f4e87d2391b65c";
     /// The disk does not take generations.
     pub(crate) const NOT_KEPT: &str = "1f8e6b3da0574c92b9d1c65e07a4f238";
+    /// The kernel lacks something that nodewall uses.
+    pub(crate) const KERNEL_LACKS: &str = "5c0e8a97d4b64f1fb2a36d19e7c85042";
     /// The kernel did not take a ruleset.
     pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
 }

@@ -5,25 +5,34 @@
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
 //!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
 //!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
-//!  control socket ────┘                    │  ├─> Ready, status ──> systemd │
+//!  control socket ────┘                    │  ├─> SelfTest ──> probes ──────┤
+//!                                          │  ├─> Ready, status ──> systemd │
 //!                                          │  └─> Report ──> journal        │
 //!                                          └────────────────────────────────┘
 //! ```
 
-mod clock;
+mod alarm;
+pub mod clock;
+mod countdown;
 mod disk;
 pub mod documents;
 mod drift;
 mod files;
+mod host;
 mod kernel;
+mod local;
 mod log;
+mod motd;
 mod notify;
+mod peers;
 mod requests;
 mod revoke;
+mod selftest;
 pub mod socket;
 pub mod status;
+mod verify;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future;
 use std::io;
 use std::net::IpAddr;
@@ -32,23 +41,34 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
-use crate::host;
+use crate::host as machine;
+use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::nft::feature::{Feature, Support};
+use crate::nft::netlink::TouchedSets;
+use crate::policy::local::LocalNames;
+use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
-use crate::text::render;
+use crate::text::{render, time};
+use alarm::Alarm;
+use countdown::Countdown;
 use disk::DiskThread;
 pub use disk::{Stored, stored};
 use documents::{Documents, Whereabouts};
 use drift::Drift;
 use files::FileWatch;
-use kernel::{Applied, Depth, KernelThread};
+use host::Features;
+use kernel::{Applied, KernelThread};
+use local::{Local, Look, Next};
+use motd::Motd;
 use notify::Systemd;
-use requests::{Fetched, documents_of};
+use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
 
@@ -97,17 +117,19 @@ const QUERIES_WAITING: usize = 16;
 /// # Errors
 /// When the daemon cannot start: the kernel cannot be read, another daemon is running, or the system refuses a signal
 /// handler, a thread or a netlink socket.
-pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error> {
+pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Error> {
     log::start();
     let failed = |attempt| move |source| Error::System { attempt, source };
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
-    let mut links = host::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut links = machine::Watch::open().map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
-    let kernel = KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
+    kernel.hush(foreign.ear());
+    let (kernel, mut otherwise) =
+        KernelThread::start(kernel).map_err(failed("start the thread that talks to the kernel"))?;
     let systemd = Systemd::find().map_err(failed("start the thread that talks to systemd"))?;
     let (inbox, mut inputs) = mpsc::unbounded_channel();
     let (queries, mut queried) = mpsc::channel(QUERIES_WAITING);
@@ -149,19 +171,32 @@ pub async fn run(options: Options, kernel: Box<dyn Kernel>) -> Result<(), Error>
             touched = foreign.touched() => {
                 daemon.touched(touched.map_err(failed("watch changes by others by nf_tables notifications"))?);
             }
+            Some(set) = otherwise.recv() => {
+                if daemon.drift.noticed(None, TouchedSets::These([set].into())) {
+                    daemon.repair();
+                }
+            }
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
             () = files.changed() => daemon.files_changed(),
+            () = local::changed(&mut daemon.local.watch) => daemon.units_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
+            () = until(daemon.local.scan_at) => daemon.scan(),
+            () = until(daemon.local.ask_at) => {
+                daemon.local.ask_at = None;
+                daemon.look_up(Next::Facts);
+            }
             () = until(daemon.load_at) => daemon.load(),
             () = until(daemon.deadline_at) => {
                 daemon.deadline_at = None;
                 daemon.happened(Event::DeadlineDue);
             }
+            () = until(daemon.countdown.next()) => daemon.count_down(),
             () = until(daemon.break_glass_at) => {
                 daemon.break_glass_at = None;
                 daemon.happened(Event::BreakGlassDue);
             }
+            () = daemon.alarm.rings() => daemon.read_clock(),
             () = until(daemon.remind_at) => {
                 tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
@@ -197,14 +232,25 @@ async fn until(deadline: Option<Instant>) {
 /// What work off the loop came to.
 enum Input {
     Loaded(Box<Documents>),
-    Collected(Result<Facts, host::Error>),
+    Collected(Result<Facts, machine::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
+    /// Whether our table is in the kernel.
+    Seen(bool),
+    /// Whoever wanted the status has it.
+    StatusTold,
     /// What is on disk, and the documents that waited for it.
     Remembered(Box<(Memory, Vec<String>, Documents)>),
     Kept(u64, Result<(), String>),
+    SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
-    Fetched(String, Fetched),
+    Fetched(u64, String, Fetched),
+    /// What was looked up of accounts and units.
+    Looked(Box<Look>),
+    /// Where units run, and which were looked for.
+    Scanned(LocalNames, Scan),
+    /// What the kernel said that it has.
+    Features(Result<BTreeMap<Feature, Support>, driver::Error>),
 }
 
 /// What the loop has to do after an input.
@@ -257,10 +303,14 @@ struct Daemon {
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
     api_servers: BTreeSet<(IpAddr, u16)>,
+    local: Local,
     watched_directories: Vec<PathBuf>,
     watched_files: Vec<PathBuf>,
     loading: Work,
     collecting: Work,
+    telling: Work,
+    /// Who wants to know the status.
+    curious: Vec<oneshot::Sender<Status>>,
     load_at: Option<Instant>,
     load_at_latest: Option<Instant>,
     collect_at: Option<Instant>,
@@ -273,15 +323,26 @@ struct Daemon {
     socket: Option<PathBuf>,
     listening: bool,
     drift: Drift,
+    features: Features,
     /// The store, once the settings say where.
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
     started: bool,
     /// Who waits for the outcome of an order.
-    orderer: Option<oneshot::Sender<Result<String, String>>>,
+    orderer: Option<Orderer>,
+    /// How many orders there were.
+    orders: u64,
+    /// What was found damaged on disk at the start, and passed over.
+    damages: Vec<String>,
     deadline_at: Option<Instant>,
+    countdown: Countdown,
+    /// The probes that are under way.
+    selftest: Option<JoinHandle<()>>,
+    motd: Motd,
     break_glass_at: Option<Instant>,
     remind_at: Option<Instant>,
+    /// Rings when a policy is over.
+    alarm: Alarm,
 }
 
 impl Daemon {
@@ -294,10 +355,13 @@ impl Daemon {
             state: State::default(),
             facts: None,
             api_servers: BTreeSet::new(),
+            local: Local::default(),
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
             loading: Work::Idle,
             collecting: Work::Idle,
+            telling: Work::Idle,
+            curious: Vec::new(),
             load_at: None,
             load_at_latest: None,
             collect_at: None,
@@ -310,17 +374,36 @@ impl Daemon {
             socket: None,
             listening: false,
             drift: Drift::new(seed()),
+            features: Features::default(),
             disk: None,
             started: false,
             orderer: None,
+            orders: 0,
+            damages: Vec::new(),
             deadline_at: None,
+            countdown: Countdown::default(),
+            selftest: None,
+            motd: Motd::default(),
             break_glass_at: None,
             remind_at: None,
+            alarm: Alarm::default(),
         }
     }
 
     /// Lets the state machine know, and does what it asks for.
     fn happened(&mut self, event: Event) {
+        self.step(Event::Clock(clock::now()));
+        self.step(event);
+        self.tell_status();
+    }
+
+    /// A policy may be over, or somebody set the clock.
+    fn read_clock(&mut self) {
+        self.step(Event::Clock(clock::now()));
+        self.tell_status();
+    }
+
+    fn step(&mut self, event: Event) {
         for effect in step(&mut self.state, event) {
             match effect {
                 Effect::Apply(ruleset) => {
@@ -333,34 +416,73 @@ impl Daemon {
                 }
                 Effect::Repair(ruleset) => {
                     let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
-                    let depth = if self.drift.begin() { Depth::Everything } else { Depth::Cheap };
+                    let (depth, revocation) = (self.drift.begin(), self.state.revocation());
                     tokio::spawn(async move {
-                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth).await));
+                        let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth, revocation).await));
+                    });
+                }
+                Effect::Look => {
+                    let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    tokio::spawn(async move {
+                        match kernel.exists().await {
+                            Ok(table) => {
+                                let _ = inbox.send(Input::Seen(table));
+                            }
+                            // It is looked at again, unasked.
+                            Err(error) => tracing::error!("cannot read the kernel: {error}"),
+                        }
                     });
                 }
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
                 Effect::ForgetRetry => self.retry_at = None,
                 Effect::Keep(ticket, what) => {
-                    let (disk, inbox) = (self.disk.clone(), self.inbox.clone());
+                    let (keeping, inbox) = (self.disk.as_ref().map(|disk| disk.keep(what)), self.inbox.clone());
                     tokio::spawn(async move {
-                        let kept = match disk {
-                            Some(disk) => disk.keep(what).await,
+                        let kept = match keeping {
+                            Some(keeping) => keeping.await,
                             None => Err("there is no store".to_owned()),
                         };
                         let _ = inbox.send(Input::Kept(ticket, kept));
                     });
                 }
-                Effect::Deadline(after) => self.deadline_at = after.map(|after| Instant::now() + after),
+                Effect::Deadline(after) => {
+                    let now = Instant::now();
+                    self.deadline_at = after.map(|after| now + after);
+                    self.countdown = after.map(|after| Countdown::new(now, after)).unwrap_or_default();
+                }
+                Effect::SelfTest { ticket, probes, after } => {
+                    let inbox = self.inbox.clone();
+                    let task = tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        let results = selftest::run(probes).await;
+                        let _ = inbox.send(Input::SelfTested(ticket, results));
+                    });
+                    if let Some(earlier) = self.selftest.replace(task) {
+                        earlier.abort();
+                    }
+                }
                 Effect::BreakGlass(after) => {
                     self.break_glass_at = after.map(|after| Instant::now() + after);
                     self.remind_at = after.map(|_| Instant::now());
                 }
+                Effect::Expiry(at) => self.alarm.set(at),
                 Effect::Answer(answer) => self.answered(answer),
                 Effect::Ready => self.settled(),
                 Effect::Report(report) => log_report(&report),
             }
         }
         self.tell_status();
+        if self.started {
+            self.motd.say(motd::text(&self.state));
+        }
+    }
+
+    /// Tells the journal again how long a generation has.
+    fn count_down(&mut self) {
+        self.countdown.told();
+        let (Some(pending), Some(deadline)) = (&self.state.record().pending, self.deadline_at) else { return };
+        let left = deadline.saturating_duration_since(Instant::now());
+        log_unconfirmed(pending.generation, left, pending.before.is_some());
     }
 
     fn settled(&mut self) {
@@ -414,7 +536,7 @@ impl Daemon {
         }
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(host::collect(&root).await));
+            let _ = inbox.send(Input::Collected(machine::collect(&root).await));
         });
     }
 
@@ -423,10 +545,7 @@ impl Daemon {
             Input::Loaded(documents) if !self.started => {
                 self.remember(*documents);
             }
-            Input::Loaded(documents) => {
-                self.loaded(*documents);
-                return Received::Documents;
-            }
+            Input::Loaded(documents) => return self.look_up(Next::Documents(documents)),
             Input::Collected(collected) => {
                 let again = self.collecting.end();
                 match collected {
@@ -448,18 +567,29 @@ impl Daemon {
                 self.drift.repaired(&answer);
                 self.applied(answer);
             }
+            Input::StatusTold => {
+                self.telling.end();
+                self.look_for_the_curious();
+            }
+            Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
                 let (memory, troubles, documents) = *remembered;
-                for trouble in troubles {
-                    tracing::error!(message_id = log::message_id::NOT_KEPT, "{trouble}");
+                for trouble in &troubles {
+                    tracing::error!(message_id = log::message_id::NOT_KEPT, "passed over on disk: {trouble}");
                 }
+                self.damages = troubles;
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
-                self.loaded(documents);
-                return Received::Documents;
+                return self.look_up(Next::Documents(Box::new(documents)));
             }
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
-            Input::Fetched(by, fetched) => self.fetched(by, fetched),
+            Input::SelfTested(ticket, results) => {
+                self.happened(Event::SelfTested { ticket, results, now: disk::now() });
+            }
+            Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
+            Input::Looked(look) => return self.looked(*look),
+            Input::Scanned(looked, scan) => self.scanned(&looked, scan),
+            Input::Features(found) => self.told_features(found),
         }
         Received::Nothing
     }
@@ -495,17 +625,24 @@ impl Daemon {
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
+        self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
         if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
             self.api_servers.clone_from(&documents.api_servers);
             self.tell_facts();
         }
+        // Nor about where people are told things.
+        if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
+            self.motd.at(documents.config.motd.clone());
+        }
         self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
     }
 
     fn tell_facts(&mut self) {
-        if let Some(mut facts) = self.facts.clone() {
+        // Without what policies name, a rule that denies would deny nothing.
+        if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
+            self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
             self.happened(Event::FactsChanged(facts));
         }
@@ -518,6 +655,8 @@ impl Daemon {
             Done { changes: applied.changes }
         });
         self.happened(Event::Applied(answer));
+        // After the first rules: asking takes the kernel's lock for a moment.
+        self.ask_features();
         if self.state.generation() != before {
             self.since = Some(SystemTime::now());
         }
@@ -572,17 +711,35 @@ impl Daemon {
     }
 
     fn asked(&mut self, query: Query) {
-        let reply = match query {
-            Query::Reload => return self.reload(),
-            Query::Order(order) => return self.ordered(order),
-            Query::Status(reply) => reply,
-        };
+        match query {
+            Query::Reload => self.reload(),
+            Query::Order(order) => self.ordered(order),
+            Query::Status(reply) => {
+                self.curious.push(reply);
+                self.look_for_the_curious();
+            }
+        }
+    }
+
+    /// Looks at the kernel for all who want to know. Who comes meanwhile waits for the next look, so that however many ask, an order
+    /// waits for one look at most.
+    fn look_for_the_curious(&mut self) {
+        if self.curious.is_empty() || !self.telling.begin() {
+            return;
+        }
+        let curious = std::mem::take(&mut self.curious);
         let mut status = Status::of(&self.state);
         status.hash.clone_from(&self.hash);
+        status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
+        let inbox = self.inbox.clone();
+        if let Features::Known(missing) = &self.features {
+            status.kernel_lacks = Some(missing.clone());
+        }
+        let root = self.options.root.clone();
         tokio::spawn(async move {
             match kernel.look(wanted.clone()).await {
                 Ok(look) => {
@@ -590,12 +747,16 @@ impl Daemon {
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
                     status.table = Some(look.table);
-                    status.other_chains = Some(look.others);
+                    status.revocation = kernel.revocation();
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
-            // The peer may have gone.
-            let _ = reply.send(status);
+            host::look_around(&mut status, root).await;
+            for reply in curious {
+                // The peer may have gone.
+                let _ = reply.send(status.clone());
+            }
+            let _ = inbox.send(Input::StatusTold);
         });
     }
 }
@@ -620,6 +781,12 @@ fn log_findings(findings: &[Finding]) {
     }
 }
 
+fn log_unconfirmed(generation: u64, left: Duration, selftest: bool) {
+    let (message_id, left) = (log::message_id::TRIAL, left.as_secs_f64().round());
+    let unless = if selftest { "its self-test passes" } else { "`nodewall confirm` is run" };
+    tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless {unless}");
+}
+
 fn log_report(report: &Report) {
     match report {
         Report::InForce { generation, rules, changes, lockdown: false } => {
@@ -630,9 +797,13 @@ fn log_report(report: &Report) {
             let message_id = log::message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
         }
-        Report::Unconfirmed { generation, left } => {
-            let (message_id, left) = (log::message_id::TRIAL, left.as_secs());
-            tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless `nodewall confirm` is run");
+        Report::Unconfirmed { generation, left, selftest } => log_unconfirmed(*generation, *left, *selftest),
+        Report::Held { until } => {
+            tracing::info!(message_id = log::message_id::TRIAL, "a change waits for its self-test until {until}");
+        }
+        Report::SelfTest { generation, failing } => {
+            let message_id = log::message_id::TRIAL;
+            tracing::warn!(message_id, generation, "the self-test fails and goes on: {failing}");
         }
         Report::Confirmed { generation, by } => {
             tracing::info!(message_id = log::message_id::TRIAL, generation, "confirmed by {by}");
@@ -645,6 +816,10 @@ fn log_report(report: &Report) {
         }
         Report::Emergency { words, on: false } => {
             tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+        }
+        Report::Expired { policy, at } => {
+            let (message_id, at) = (log::message_id::EXPIRED, time::rfc3339(*at));
+            tracing::info!(message_id, policy = policy.as_str(), "policy \"{policy}\" expired at {at}");
         }
         Report::NotKept { error } => {
             let message_id = log::message_id::NOT_KEPT;

@@ -4,11 +4,12 @@
 //! `status`, or `outcome`, or `error` with `code` and `message`, or none of them when a reload was begun. Reading is for root
 //! and the group "nodewall", everything else for root.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Group, User};
@@ -18,8 +19,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::requests::{Order, What};
+use super::peers::Waiting;
+use super::requests::Order;
+pub use super::requests::What;
 use super::status::{Status, VERSION};
+use crate::config::confirm::Confirm;
 
 /// The group whose members may read.
 pub const READERS: &str = "nodewall";
@@ -29,8 +33,11 @@ const LONGEST_REQUEST_BYTES: u64 = 64 * 1024;
 const PEER_TIME: Duration = Duration::from_secs(2);
 /// How long the loop and the kernel may take to answer: a dump of a set of 100,000 prefixes takes about one second.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
-/// How many peers are served at once; more wait in the socket's backlog.
-const PEERS_AT_ONCE: usize = 16;
+/// How many peers may be about to send their request. With one more, one of them is let go: see [`Waiting`].
+const WAITING_AT_ONCE: usize = 64;
+/// How many peers that only read may wait for an answer; more are told to come again. Whoever changes something is not counted:
+/// of those the loop takes one at a time.
+const READING_AT_ONCE: usize = 64;
 
 /// A request as it is sent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -42,6 +49,9 @@ pub struct Request {
     /// For "apply": how long it has to be confirmed; for "break-glass": how long it holds, nothing to end it. Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
+    /// For "apply": whether a self-test confirms it within that time, rather than somebody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub selftest: bool,
     /// For "apply": files and directories instead of the policy directories, absolute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathBuf>,
@@ -58,6 +68,8 @@ pub struct Request {
 
 /// The longest time that a request may name: a week, in seconds.
 const LONGEST_TIME: u64 = 7 * 24 * 3600;
+/// The longest refusal of a request that cannot be read, in characters.
+const LONGEST_MESSAGE: usize = 200;
 /// The longest reason, in bytes: it is one line of the journal.
 const LONGEST_REASON_BYTES: usize = 500;
 
@@ -68,6 +80,7 @@ impl Request {
             version: VERSION,
             request: request.to_owned(),
             seconds: None,
+            selftest: false,
             paths: Vec::new(),
             generation: None,
             on: None,
@@ -92,7 +105,10 @@ impl Request {
         Some(match self.request.as_str() {
             "apply" if self.paths.iter().any(|path| !path.is_absolute()) => Err("paths must be absolute".to_owned()),
             "apply" => match self.seconds.map(time) {
-                Some(Ok(confirm)) => Ok(What::Apply { confirm, paths: self.paths.clone() }),
+                Some(Ok(time)) => {
+                    let confirm = if self.selftest { Confirm::SelfTest(time) } else { Confirm::Operator(time) };
+                    Ok(What::Apply { confirm, paths: self.paths.clone() })
+                }
                 Some(Err(error)) => Err(error),
                 None => Err("\"apply\" needs seconds".to_owned()),
             },
@@ -108,6 +124,53 @@ impl Request {
             },
             _ => return None,
         })
+    }
+}
+
+/// What a line of the control socket asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// What is in force.
+    Status,
+    /// To read everything again.
+    Reload,
+    /// To change something.
+    Order(What),
+}
+
+impl Asked {
+    /// What its peer must be allowed to do.
+    const fn needs(&self) -> Rights {
+        match self {
+            Self::Status => Rights::Read,
+            Self::Reload | Self::Order(_) => Rights::Write,
+        }
+    }
+}
+
+/// Reads one request. Pure.
+///
+/// # Errors
+/// The refusal that the peer is sent.
+pub fn parse(line: &[u8]) -> Result<Asked, Refusal> {
+    // What is said back of a request may be as long as that.
+    let bad = |message: String| Refusal {
+        code: "bad-request".to_owned(),
+        message: message.chars().take(LONGEST_MESSAGE).collect(),
+    };
+    let request: Request =
+        serde_json::from_slice(line).map_err(|error| bad(format!("cannot read the request: {error}")))?;
+    if request.version != VERSION {
+        return Err(bad(format!("version {} is not known; use {VERSION}", request.version)));
+    }
+    match (request.request.as_str(), request.order()) {
+        ("status", _) => Ok(Asked::Status),
+        ("reload", _) => Ok(Asked::Reload),
+        (_, Some(order)) => order.map(Asked::Order).map_err(bad),
+        (other, None) => {
+            let known = "known are status, reload, apply, confirm, rollback, panic, break-glass";
+            Err(bad(format!("{known}, and not {other:?}")))
+        }
     }
 }
 
@@ -196,19 +259,49 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, Error> {
     UnixListener::from_std(listener).map_err(failed("listen on"))
 }
 
+/// What the tasks of all peers share.
+struct Peers {
+    waiting: Mutex<(Waiting, BTreeMap<u64, oneshot::Sender<()>>)>,
+    reading: Semaphore,
+    queries: mpsc::Sender<Query>,
+}
+
+impl Peers {
+    /// Whoever lets one of these go at the wrong moment has left nothing half done.
+    fn waiting(&self) -> std::sync::MutexGuard<'_, (Waiting, BTreeMap<u64, oneshot::Sender<()>>)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more peer waits; its number, and what is told when it has to go for another.
+    fn enter(&self, user: u32) -> (u64, oneshot::Receiver<()>) {
+        let (go, goes) = oneshot::channel();
+        let (waiting, senders) = &mut *self.waiting();
+        let (number, other) = waiting.enter(user);
+        senders.insert(number, go);
+        if let Some(go) = other.and_then(|other| senders.remove(&other)) {
+            // It may be leaving by itself just now.
+            let _ = go.send(());
+        }
+        (number, goes)
+    }
+
+    fn leave(&self, number: u64) {
+        let (waiting, senders) = &mut *self.waiting();
+        waiting.leave(number);
+        senders.remove(&number);
+    }
+}
+
 /// Serves peers until the loop is gone.
 pub(super) async fn serve(listener: UnixListener, queries: mpsc::Sender<Query>) {
-    let places = Arc::new(Semaphore::new(PEERS_AT_ONCE));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+    let waiting = Mutex::new((Waiting::new(WAITING_AT_ONCE), BTreeMap::new()));
+    let peers = Arc::new(Peers { waiting, reading: Semaphore::new(READING_AT_ONCE), queries });
+    while !peers.queries.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let queries = queries.clone();
-                tokio::spawn(async move {
-                    // A peer that goes away or is too slow is nobody's concern but its own.
-                    let _ = answer(stream, &queries).await;
-                    drop(place);
-                });
+                let peers = Arc::clone(&peers);
+                // A peer that goes away or is too slow is nobody's concern but its own.
+                tokio::spawn(async move { answer(stream, &peers).await });
             }
             Err(error) => {
                 tracing::warn!("cannot accept on the control socket: {error}");
@@ -226,84 +319,86 @@ enum Rights {
     Write,
 }
 
-async fn answer(mut stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, peers: &Peers) -> io::Result<()> {
     let credentials = stream.peer_cred()?;
     let (uid, gid) = (credentials.uid(), credentials.gid());
-    let by = match credentials.pid() {
-        Some(pid) => format!("uid {uid} (pid {pid})"),
-        None => format!("uid {uid}"),
+    let (number, goes) = peers.enter(uid);
+    let line = tokio::select! {
+        line = timeout(PEER_TIME, request(&mut stream)) => Some(line),
+        // The sender is gone only together with the place.
+        Ok(()) = goes => None,
     };
-    // Looking up users and groups may ask a directory service.
-    let rights = tokio::task::spawn_blocking(move || rights(uid, gid)).await.unwrap_or(Rights::Nothing);
-    let (reader, mut writer) = stream.split();
-    let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(LONGEST_REQUEST_BYTES));
-    let read = timeout(PEER_TIME, reader.read_until(b'\n', &mut line)).await;
-    let reply = match read {
-        Err(_) => refuse("bad-request", "no request within two seconds".to_owned()),
-        Ok(Err(error)) => return Err(error),
-        Ok(Ok(_)) if !line.ends_with(b"\n") => {
+    peers.leave(number);
+    let reply = match line {
+        None => refuse("unavailable", "too many others wait to send a request; try again".to_owned()),
+        Some(Err(_)) => refuse("bad-request", "no request within two seconds".to_owned()),
+        Some(Ok(Err(error))) => return Err(error),
+        Some(Ok(Ok(line))) if !line.ends_with(b"\n") => {
             refuse("bad-request", format!("a request is one line of at most {LONGEST_REQUEST_BYTES} bytes"))
         }
-        Ok(Ok(_)) => reply(&line, rights, by, queries).await,
+        Some(Ok(Ok(line))) => {
+            let by = match credentials.pid() {
+                Some(pid) => format!("uid {uid} (pid {pid})"),
+                None => format!("uid {uid}"),
+            };
+            // Looking up users and groups may ask a directory service.
+            let rights = tokio::task::spawn_blocking(move || rights(uid, gid)).await.unwrap_or(Rights::Nothing);
+            reply(&line, rights, by, peers).await
+        }
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
     text.push(b'\n');
-    timeout(PEER_TIME, writer.write_all(&text)).await.map_err(io::Error::other)??;
-    writer.shutdown().await
+    timeout(PEER_TIME, stream.write_all(&text)).await.map_err(io::Error::other)??;
+    stream.shutdown().await
 }
 
-async fn reply(line: &[u8], rights: Rights, by: String, queries: &mpsc::Sender<Query>) -> Reply {
+/// What a peer sends, up to the end of its line or of what it may send.
+async fn request(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream.take(LONGEST_REQUEST_BYTES));
+    reader.read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+async fn reply(line: &[u8], rights: Rights, by: String, peers: &Peers) -> Reply {
     let unavailable = || refuse("unavailable", "no answer from the daemon's loop".to_owned());
-    let request: Request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(error) => return refuse("bad-request", format!("cannot read the request: {error}")),
+    let asked = match parse(line) {
+        Ok(asked) => asked,
+        Err(refusal) => return Reply { version: VERSION, error: Some(refusal), ..Reply::default() },
     };
-    if request.version != VERSION {
-        return refuse("bad-request", format!("version {} is not known; use {VERSION}", request.version));
+    if rights < asked.needs() {
+        let who = if asked.needs() == Rights::Read { "root and group nodewall" } else { "root" };
+        return refuse("not-authorised", format!("only {who} may request this"));
     }
-    let order = request.order();
-    let needed = match request.request.as_str() {
-        "status" => Rights::Read,
-        "reload" => Rights::Write,
-        _ if order.is_some() => Rights::Write,
-        other => {
-            let known = "status, reload, apply, confirm, rollback, panic, break-glass";
-            return refuse("bad-request", format!("request \"{other}\" is not known; known are {known}"));
+    match asked {
+        Asked::Order(what) => {
+            let (reply, outcome) = oneshot::channel();
+            if peers.queries.send(Query::Order(Order { by, what, reply })).await.is_err() {
+                return unavailable();
+            }
+            match timeout(ANSWER_TIME, outcome).await {
+                Ok(Ok(Ok(outcome))) => Reply { version: VERSION, outcome: Some(outcome), ..Reply::default() },
+                Ok(Ok(Err(error))) => refuse("refused", error),
+                _ => unavailable(),
+            }
         }
-    };
-    if rights < needed {
-        let who = if needed == Rights::Read { "root and group nodewall" } else { "root" };
-        return refuse("not-authorised", format!("only {who} may request \"{}\"", request.request));
-    }
-    if let Some(order) = order {
-        let what = match order {
-            Ok(what) => what,
-            Err(error) => return refuse("bad-request", error),
-        };
-        let (reply, outcome) = oneshot::channel();
-        if queries.send(Query::Order(Order { by, what, reply })).await.is_err() {
-            return unavailable();
-        }
-        return match timeout(ANSWER_TIME, outcome).await {
-            Ok(Ok(Ok(outcome))) => Reply { version: VERSION, outcome: Some(outcome), ..Reply::default() },
-            Ok(Ok(Err(error))) => refuse("refused", error),
-            _ => unavailable(),
-        };
-    }
-    if needed == Rights::Write {
-        return match queries.send(Query::Reload).await {
+        Asked::Reload => match peers.queries.send(Query::Reload).await {
             Ok(()) => Reply { version: VERSION, ..Reply::default() },
             Err(_) => unavailable(),
-        };
-    }
-    let (sender, receiver) = oneshot::channel();
-    if queries.send(Query::Status(sender)).await.is_err() {
-        return unavailable();
-    }
-    match timeout(ANSWER_TIME, receiver).await {
-        Ok(Ok(status)) => Reply { version: VERSION, status: Some(status), ..Reply::default() },
-        _ => unavailable(),
+        },
+        Asked::Status => {
+            let Ok(_place) = peers.reading.try_acquire() else {
+                return refuse("unavailable", "too many others wait for an answer; try again".to_owned());
+            };
+            let (sender, receiver) = oneshot::channel();
+            if peers.queries.send(Query::Status(sender)).await.is_err() {
+                return unavailable();
+            }
+            match timeout(ANSWER_TIME, receiver).await {
+                Ok(Ok(status)) => Reply { version: VERSION, status: Some(status), ..Reply::default() },
+                _ => unavailable(),
+            }
+        }
     }
 }
 
@@ -340,8 +435,10 @@ mod tests {
                     }
                 }
             });
-            let reply = reply(line.as_bytes(), rights, "uid 7".to_owned(), &queries).await;
-            drop(queries);
+            let waiting = Mutex::new((Waiting::new(1), BTreeMap::new()));
+            let peers = Peers { waiting, reading: Semaphore::new(1), queries };
+            let reply = reply(line.as_bytes(), rights, "uid 7".to_owned(), &peers).await;
+            drop(peers);
             answering.await.unwrap();
             assert_eq!(reply.error.is_none(), reply.outcome.as_deref() == Some("ok"), "{line}");
             reply.error.map(|error| error.code)
@@ -352,6 +449,7 @@ mod tests {
     fn orders_are_for_root_and_say_what_they_need() {
         let good = [
             r#"{"version":1,"request":"apply","seconds":120,"paths":["/a"]}"#,
+            r#"{"version":1,"request":"apply","seconds":60,"selftest":true}"#,
             r#"{"version":1,"request":"confirm"}"#,
             r#"{"version":1,"request":"rollback","generation":3}"#,
             r#"{"version":1,"request":"rollback"}"#,
@@ -366,6 +464,7 @@ mod tests {
         }
         for line in [
             r#"{"version":1,"request":"apply"}"#,
+            r#"{"version":1,"request":"apply","selftest":true}"#,
             r#"{"version":1,"request":"apply","seconds":0}"#,
             r#"{"version":1,"request":"apply","seconds":18446744073709551615}"#,
             r#"{"version":1,"request":"apply","seconds":5,"paths":["a"]}"#,

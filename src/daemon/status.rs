@@ -7,11 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
+use crate::host::coexistence::Remark;
+use crate::net::facts::Cgroup;
 use crate::nft::change::Loaded;
+use crate::nft::feature::{Feature, Need, Support};
 use crate::nft::ir::Ruleset;
 use crate::policy::model::Mode;
-use crate::reconcile::{Emergency, State};
+use crate::reconcile::selftest::{Judgement, words};
+use crate::reconcile::{Emergency, SelfTest, State};
 use crate::text::finding::{Finding, Severity};
+use crate::text::time;
 
 /// The version of these records. Keys may be added within a version; none goes or changes its meaning.
 pub const VERSION: u32 = 1;
@@ -42,10 +47,16 @@ pub struct Status {
     pub confirm_until: Option<String>,
     /// The same in seconds from now.
     pub confirm_seconds: Option<u64>,
+    /// What confirms it: "operator" or "self-test".
+    pub confirm_by: Option<String>,
+    /// The self-test of the newest change that had one.
+    pub selftest: Option<SelfTestRecord>,
     /// Until when break-glass lets everything through: RFC 3339, UTC.
     pub break_glass_until: Option<String>,
     /// Why the disk does not have what a boot should load.
     pub store_error: Option<String>,
+    /// What the daemon found damaged on disk when it started, and passed over.
+    pub store_damages: Vec<String>,
     /// Since when it is in force: RFC 3339, UTC.
     pub since: Option<String>,
     /// SHA-256 of the ruleset in force as nft(8) text.
@@ -60,18 +71,75 @@ pub struct Status {
     pub drift_last: Option<DriftRecord>,
     /// Whether another process keeps changing our table, so that repairs wait up to a second.
     pub drift_storm: bool,
+    /// How far the ending of flows that the policy denies has come, or how it went the last time; `None` when none was judged.
+    pub revocation: Option<RevocationRecord>,
     /// The base chains of others, in the order in which packets meet them; `None` when they could not be looked at.
     pub other_chains: Option<Vec<BaseChainRecord>>,
+    /// What else on this machine decides about packets.
+    pub remarks: Vec<RemarkRecord>,
+    /// What the kernel lacks of what nodewall uses; `None` while that is not known.
+    pub kernel_lacks: Option<Vec<FeatureRecord>>,
     /// Our table in the kernel.
     pub table: Option<TableRecord>,
     /// The interfaces, sorted by name.
     pub interfaces: Vec<InterfaceRecord>,
+    /// The systemd units and slices that the policy names, sorted by name.
+    pub units: Vec<UnitRecord>,
     /// The policies in order of evaluation.
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
     pub failsafe: Vec<FailsafeRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// How the self-test of a change goes, or went.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelfTestRecord {
+    /// The generation; `None` while it has no number.
+    pub generation: Option<u64>,
+    /// "waiting" (for an address of this host or the end of an emergency), "before" (the probes are tried without the change),
+    /// "running", "passed" (the generation was confirmed by it), "failed" (the generation was given up), or "ended" (somebody
+    /// confirmed the generation, or something else came in its place).
+    pub state: String,
+    /// How often the probes were tried with the change.
+    pub rounds: u32,
+    /// The results in words; empty while there are none.
+    pub summary: String,
+    /// What the probes came to the last time.
+    pub results: Vec<ProbeRecord>,
+}
+
+/// What a probe came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProbeRecord {
+    /// Its name.
+    pub probe: String,
+    /// "passed", "failed", "failed-before-too", or "absent" where there is nothing to try.
+    pub outcome: String,
+    /// Why it has not passed.
+    pub reason: Option<String>,
+}
+
+impl SelfTestRecord {
+    /// The record of a self-test.
+    pub fn of(selftest: &SelfTest) -> Self {
+        let SelfTest { generation, progress, rounds, results } = selftest;
+        let record = |(probe, judgement): &(String, Judgement)| ProbeRecord {
+            probe: probe.clone(),
+            outcome: judgement.name().to_owned(),
+            reason: judgement.why().map(str::to_owned),
+        };
+        Self {
+            generation: *generation,
+            state: progress.name().to_owned(),
+            rounds: *rounds,
+            summary: if *rounds == 0 { String::new() } else { words(results) },
+            results: results.iter().map(record).collect(),
+        }
+    }
 }
 
 /// A change of our table by somebody else.
@@ -88,6 +156,24 @@ pub struct DriftRecord {
     pub difference: Vec<String>,
     /// From the notification to the repaired table, read back, in milliseconds; `None` when it was found by looking unasked.
     pub repair_ms: Option<f64>,
+}
+
+/// The ending of flows that the policy in force denies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RevocationRecord {
+    /// When it began: RFC 3339, UTC.
+    pub started: String,
+    /// Whether it is under way.
+    pub running: bool,
+    /// How many flows were judged.
+    pub judged: usize,
+    /// How many of them were ended.
+    pub ended: usize,
+    /// How many of those that were judged are denied and still to be ended.
+    pub left: usize,
+    /// How long it has taken so far, or took.
+    pub milliseconds: u64,
 }
 
 /// A base chain of somebody else's.
@@ -114,6 +200,8 @@ pub struct BaseChainRecord {
     pub owners: Vec<String>,
     /// Whether it can drop what a chain of ours accepted.
     pub after_ours: bool,
+    /// Whether it drops at all: "policy", "rules", "no", or "maybe" where its rules were not read or do not tell.
+    pub drops: String,
 }
 
 impl BaseChainRecord {
@@ -130,7 +218,67 @@ impl BaseChainRecord {
             rules: chain.base.rules,
             owners: chain.owners.iter().map(|owner| (*owner).to_owned()).collect(),
             after_ours: chain.after_ours,
+            drops: chain.drops.name().to_owned(),
         }
+    }
+}
+
+/// Something else on this machine that decides about packets.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemarkRecord {
+    /// Its kind: "legacy-iptables", "flush-ruleset", "route-localnet", "xdp", "tc", "not-readable".
+    pub code: String,
+    /// What there is.
+    pub message: String,
+    /// What it means, or what to do.
+    pub help: String,
+}
+
+impl RemarkRecord {
+    /// The record of a remark.
+    pub fn of(remark: &Remark) -> Self {
+        Self { code: remark.code.to_owned(), message: remark.message.clone(), help: remark.help.to_owned() }
+    }
+}
+
+/// A feature of the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FeatureRecord {
+    /// Its name for scripts.
+    pub feature: String,
+    /// "present", "missing" or "unknown".
+    pub state: String,
+    /// Whether nodewall does not work at all without it.
+    pub needed: bool,
+    /// What it is.
+    pub what: String,
+    /// What does not work without it, and where it comes from.
+    pub help: String,
+}
+
+impl FeatureRecord {
+    /// The record of a feature.
+    pub fn of(feature: Feature, support: Support) -> Self {
+        let (needed, without) = match feature.need() {
+            Need::Always => (true, "nodewall does not work"),
+            Need::Partly(without) => (false, without),
+        };
+        let module = feature.module().map(|module| format!("; `modprobe {module}`")).unwrap_or_default();
+        Self {
+            feature: feature.name().to_owned(),
+            state: support.name().to_owned(),
+            needed,
+            what: feature.words().to_owned(),
+            help: format!("without it {without}; it comes with {}{module}", feature.config()),
+        }
+    }
+
+    /// The records of those that the kernel lacks.
+    pub fn missing(found: &BTreeMap<Feature, Support>) -> Vec<Self> {
+        let missing = found.iter().filter(|(_, support)| matches!(support, Support::Missing(_)));
+        missing.map(|(feature, support)| Self::of(*feature, *support)).collect()
     }
 }
 
@@ -166,6 +314,26 @@ pub struct InterfaceRecord {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A systemd unit or slice, or a path of control groups.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRecord {
+    /// Its name, as the policy has it.
+    pub name: String,
+    /// Its control groups; none while it does not run.
+    pub cgroups: Vec<CgroupRecord>,
+}
+
+/// A control group of the unified hierarchy.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CgroupRecord {
+    /// How deep it is; 1 below the root.
+    pub level: u8,
+    /// The inode number of its directory.
+    pub id: u64,
+}
+
 /// A policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -184,6 +352,8 @@ pub struct PolicyRecord {
     pub packets: Option<u64>,
     /// How many bytes these had.
     pub bytes: Option<u64>,
+    /// From when on it no longer exists: RFC 3339, UTC.
+    pub expires: Option<String>,
     /// Where it was written.
     pub place: String,
 }
@@ -292,6 +462,11 @@ impl Status {
             confirm_until: pending.map(|pending| clock::of_milliseconds(pending.term.until)),
             confirm_seconds: pending
                 .map(|pending| pending.term.left(now).map_or(0, |left| left.as_secs_f64().ceil() as u64)),
+            confirm_by: pending.map(|pending| match pending.before {
+                Some(_) => "self-test".to_owned(),
+                None => "operator".to_owned(),
+            }),
+            selftest: state.selftest().as_ref().map(SelfTestRecord::of),
             break_glass_until: match &state.record().emergency {
                 Some(Emergency::BreakGlass { term, .. }) => Some(clock::of_milliseconds(term.until)),
                 _ => None,
@@ -308,6 +483,14 @@ impl Status {
                     labels: interface.labels,
                 })
                 .collect(),
+            units: state
+                .units()
+                .into_iter()
+                .map(|(name, cgroups)| UnitRecord {
+                    name,
+                    cgroups: cgroups.into_iter().map(|Cgroup { level, id }| CgroupRecord { level, id }).collect(),
+                })
+                .collect(),
             policies: summary
                 .policies
                 .into_iter()
@@ -319,6 +502,7 @@ impl Status {
                     rules: policy.rules,
                     packets: None,
                     bytes: None,
+                    expires: policy.expires.map(time::rfc3339),
                     place: policy.place.to_string(),
                 })
                 .collect(),

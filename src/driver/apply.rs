@@ -1,60 +1,80 @@
 //! From one generation to the next: read, plan, commit, read back, compare.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
+
 use super::{Applied, Error, Kernel, Read};
-use crate::nft::change::{Batch, Change, Loaded};
+use crate::nft::change::{Change, Loaded};
 use crate::nft::ir::{Elements, Ruleset, Set};
 use crate::nft::netlink::canonical;
-use crate::plan::{plan_canonical, preparation};
+use crate::plan::{plan_canonical, preparation, prepared};
 
 /// How often we plan anew when other transactions come between. kube-proxy commits a few times a second at most; a
 /// plan and a commit take milliseconds.
 const ATTEMPTS: usize = 10;
 
 /// Reading a set back takes the kernel longer than writing it, and more than in proportion (`nf_tables.md` section 3: 7 ms for
-/// 10,000 elements, 760 ms for 100,000). Larger new sets than this are read when the rest is in force.
-const LARGEST_SET_READ_AT_ONCE: usize = 16_384;
+/// 10,000 elements, 760 ms for 100,000). Larger new sets than this are read when the rest is in force and was read back.
+const LARGEST_SET_READ_AT_ONCE: usize = 2048;
 
 /// Makes our table be `desired`: reads what is there (or believes `known`, if its generation is still the current one),
-/// plans, commits, reads back and compares. Plans again when another transaction came between.
+/// plans, commits, reads back and compares. Plans again when another transaction came between, and without the chains whose device is
+/// not there.
 ///
 /// # Errors
 /// The kernel's; the old generation is then still in force, except with [`Error::Differs`].
 pub fn apply(kernel: &mut dyn Kernel, desired: &Ruleset, known: Option<&Loaded>) -> Result<Applied, Error> {
-    let desired = canonical(desired);
-    let mut known = known.filter(|known| known.unread.is_empty());
+    let mut desired = canonical(desired);
+    let mut known = known.filter(|known| known.unread.is_empty()).map(Cow::Borrowed);
+    let (mut sent, mut without): (Vec<Change>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut looked = false;
     for _ in 0..ATTEMPTS {
         let current = match known.take() {
-            Some(known) if kernel.generation()? == known.generation => known.clone(),
-            _ => kernel.load(&Read::Everything)?,
-        };
-        let (mut current, mut prepared) = (current, Vec::new());
-        if let Some(batch) = preparation(&current, &desired) {
-            match kernel.commit(&batch) {
-                Ok(()) => {}
-                Err(Error::Contended) => continue,
-                Err(error) => return Err(error),
+            Some(known) if kernel.generation()? == known.generation => known.into_owned(),
+            _ => {
+                looked = true;
+                kernel.load(&Read::Everything)?
             }
-            prepared = batch.changes;
-            current = with_known_sets(kernel.load(&Read::Only(Vec::new()))?, &current.ruleset, &desired);
-        }
-        let Some(mut batch) = plan_canonical(&current, &desired) else {
-            return Ok(Applied { loaded: current, changes: prepared.len(), deferred: Vec::new() });
         };
-        match kernel.commit(&batch) {
-            Ok(()) => {
-                batch.changes.extend(prepared);
-                let (loaded, deferred) = read_back(kernel, &desired, &current, &batch)?;
-                let loaded = clean_up(kernel, &desired, loaded)?;
-                return match difference(&loaded, &desired) {
-                    None => Ok(Applied { loaded, changes: batch.changes.len(), deferred }),
-                    Some(words) => Err(Error::Differs(words)),
-                };
+        let preparation = preparation(&current, &desired);
+        let current = match &preparation {
+            Some(batch) => prepared(&current, batch),
+            None => current,
+        };
+        let planned = plan_canonical(&current, &desired);
+        let committed = match (&preparation, &planned) {
+            (None, None) => {
+                return Ok(Applied { loaded: current, changes: sent.len(), deferred: Vec::new(), without });
             }
-            Err(Error::Contended) => {}
+            (Some(batch), None) | (None, Some(batch)) => kernel.commit(batch),
+            (Some(first), Some(second)) => kernel.commit_both(first, second),
+        };
+        match committed {
+            Ok(()) => {}
+            Err(Error::Contended) => continue,
+            // What such a chain does others do as well, only later: the rest must not wait for it.
+            Err(Error::NoDevice { chains }) => {
+                desired.chains.retain(|name, _| !chains.contains(name));
+                without.extend(chains);
+                // The preparation is in force, and has no such chains.
+                sent.extend(preparation.into_iter().flat_map(|batch| batch.changes));
+                known = Some(Cow::Owned(current));
+                continue;
+            }
+            // Before Linux 6.16 a chain goes with its device and the generation stays: what was known may not be so any more.
+            Err(Error::Refused { errno: Errno::ENOENT, .. }) if !looked => continue,
             Err(error) => return Err(error),
         }
+        let mut changes = sent;
+        changes.extend([preparation, planned].into_iter().flatten().flat_map(|batch| batch.changes));
+        let (loaded, deferred) = read_back(kernel, &desired, &current, &changes)?;
+        let loaded = clean_up(kernel, &desired, loaded)?;
+        return match difference(&loaded, &desired) {
+            None => Ok(Applied { loaded, changes: changes.len(), deferred, without }),
+            Some(words) => Err(Error::Differs(words)),
+        };
     }
     Err(Error::Contended)
 }
@@ -117,11 +137,11 @@ fn read_back(
     kernel: &mut dyn Kernel,
     desired: &Ruleset,
     before: &Loaded,
-    batch: &Batch,
+    changes: &[Change],
 ) -> Result<(Loaded, Vec<String>), Error> {
     let mut deferred = BTreeSet::new();
     let (mut whole, mut single): (BTreeSet<&str>, Vec<(&str, Set, bool)>) = Default::default();
-    for change in &batch.changes {
+    for change in changes {
         match change {
             Change::AddSet { name, set } if set.elements.len() > LARGEST_SET_READ_AT_ONCE => {
                 deferred.insert(name.clone());

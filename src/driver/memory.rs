@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use super::{Error, Kernel, Read};
 use crate::net::range::{Point, RangeSet};
 use crate::nft::TABLE;
-use crate::nft::change::{Batch, Change, Loaded, RuleState};
-use crate::nft::ir::{BaseChain, Chain, ElementKey, Elements, Limit, Rule, Set, SetRef, Statement, Verdict};
-use crate::nft::key::{DataType, Key};
+use crate::nft::change::{Batch, Change, Loaded, RuleState, next_generation};
+use crate::nft::ir::{BaseChain, Chain, ElementKey, Elements, Hook, Limit, Rule, Set, SetRef, Statement, Verdict};
+use crate::nft::key::{DataType, Datum, Key};
 use crate::nft::netlink::{canonical_rule, canonical_set};
 
 /// A table in memory, for tests and dry runs. Counters stay at nothing.
@@ -18,6 +18,8 @@ pub struct Memory {
     generation: u32,
     handle: u64,
     table: Option<Table>,
+    /// The devices that there are, for a kernel that refuses chains on others; `None` for one in which such chains wait.
+    devices: Option<BTreeSet<Datum>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -52,6 +54,8 @@ impl Kernel for Memory {
         }
         for (name, set) in &table.sets {
             let wanted = match read {
+                // What is in it is none of ours.
+                _ if set.dynamic.is_some() => false,
                 Read::Everything => true,
                 Read::Only(names) => names.contains(name),
             };
@@ -59,7 +63,9 @@ impl Kernel for Memory {
                 loaded.ruleset.sets.insert(name.clone(), set.clone());
             } else {
                 loaded.ruleset.sets.insert(name.clone(), set.with(none_like(&set.elements)));
-                loaded.unread.push(name.clone());
+                if set.dynamic.is_none() {
+                    loaded.unread.push(name.clone());
+                }
             }
         }
         Ok(loaded)
@@ -69,16 +75,21 @@ impl Kernel for Memory {
         if batch.generation.is_some_and(|generation| generation != self.generation) {
             return Err(Error::Contended);
         }
+        let missing: BTreeSet<&String> =
+            batch.changes.iter().filter_map(|change| self.on_missing_device(change)).collect();
+        if !missing.is_empty() {
+            return Err(Error::NoDevice { chains: missing.into_iter().cloned().collect() });
+        }
         let mut next = self.clone();
         for change in &batch.changes {
             next.change(change).map_err(|errno| Error::Refused { subject: change.subject(), errno })?;
         }
-        if next.table.as_ref().is_some_and(Table::too_deep) {
-            return Err(Error::Refused { subject: format!("table {TABLE}"), errno: Errno::EMLINK });
+        if let Some(Err(errno)) = next.table.as_ref().map(Table::validate) {
+            return Err(Error::Refused { subject: format!("table {TABLE}"), errno });
         }
         // The kernel counts no generation for a batch of nothing.
         if !batch.changes.is_empty() {
-            next.generation = next.generation.wrapping_add(1);
+            next.generation = next_generation(next.generation);
         }
         *self = next;
         Ok(())
@@ -95,6 +106,23 @@ fn none_like(elements: &Elements) -> Elements {
 }
 
 impl Memory {
+    /// From now on it is one of before Linux 6.16 that has these devices: it refuses a chain on another one, and what was there on
+    /// such a one is gone.
+    pub fn set_devices<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let devices: BTreeSet<Datum> = names.into_iter().map(Datum::name).collect();
+        if let Some(table) = &mut self.table {
+            let device = |chain: &MemoryChain| chain.base.and_then(|base| base.device);
+            table.chains.retain(|_, chain| device(chain).is_none_or(|device| devices.contains(&device)));
+        }
+        self.devices = Some(devices);
+    }
+
+    /// The chain that a change puts on a device that is not there.
+    fn on_missing_device<'a>(&self, change: &'a Change) -> Option<&'a String> {
+        let Change::AddChain { name, base: Some(BaseChain { device: Some(device), .. }) } = change else { return None };
+        self.devices.as_ref().is_some_and(|devices| !devices.contains(device)).then_some(name)
+    }
+
     fn change(&mut self, change: &Change) -> Result<(), Errno> {
         if *change == Change::AddTable {
             self.table.get_or_insert_default();
@@ -105,12 +133,16 @@ impl Memory {
             Change::AddTable => {}
             Change::DeleteTable => self.table = None,
             Change::AddChain { name, base } => match (table.chains.get_mut(name), base) {
+                (_, Some(base)) if base.device.is_some() != (base.hook == Hook::Ingress) => {
+                    // Later kernels take a chain at ingress without a device, which sees nothing.
+                    return Err(if base.device.is_some() { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+                }
                 (None, base) => {
                     table.chains.insert(name.clone(), MemoryChain { base: *base, rules: Vec::new() });
                 }
                 (Some(_), None) => {}
                 (Some(MemoryChain { base: Some(there), .. }), Some(base))
-                    if (there.hook, there.priority) == (base.hook, base.priority) =>
+                    if (there.hook, there.priority, there.device) == (base.hook, base.priority, base.device) =>
                 {
                     there.policy = base.policy;
                 }
@@ -120,8 +152,8 @@ impl Memory {
                 if !table.chains.contains_key(name) {
                     return Err(Errno::ENOENT);
                 }
-                // The kernel deletes the chain's own rules with it, but no reference from elsewhere.
-                if table.references(name, Some(name)) {
+                // The kernel deletes the chain's rules with it, but counts what leads to it before, the chain itself included.
+                if table.references(name) {
                     return Err(Errno::EBUSY);
                 }
                 table.chains.remove(name);
@@ -151,6 +183,10 @@ impl Memory {
                     return Err(Errno::EEXIST);
                 }
                 let set = canonical_set(set);
+                // The kernel's trees, in which ranges are, cannot be filled by rules.
+                if set.dynamic.is_some() && set.interval {
+                    return Err(Errno::EOPNOTSUPP);
+                }
                 table.check_elements(&set)?;
                 table.sets.insert(name.clone(), set);
             }
@@ -183,18 +219,15 @@ impl Memory {
 }
 
 impl Table {
-    /// Whether anything outside the chain `except` jumps to `name`, or a map does.
-    fn references(&self, name: &str, except: Option<&str>) -> bool {
-        let from_rules = self
-            .chains
-            .iter()
-            .filter(|(chain, _)| Some(chain.as_str()) != except)
-            .any(|(_, chain)| chain.rules.iter().any(|(_, rule)| targets(rule).contains(name)));
+    /// Whether a rule or a map leads to the chain.
+    fn references(&self, name: &str) -> bool {
+        let mut rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let from_rules = rules.any(|(_, rule)| targets(rule).contains(name));
         from_rules || self.sets.values().any(|set| element_targets(&set.elements).contains(name))
     }
 
     fn uses_set(&self, name: &str) -> bool {
-        self.chains.values().flat_map(|chain| &chain.rules).any(|(_, rule)| named_sets(rule).any(|used| used.0 == name))
+        self.chains.values().flat_map(|chain| &chain.rules).any(|(_, rule)| named_sets(rule).any(|used| used == name))
     }
 
     fn check_rule(&self, rule: &Rule) -> Result<(), Errno> {
@@ -208,7 +241,7 @@ impl Table {
                     let interval = elements.needs_interval();
                     self.check_elements(&Set { key, interval, map, dynamic: None, elements: elements.clone() })?;
                 }
-                Statement::Limit(Limit { rate: 0, .. }) => return Err(Errno::EINVAL),
+                Statement::Limit(limit) => check_limit(limit)?,
                 _ => {}
             }
         }
@@ -219,9 +252,25 @@ impl Table {
                 Statement::Match { key, .. } => (std::slice::from_ref(key), None),
                 Statement::Lookup { keys, set, .. } => (keys.as_slice(), Some((set, false))),
                 Statement::Vmap { keys, map } => (keys.as_slice(), Some((map, true))),
+                Statement::Meter { keys, .. } => (keys.as_slice(), None),
+                Statement::MarkSet(_) | Statement::MarkClear(_) => (&[Key::Mark][..], None),
                 _ => continue,
             };
             written = written.max(width_of(keys).next_multiple_of(4));
+            if let Statement::Meter { set, limit, .. } = statement {
+                let set = self.sets.get(set).ok_or(Errno::ENOENT)?;
+                // The kernel's trees and bitmaps, which are what sets with ranges and of short keys are, take nothing from rules.
+                if set.interval || set.dynamic.is_none() && !set.map && width(&set.key) <= 2 {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                if width(&set.key) > written {
+                    return Err(Errno::ENODATA);
+                }
+                if set.map || set.dynamic.is_none() {
+                    return Err(Errno::EINVAL);
+                }
+                check_limit(limit)?;
+            }
             if let Some((SetRef::Named(name), map)) = named {
                 let set = self.sets.get(name).ok_or(Errno::ENOENT)?;
                 if width(&set.key) > written {
@@ -265,12 +314,41 @@ impl Table {
         element_targets(&set.elements).iter().try_for_each(|target| self.check_target(target))
     }
 
-    /// Whether jumps from a base chain go deeper than the kernel's stack, as those of a loop do.
-    fn too_deep(&self) -> bool {
+    /// Whether what base chains lead to works at their hooks, and jumps go no deeper than the kernel's stack, as those of a loop do.
+    fn validate(&self) -> Result<(), Errno> {
         let mut depths = BTreeMap::new();
-        let mut bases = self.chains.iter().filter(|(_, chain)| chain.base.is_some());
-        bases
-            .any(|(name, _)| self.depth(name, &mut BTreeSet::new(), &mut depths).is_none_or(|depth| depth > JUMP_STACK))
+        for (name, chain) in &self.chains {
+            let Some(base) = chain.base else { continue };
+            if self.depth(name, &mut BTreeSet::new(), &mut depths).is_none_or(|depth| depth > JUMP_STACK) {
+                return Err(Errno::EMLINK);
+            }
+            let mut reached = BTreeSet::new();
+            self.reach(name, &mut reached);
+            let rules = reached.iter().filter_map(|name| self.chains.get(name)).flat_map(|chain| &chain.rules);
+            if !rules.flat_map(|(_, rule)| &rule.statements).all(|statement| works_at(statement, base.hook)) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+        }
+        Ok(())
+    }
+
+    /// This chain and those that packets get to from it.
+    fn reach(&self, name: &str, reached: &mut BTreeSet<String>) {
+        if reached.insert(name.to_owned()) {
+            self.next(name).iter().for_each(|next| self.reach(next, reached));
+        }
+    }
+
+    /// The chains that the rules of a chain lead to.
+    fn next(&self, name: &str) -> BTreeSet<String> {
+        let mut next: BTreeSet<String> = BTreeSet::new();
+        for (_, rule) in self.chains.get(name).map(|chain| &chain.rules).into_iter().flatten() {
+            next.extend(targets(rule));
+            // In the kernel's eyes a lookup in a map leads where its verdicts lead, even if the rule does not ask for them.
+            let sets = named_sets(rule).filter_map(|name| self.sets.get(name));
+            sets.for_each(|set| next.extend(element_targets(&set.elements)));
+        }
+        next
     }
 
     /// How many chains follow each other at most from this one on; `None` for a loop.
@@ -286,14 +364,8 @@ impl Table {
         if !path.insert(name) {
             return None;
         }
-        let mut next: BTreeSet<String> = BTreeSet::new();
-        for (_, rule) in self.chains.get(name).map(|chain| &chain.rules).into_iter().flatten() {
-            next.extend(targets(rule));
-            let maps = named_sets(rule).filter(|(_, map)| *map).filter_map(|(map, _)| self.sets.get(map));
-            maps.for_each(|set| next.extend(element_targets(&set.elements)));
-        }
         let mut depth = 0;
-        for target in &next {
+        for target in &self.next(name) {
             if let Some((target, _)) = self.chains.get_key_value(target) {
                 depth = depth.max(1 + self.depth(target, path, depths)?);
             }
@@ -306,6 +378,25 @@ impl Table {
 
 /// How deep jumps may go (include/net/netfilter/nf_tables.h `NFT_JUMP_STACK_SIZE`, less the base chain).
 const JUMP_STACK: usize = 15;
+
+/// Whether a statement has what it needs at a hook (nft_socket_validate, nft_reject_inet_validate).
+fn works_at(statement: &Statement, hook: Hook) -> bool {
+    let keys = match statement {
+        Statement::Reject(_) => return hook != Hook::Postrouting,
+        Statement::Match { key, .. } => std::slice::from_ref(key),
+        Statement::Lookup { keys, .. } | Statement::Vmap { keys, .. } | Statement::Meter { keys, .. } => keys,
+        _ => return true,
+    };
+    let socket = keys.iter().any(|key| matches!(key, Key::SocketCgroup(_)));
+    !socket || matches!(hook, Hook::Prerouting | Hook::Input | Hook::Output)
+}
+
+/// What the kernel demands of a bucket (nft_limit_init): a rate, and less than 2^64 ns in it.
+fn check_limit(limit: &Limit) -> Result<(), Errno> {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    let each = (u64::from(limit.seconds) * NANOSECONDS).checked_div(limit.rate.into()).ok_or(Errno::EINVAL)?;
+    each.checked_mul(limit.burst.into()).map(|_| ()).ok_or(Errno::EOVERFLOW)
+}
 
 fn overlap(a: &ElementKey, b: &ElementKey) -> bool {
     a.0.iter().zip(&b.0).all(|((a_start, a_end), (b_start, b_end))| {
@@ -338,11 +429,12 @@ fn targets(rule: &Rule) -> BTreeSet<String> {
     found
 }
 
-/// The named sets that a rule uses, and whether it wants a map.
-fn named_sets(rule: &Rule) -> impl Iterator<Item = (&str, bool)> {
+/// The named sets that a rule uses.
+fn named_sets(rule: &Rule) -> impl Iterator<Item = &String> {
     rule.statements.iter().filter_map(|statement| match statement {
-        Statement::Lookup { set: SetRef::Named(name), .. } => Some((name.as_str(), false)),
-        Statement::Vmap { map: SetRef::Named(name), .. } => Some((name.as_str(), true)),
+        Statement::Lookup { set: SetRef::Named(name), .. }
+        | Statement::Vmap { map: SetRef::Named(name), .. }
+        | Statement::Meter { set: name, .. } => Some(name),
         _ => None,
     })
 }

@@ -5,6 +5,7 @@ mod apply;
 mod conntrack;
 mod foreign;
 mod memory;
+mod probe;
 mod route;
 mod socket;
 mod sockets;
@@ -12,10 +13,11 @@ mod watch;
 
 pub use apply::{apply, verify};
 pub use conntrack::{Conntrack, Revoked};
-pub use foreign::{OtherChain, others};
+pub use foreign::{Drops, OtherChain, coexisting};
 pub use memory::Memory;
+pub use probe::features;
 pub use socket::Netlink;
-pub use watch::{Touch, Watch};
+pub use watch::{Ear, Touch, Watch};
 
 use crate::nft::change::{Batch, Loaded};
 use crate::nft::ir::Set;
@@ -50,6 +52,12 @@ pub enum Error {
         /// The kernel's error.
         errno: nix::errno::Errno,
     },
+    /// The kernel refused a batch because devices of chains in it are not there. Since Linux 6.16 such chains wait for their device.
+    #[error("the kernel has no device for chain {}", chains.join(", chain "))]
+    NoDevice {
+        /// The chains.
+        chains: Vec<String>,
+    },
     /// Another transaction came between planning and commit, more often than we try again.
     #[error("the ruleset kept changing while ours was applied")]
     Contended,
@@ -72,6 +80,15 @@ pub trait Kernel: Send {
     fn load(&mut self, read: &Read) -> Result<Loaded, Error>;
     /// Commits one transaction; [`Error::Contended`] when `batch.generation` is stale.
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+    /// Commits two transactions with as little between them as can be; the second is planned against the generation that the
+    /// first one makes. After an error the first may be in force, and the second is not.
+    fn commit_both(&mut self, first: &Batch, second: &Batch) -> Result<(), Error> {
+        self.commit(first)?;
+        self.commit(second)
+    }
+    /// From now on, the watch of this ear does not listen while a large transaction of this kernel's is committed. What it may
+    /// have missed then is told as [`Touch::Overrun`].
+    fn hush(&mut self, _ear: Ear) {}
     /// The port by which notifications name our transactions; `None` for a kernel that notifies nobody.
     fn port(&self) -> Option<u32> {
         None
@@ -98,4 +115,6 @@ pub struct Applied {
     pub changes: usize,
     /// Large sets that were written and not read back yet: [`verify`] does.
     pub deferred: Vec<String>,
+    /// Chains that are not in force because their device is not there. They are tried again with each [`apply()`].
+    pub without: Vec<String>,
 }

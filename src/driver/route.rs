@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::Error;
-use super::socket::{Answer, Netlink};
+use super::socket::Netlink;
 
 /// The routes of the network namespace in which it is opened.
 #[derive(Debug)]
@@ -25,20 +25,18 @@ impl Routes {
     /// The index of the interface by which this host sends from `local` to `remote`; `None` where it has no route.
     pub(super) fn interface(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
         let sequence = self.0.take_sequence(1);
-        let mut found = None;
         self.0.send(&request(local, remote, sequence)).ok()?;
-        let answer = self.0.answer(sequence, &mut |message| {
-            if message.kind == RTM_NEWROUTE
-                && let Ok(route) = RouteMessage::parse(message.payload)
-            {
-                found = route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                });
+        let answer = self.0.one(sequence, |message| {
+            if message.kind != RTM_NEWROUTE {
+                return None;
             }
-            Ok(())
+            let route = RouteMessage::parse(message.payload).ok()?;
+            route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
         });
-        matches!(answer, Ok(Answer::Complete)).then_some(found).flatten()
+        answer.ok().flatten()
     }
 }
 
@@ -53,7 +51,8 @@ fn request(local: IpAddr, remote: IpAddr, sequence: u32) -> Vec<u8> {
         RouteAttribute::Source(RouteAddress::from(local)),
     ];
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    // Without an acknowledgement: there is one answer, the route or an error.
+    header.flags = NLM_F_REQUEST;
     header.sequence_number = sequence;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetRoute(route)));
     message.finalize();

@@ -3,6 +3,7 @@
 
 mod replay;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::{Error, Kernel, Read};
-use crate::nft::change::{Batch, Loaded};
+use super::{Ear, Error, Kernel, Read};
+use crate::nft::change::{Batch, Change, Loaded, next_generation};
 use crate::nft::ir::Set;
 use crate::nft::netlink::constant::{
     NFT_MSG_GETCHAIN, NFT_MSG_GETFLOWTABLE, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET,
     NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFTA_CHAIN_TABLE, NFTA_FLOWTABLE_TABLE, NFTA_OBJ_TABLE, NFTA_RULE_TABLE,
     NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_TABLE, NFTA_TABLE_NAME, NLM_F_ACK, NLM_F_DUMP,
-    NLM_F_DUMP_INTR, NLMSG_DONE,
+    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR,
 };
 use crate::nft::netlink::{
     Acknowledgement, AnyChain, Encoded, Malformed, Message, Snapshot, acknowledgement, any_chain, elements_of, encode,
@@ -36,6 +37,8 @@ pub struct Netlink {
     /// How many bytes one send may have by now.
     send_limit: usize,
     buffer: Vec<u8>,
+    /// What is closed while a large transaction is committed.
+    ear: Option<Ear>,
 }
 
 /// How long we wait for the kernel's answer. It answers before the send returns; a wait means that something is broken.
@@ -46,6 +49,8 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 const DATAGRAM_BYTES: usize = 1 << 17;
 /// What the kernel adds to a message when it counts it against the send buffer (netlink_sendmsg: 32 bytes).
 const SEND_OVERHEAD_BYTES: usize = 4096;
+/// From this size on, a transaction is committed unheard: the notifications about it would take longer than not listening.
+const HUSHED_BYTES: usize = 16 << 10;
 /// How often a dump that another transaction interrupted is read again.
 const DUMP_ATTEMPTS: usize = 50;
 
@@ -83,7 +88,7 @@ impl Netlink {
         if setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
             let _ = setsockopt(&socket.as_fd(), sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES);
         }
-        Ok(Self { socket, sequence: 1, send_limit: 0, buffer: vec![0; DATAGRAM_BYTES] })
+        Ok(Self { socket, sequence: 1, send_limit: 0, buffer: vec![0; DATAGRAM_BYTES], ear: None })
     }
 
     pub(super) fn take_sequence(&mut self, count: usize) -> u32 {
@@ -171,6 +176,49 @@ impl Netlink {
         }
     }
 
+    /// What the kernel says about so many requests of one datagram, of which only the last asks for an acknowledgement: their errors
+    /// in order, and that.
+    pub(super) fn answers_up_to(&mut self, first: u32, count: usize) -> Result<Vec<Acknowledgement>, Error> {
+        let mut answers = Vec::new();
+        let last = count.saturating_sub(1);
+        loop {
+            let length = match self.receive(true) {
+                Ok(length) => length.unwrap_or(0),
+                Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
+            };
+            for message in messages(&self.buffer[..length])? {
+                let Some(answer) = acknowledgement(&message)? else { continue };
+                let Ok(index) = usize::try_from(answer.sequence.wrapping_sub(first)) else { continue };
+                if index < last {
+                    answers.push(answer);
+                } else if index == last {
+                    answers.push(answer);
+                    return Ok(answers);
+                }
+            }
+        }
+    }
+
+    /// The one message that answers a request which asks for no acknowledgement; `None` if it is an error.
+    pub(super) fn one<T>(
+        &mut self,
+        sequence: u32,
+        read: impl FnOnce(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        loop {
+            let length = match self.receive(true) {
+                Ok(length) => length.unwrap_or(0),
+                Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
+            };
+            for message in messages(&self.buffer[..length])? {
+                // Left over from a request that was given up on.
+                if message.sequence == sequence {
+                    return Ok(if message.kind == NLMSG_ERROR { None } else { read(&message) });
+                }
+            }
+        }
+    }
+
     /// One dump into the snapshot; whether it is consistent.
     fn dump(&mut self, kind: u16, texts: &[(u16, &str)], into: &mut Snapshot) -> Result<bool, Error> {
         match self.ask(kind, NLM_F_DUMP, texts, &mut |message| into.take(message))? {
@@ -230,10 +278,31 @@ impl Netlink {
         Ok(Some(snapshot.finish(before, &sets)?))
     }
 
-    /// Reads what the kernel said about a batch whose sequence numbers `ours` knows: its first error, and whether answers were
+    /// Reads what the kernel said about a batch whose sequence numbers `ours` knows: its errors, and whether answers were
     /// lost. All of it is queued when the send returns; the one wait is for the acknowledgement that the last change asks for.
-    fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Option<Acknowledgement>, bool), Error> {
-        let mut first_error: Option<Acknowledgement> = None;
+    fn answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<(Vec<Acknowledgement>, bool), Error> {
+        let mut errors = Vec::new();
+        let lost = self.each_answer(ours, |answer| {
+            if answer.errno != 0 {
+                errors.push(answer);
+            }
+        })?;
+        Ok((errors, lost))
+    }
+
+    /// All that the kernel said about a batch each of whose messages asks for an acknowledgement.
+    pub(super) fn all_answers(&mut self, ours: impl Fn(u32) -> bool) -> Result<Vec<Acknowledgement>, Error> {
+        let mut answers = Vec::new();
+        self.each_answer(ours, |answer| answers.push(answer))?;
+        Ok(answers)
+    }
+
+    /// Whether answers were lost.
+    fn each_answer(
+        &mut self,
+        ours: impl Fn(u32) -> bool,
+        mut each: impl FnMut(Acknowledgement),
+    ) -> Result<bool, Error> {
         let mut answered = false;
         let mut lost = false;
         loop {
@@ -246,9 +315,7 @@ impl Netlink {
                             continue;
                         }
                         answered = true;
-                        if answer.errno != 0 && first_error.is_none() {
-                            first_error = Some(answer);
-                        }
+                        each(answer);
                     }
                 }
                 Err(Errno::ENOBUFS) => {
@@ -258,18 +325,58 @@ impl Netlink {
                 Err(errno) => return Err(Error::Socket { attempt: "read from", source: errno.into() }),
             }
         }
-        Ok((first_error, lost))
+        Ok(lost)
+    }
+
+    fn encode(&mut self, batch: &Batch) -> Encoded {
+        let encoded = encode(batch, self.sequence);
+        self.take_sequence(encoded.len());
+        encoded
+    }
+
+    fn transact(&mut self, batch: &Batch, encoded: &Encoded) -> Result<(), Error> {
+        self.send(&encoded.bytes)?;
+        self.verdict(batch, encoded)
+    }
+
+    /// Does `work`, which commits so many transactions on top of the generation `planned`, with the ear closed if it is worth it.
+    fn unheard(
+        &mut self,
+        bytes: usize,
+        planned: Option<u32>,
+        commits: u32,
+        work: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let closed = self.ear.clone().filter(|ear| bytes >= HUSHED_BYTES && ear.close());
+        let Some(ear) = closed else { return work(self) };
+        let done = work(self);
+        ear.open();
+        // Whatever comes from here on is heard. If the generation is the one that we made, nothing else came before.
+        let made = planned.map(|planned| (0..commits).fold(planned, |generation, _| next_generation(generation)));
+        if done.is_err() || made.is_none() || self.generation().ok() != made {
+            ear.missed();
+        }
+        done
     }
 
     fn verdict(&mut self, batch: &Batch, encoded: &Encoded) -> Result<(), Error> {
-        let (first_error, lost) = self.answers(|sequence| encoded.contains(sequence))?;
-        match first_error {
+        let (errors, lost) = self.answers(|sequence| encoded.contains(sequence))?;
+        let change_of =
+            |answer: &Acknowledgement| encoded.change_of(answer.sequence).and_then(|index| batch.changes.get(index));
+        let missing: BTreeSet<&String> = errors
+            .iter()
+            .filter(|answer| answer.errno == Errno::ENOENT as i32)
+            .filter_map(|answer| on_device(change_of(answer)?))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::NoDevice { chains: missing.into_iter().cloned().collect() });
+        }
+        match errors.first() {
             None if !lost => Ok(()),
             None => self.after_loss(batch),
             Some(answer) if answer.errno == ERESTART => Err(Error::Contended),
             Some(answer) => {
-                let change = encoded.change_of(answer.sequence).and_then(|index| batch.changes.get(index));
-                Err(refused(change.map_or_else(|| format!("table {TABLE}"), |change| change.subject()), &answer))
+                Err(refused(change_of(answer).map_or_else(|| format!("table {TABLE}"), Change::subject), answer))
             }
         }
     }
@@ -283,6 +390,14 @@ impl Netlink {
             return Err(Error::Refused { subject, errno: Errno::ENOBUFS });
         }
         Err(Error::Contended)
+    }
+}
+
+/// The chain that a change puts on a device, if it does.
+fn on_device(change: &Change) -> Option<&String> {
+    match change {
+        Change::AddChain { name, base: Some(base) } if base.device.is_some() => Some(name),
+        _ => None,
     }
 }
 
@@ -311,6 +426,11 @@ impl Kernel for Netlink {
             Ok(())
         })?;
         match (answer, found) {
+            // The request has nothing in it that could be wrong: nfnetlink knows of no nf_tables (nfnetlink_rcv_msg).
+            (Answer::Error(answer), _) if answer.errno == Errno::EINVAL as i32 => {
+                let subject = "to speak of nf_tables, which it does not have (module nf_tables)".to_owned();
+                Err(Error::Refused { subject, errno: Errno::EOPNOTSUPP })
+            }
             (Answer::Error(answer), _) => Err(refused("to say its generation".to_owned(), &answer)),
             (_, Some(found)) => Ok(found),
             (_, None) => Err(Error::Answer("no generation in it".to_owned())),
@@ -333,10 +453,26 @@ impl Kernel for Netlink {
             let stale = batch.generation.is_some_and(|planned| planned != now);
             return if stale { Err(Error::Contended) } else { Ok(()) };
         }
-        let encoded = encode(batch, self.sequence);
-        self.take_sequence(encoded.len());
-        self.send(&encoded.bytes)?;
-        self.verdict(batch, &encoded)
+        let encoded = self.encode(batch);
+        self.unheard(encoded.bytes.len(), batch.generation, 1, |kernel| kernel.transact(batch, &encoded))
+    }
+
+    fn commit_both(&mut self, first: &Batch, second: &Batch) -> Result<(), Error> {
+        if first.changes.is_empty() || second.changes.is_empty() {
+            self.commit(first)?;
+            return self.commit(second);
+        }
+        // Between the two, whoever else has waited for the kernel's lock may get it, and hold it for as long as it takes to free
+        // what a flush removed: everything that can be done before is.
+        let (one, other) = (self.encode(first), self.encode(second));
+        self.unheard(one.bytes.len() + other.bytes.len(), first.generation, 2, |kernel| {
+            kernel.transact(first, &one)?;
+            kernel.transact(second, &other)
+        })
+    }
+
+    fn hush(&mut self, ear: Ear) {
+        self.ear = Some(ear);
     }
 
     fn port(&self) -> Option<u32> {

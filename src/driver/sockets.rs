@@ -4,20 +4,26 @@
 //! direction from this host (`nf_conntrack_tcp_loose`), and its answers count as established. So the socket goes first,
 //! with a reset to the other side while the entry still lets that through.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::Error;
-use super::socket::{Answer, Netlink};
+use super::socket::{Answer, Netlink, refused};
 use crate::net::protocol::Protocol;
 
 /// The sockets of the network namespace in which it is opened.
 #[derive(Debug)]
 pub(super) struct Sockets(Netlink);
 
+/// What tells a socket from an earlier or later one of the same addresses and ports.
+pub(super) type Cookie = [u8; COOKIE_BYTES];
+/// The sockets of connections.
+pub(super) type Cookies = HashMap<Ends, Cookie>;
+
 /// One TCP connection as its socket on this host sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Ends {
     pub(super) local: (IpAddr, u16),
     pub(super) remote: (IpAddr, u16),
@@ -36,6 +42,7 @@ const ID_BYTES: usize = 48;
 const COOKIE_BYTES: usize = 8;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -57,9 +64,48 @@ impl Sockets {
             Ok(())
         })?;
         let (Answer::Complete, Some(cookie)) = (answer, cookie) else { return Ok(false) };
+        self.end_by(ends, cookie)
+    }
+
+    /// Ends the connection if it is still the one with this cookie; whether it was.
+    pub(super) fn end_by(&mut self, ends: &Ends, cookie: Cookie) -> Result<bool, Error> {
         let sequence = self.0.take_sequence(1);
         self.0.send(&request(SOCK_DESTROY, ends, cookie, sequence))?;
         Ok(matches!(self.0.answer(sequence, &mut |_| Ok(()))?, Answer::Complete))
+    }
+
+    /// What the kernel says to the order to end a connection: an error number, 0 for none.
+    pub(super) fn end_errno(&mut self, ends: &Ends) -> Result<i32, Error> {
+        let sequence = self.0.take_sequence(1);
+        self.0.send(&request(SOCK_DESTROY, ends, NO_COOKIE, sequence))?;
+        Ok(match self.0.answer(sequence, &mut |_| Ok(()))? {
+            Answer::Complete | Answer::Interrupted => 0,
+            Answer::Error(answer) => answer.errno,
+        })
+    }
+
+    /// Of these connections, those that there are.
+    pub(super) fn cookies(&mut self, wanted: &HashSet<Ends>) -> Result<Cookies, Error> {
+        let mut found = Cookies::new();
+        for family in [AF_INET, AF_INET6] {
+            let sequence = self.0.take_sequence(1);
+            self.0.send(&list(family, sequence))?;
+            let answer = self.0.answer(sequence, &mut |message| {
+                if message.kind == SOCK_DIAG_BY_FAMILY
+                    && let Some((ends, cookie)) = connection(message.payload)
+                    && wanted.contains(&ends)
+                {
+                    found.insert(ends, cookie);
+                }
+                Ok(())
+            })?;
+            match answer {
+                Answer::Complete => {}
+                Answer::Interrupted => return Err(Error::Contended),
+                Answer::Error(answer) => return Err(refused("to show the sockets".to_owned(), &answer)),
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -78,23 +124,32 @@ fn id(ends: &Ends, cookie: [u8; COOKIE_BYTES]) -> [u8; ID_BYTES] {
     bytes
 }
 
-/// A netlink message with `struct inet_diag_req_v2`.
-fn request(kind: u16, ends: &Ends, cookie: [u8; COOKIE_BYTES], sequence: u32) -> Vec<u8> {
+/// A netlink message with `struct inet_diag_req_v2` about one connection.
+fn request(kind: u16, ends: &Ends, cookie: Cookie, sequence: u32) -> Vec<u8> {
+    let family = if ends.local.0.is_ipv4() { AF_INET } else { AF_INET6 };
+    message(kind, NLM_F_REQUEST | NLM_F_ACK, family, &id(ends, cookie), sequence)
+}
+
+/// The same about all of a family.
+fn list(family: u8, sequence: u32) -> Vec<u8> {
+    message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, &[0; ID_BYTES], sequence)
+}
+
+fn message(kind: u16, flags: u16, family: u8, id: &[u8; ID_BYTES], sequence: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + REQUEST_BYTES);
     bytes.extend_from_slice(&((HEADER_BYTES + REQUEST_BYTES) as u32).to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
     bytes.extend_from_slice(&sequence.to_ne_bytes());
     bytes.extend_from_slice(&[0; 4]);
-    let family = if ends.local.0.is_ipv4() { AF_INET } else { AF_INET6 };
     bytes.extend_from_slice(&[family, Protocol::TCP.0, 0, 0]);
     bytes.extend_from_slice(&u32::MAX.to_ne_bytes());
-    bytes.extend_from_slice(&id(ends, cookie));
+    bytes.extend_from_slice(id);
     bytes
 }
 
-/// The cookie in a `struct inet_diag_msg`, if it is the connection wanted and no listener.
-fn cookie_of(payload: &[u8], wanted: &Ends) -> Option<[u8; COOKIE_BYTES]> {
+/// The connection in a `struct inet_diag_msg`, if it is no listener, and its cookie.
+fn connection(payload: &[u8]) -> Option<(Ends, Cookie)> {
     let (family, state) = (*payload.first()?, *payload.get(1)?);
     let id = payload.get(ANSWER_ID..ANSWER_ID + ID_BYTES)?;
     let address = |start: usize| match family {
@@ -103,8 +158,14 @@ fn cookie_of(payload: &[u8], wanted: &Ends) -> Option<[u8; COOKIE_BYTES]> {
         _ => id.get(start..start + 16)?.first_chunk::<16>().copied().map(|bytes| IpAddr::from(bytes).to_canonical()),
     };
     let port = |start: usize| id.get(start..start + 2)?.first_chunk::<2>().copied().map(u16::from_be_bytes);
-    let found = Ends { local: (address(4)?, port(0)?), remote: (address(20)?, port(2)?) };
-    (state != TCP_LISTEN && found == *wanted).then(|| id.last_chunk().copied()).flatten()
+    let ends = Ends { local: (address(4)?, port(0)?), remote: (address(20)?, port(2)?) };
+    let cookie = id.last_chunk().copied()?;
+    (state != TCP_LISTEN).then_some((ends, cookie))
+}
+
+/// The cookie in a `struct inet_diag_msg`, if it is the connection wanted and no listener.
+fn cookie_of(payload: &[u8], wanted: &Ends) -> Option<Cookie> {
+    connection(payload).filter(|(found, _)| found == wanted).map(|(_, cookie)| cookie)
 }
 
 #[cfg(test)]

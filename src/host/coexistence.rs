@@ -1,9 +1,10 @@
 //! What else on this machine decides about packets: old iptables tables, files that flush everything, XDP and tc in front of us,
 //! and sysctls that undo an assumption.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use netlink_packet_route::tc::{TcAttribute, TcMessage};
@@ -46,17 +47,7 @@ pub fn from_files(root: &Path) -> Vec<Remark> {
         }
     }
     for file in NFTABLES_FILES {
-        let path = root.join(file);
-        match fs::read_to_string(&path) {
-            Ok(text) if flushes(&text) => remarks.push(Remark {
-                code: "flush-ruleset",
-                message: format!("{} has `flush ruleset`", path.display()),
-                help: "loading it removes every table, ours too; the daemon puts ours back, others may not. Flush only the \
-                       file's own table",
-            }),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remarks.push(unreadable(&path)),
-            _ => {}
-        }
+        look_for_flush(root, root.join(file), &mut remarks);
     }
     let directory = root.join("proc/sys/net/ipv4/conf");
     let set: Vec<String> = sysfs::names(&directory)
@@ -72,6 +63,7 @@ pub fn from_files(root: &Path) -> Vec<Remark> {
         });
     }
     remarks.sort();
+    remarks.dedup();
     remarks
 }
 
@@ -79,10 +71,57 @@ fn unreadable(path: &Path) -> Remark {
     Remark { code: "not-readable", message: format!("{} cannot be read", path.display()), help: "run this as root" }
 }
 
-/// Whether a file for nft(8) flushes everything, comments aside.
-fn flushes(text: &str) -> bool {
+/// More files than these are not followed.
+const MOST_FILES: usize = 1000;
+
+/// Remarks on files for nft(8) that flush everything: this one, and those that it includes.
+fn look_for_flush(root: &Path, first: PathBuf, remarks: &mut Vec<Remark>) {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![first]);
+    while let Some(path) = next.pop() {
+        if seen.len() == MOST_FILES || !seen.insert(path.clone()) {
+            continue;
+        }
+        match fs::read_to_string(&path) {
+            Ok(text) if flushes(&text) => remarks.push(Remark {
+                code: "flush-ruleset",
+                message: format!("{} has `flush ruleset`", path.display()),
+                help: "loading it removes every table, ours too; the daemon puts ours back, others may not. Flush only the \
+                       file's own table",
+            }),
+            Ok(text) => next.extend(includes(&text).flat_map(|pattern| matching(root, pattern))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remarks.push(unreadable(&path)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The commands of a file for nft(8), comments aside.
+fn commands(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    lines.flat_map(|line| line.split(';')).any(|command| command.split_whitespace().eq(["flush", "ruleset"]))
+    lines.flat_map(|line| line.split(';')).map(str::trim)
+}
+
+/// Whether a file for nft(8) flushes everything.
+fn flushes(text: &str) -> bool {
+    commands(text).any(|command| command.split_whitespace().eq(["flush", "ruleset"]))
+}
+
+/// The files that a file for nft(8) includes, as it names them.
+fn includes(text: &str) -> impl Iterator<Item = &str> {
+    commands(text).filter_map(|command| command.strip_prefix("include").map(|rest| rest.trim().trim_matches('"')))
+}
+
+/// The files below `root` that an include means: one, or with `*` in its last part those that fit. A name without a leading slash is
+/// looked for in /etc, where nft looks first.
+fn matching(root: &Path, pattern: &str) -> Vec<PathBuf> {
+    let path = root.join("etc").join(pattern.trim_start_matches("./"));
+    let path = pattern.strip_prefix('/').map_or(path, |absolute| root.join(absolute));
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Vec::new();
+    };
+    let Some((start, end)) = name.split_once('*') else { return vec![path] };
+    let fits = |file: &String| file.len() >= start.len() + end.len() && file.starts_with(start) && file.ends_with(end);
+    sysfs::names(directory).into_iter().filter(fits).map(|file| directory.join(file)).collect()
 }
 
 /// What rtnetlink tells of this network namespace, sorted: XDP programs, and tc's hooks before and behind the network stack.
@@ -114,7 +153,7 @@ pub async fn from_links() -> Result<Vec<Remark>, Error> {
                 code: "tc",
                 message: format!("interface {name} has tc's {kind} hook, which may hold programs or filters"),
                 help: "they see packets before us on the way in, and behind us on the way out; \
-                       `tc filter show dev NAME ingress` and `bpftool net` show them",
+                       `tc filter show dev NAME ingress` and `bpftool net` show them, and the latter also what tcx attached",
             });
         }
     }
@@ -162,6 +201,31 @@ mod tests {
                 "route-localnet: route_localnet is set for docker0, eth0".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn files_that_a_file_includes_are_looked_at_too() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("etc/sysconfig/nftables.conf", "# include \"/etc/not.nft\"\ninclude \"/etc/nftables/main.nft\"\n");
+        write("etc/not.nft", "flush ruleset\n");
+        write("etc/nftables/main.nft", "include \"/etc/nftables/main.nft\"; include \"nftables.d/*.nft\"\n");
+        write("etc/nftables.d/10.nft", "table inet a {}\n");
+        assert_eq!(from_files(root.path()), [], "a file that includes itself is no trouble");
+        write("etc/nftables.d/20.conf", "flush ruleset\n");
+        assert_eq!(from_files(root.path()), []);
+        write("etc/nftables.d/20.nft", "flush ruleset\n");
+        let found = from_files(root.path());
+        let wanted = format!("{} has `flush ruleset`", root.path().join("etc/nftables.d/20.nft").display());
+        assert_eq!(
+            found.iter().map(|remark| &remark.message).collect::<std::collections::BTreeSet<_>>(),
+            [&wanted].into()
+        );
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 
     #[test]

@@ -1,17 +1,25 @@
-//! What this machine is: links, addresses and routes by rtnetlink, devices by sysfs, all below a root directory so that a
-//! fixture can be another machine.
+//! What this machine is: links, addresses and routes by rtnetlink, devices by sysfs, accounts by the name service, units by their
+//! control groups; all below a root directory, so that a fixture can be another machine.
 
+pub mod accounts;
+pub mod cgroup;
+mod cgroup_watch;
 pub mod coexistence;
 mod fixture;
 mod netlink;
 mod sysfs;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::net::facts::{Facts, Link};
 use crate::net::interface::InterfaceName;
+use crate::policy::local::LocalNames;
+use accounts::Looked;
 
+pub use cgroup_watch::{CgroupWatch, Scanner};
 pub use fixture::collect_fixture;
 pub use watch::Watch;
 
@@ -30,7 +38,8 @@ pub enum Error {
 }
 
 /// The facts of this machine: rtnetlink for links, addresses and routes of this network namespace, sysfs below `root`.
-/// [`Facts::labels`] and [`Facts::api_servers`] stay empty: they come from settings and from the kubeconfig.
+/// [`Facts::labels`] and [`Facts::api_servers`] stay empty: they come from settings and from the kubeconfig. So do accounts and
+/// units: which ones matter, the documents say ([`add_local`]).
 ///
 /// # Errors
 /// When rtnetlink does not answer; a sysfs file that cannot be read only leaves its fact out.
@@ -55,6 +64,32 @@ pub async fn collect(root: &Path) -> Result<Facts, Error> {
         sysfs::add_device(root, link);
     }
     Ok(Facts { node: sysfs::host_name(root), links, ..Facts::default() })
+}
+
+/// Adds what a policy needs to know of accounts and units to the facts of the machine below `root`; what there is to say about it.
+/// A name service that does not answer within `limit` knows nobody.
+pub fn add_local(facts: &mut Facts, root: &Path, names: &LocalNames, limit: Duration) -> Vec<String> {
+    let mut troubles = BTreeSet::new();
+    if names.has_accounts() {
+        let accounts = accounts::look_up_within(limit, root, names);
+        for (name, looked) in accounts.users.iter().chain(&accounts.groups) {
+            if let Looked::Failed(why) = looked {
+                troubles.insert(format!("cannot look up the account \"{name}\": {why}"));
+            }
+        }
+        (facts.users, facts.groups) = (accounts::found(&accounts.users), accounts::found(&accounts.groups));
+    }
+    if !names.units.is_empty() {
+        match cgroup::find(root) {
+            Some(hierarchy) => {
+                let scan = cgroup::scan(&hierarchy, &names.units);
+                facts.units = scan.units;
+                troubles.extend(scan.incomplete);
+            }
+            None => drop(troubles.insert("no hierarchy of cgroup v2 is mounted".to_owned())),
+        }
+    }
+    troubles.into_iter().collect()
 }
 
 #[cfg(test)]

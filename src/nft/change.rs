@@ -14,6 +14,11 @@ pub struct Batch {
     pub changes: Vec<Change>,
 }
 
+/// The generation id that a transaction makes of another one (nf_tables_commit: 0 is left out).
+pub fn next_generation(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(1)
+}
+
 /// One change to our table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {

@@ -24,8 +24,8 @@ use crate::net::protocol::Protocol;
 pub use super::normal::normalise;
 
 /// The ruleset as `nft -j list table inet nodewall` prints it, less handles, counters and the metainfo object, and in
-/// the form of [`normalise`], but with what nft 1.0.6 leaves out, as later versions print it: the device of a chain at ingress, that
-/// a set is dynamic, and the level of `socket cgroupv2`.
+/// the form of [`normalise`], but with what nft 1.0.6 leaves out, as later versions print it: the device of a chain at ingress and
+/// the level of `socket cgroupv2`.
 pub fn render(ruleset: &Ruleset) -> Json {
     let mut objects = vec![value(schema::NfListObject::Table(schema::Table {
         family: NfFamily::INet,
@@ -90,7 +90,8 @@ fn named_set(name: &str, set: &Set) -> Json {
         object.insert("flags".into(), json!(["interval"]));
     }
     if let Some(Dynamic { timeout, size }) = set.dynamic {
-        object.insert("flags".into(), json!(["timeout", "dynamic"]));
+        // nft 1.0.6 neither prints "dynamic" nor reads it; the rule that fills the set makes it so.
+        object.insert("flags".into(), json!(["timeout"]));
         object.insert("timeout".into(), json!(timeout));
         object.insert("size".into(), json!(size));
     }
@@ -234,7 +235,7 @@ fn key(key: Key) -> Json {
         })))
     };
     value(match key {
-        // By hand: the crate has sockets without control groups.
+        // By hand: the crate has no levels.
         Key::SocketCgroup(level) => return json!({ "socket": { "key": "cgroupv2", "level": level } }),
         Key::NfProto => meta(MetaKey::Nfproto),
         Key::L4Proto => meta(MetaKey::L4proto),
@@ -418,9 +419,10 @@ mod crate_faults {
     }
 
     #[test]
-    fn control_groups_of_sockets_do_not_parse() {
+    fn the_level_of_a_control_group_is_dropped() {
         let socket = json!({ "socket": { "key": "cgroupv2", "level": 2 } });
-        assert!(serde_json::from_value::<NamedExpression<'_>>(socket).is_err());
+        let parsed: NamedExpression<'_> = serde_json::from_value(socket).unwrap();
+        assert_eq!(value(parsed), json!({ "socket": { "key": "cgroupv2" } }));
     }
 
     #[test]

@@ -36,7 +36,8 @@ impl Met {
     }
 
     /// The one or the other.
-    fn or(self, other: Self) -> Self {
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
         Self {
             chains: self.chains.max(other.chains),
             rules: self.rules.max(other.rules),

@@ -1,8 +1,9 @@
 //! What the kernel is told: a small IR of the nf_tables objects and expressions that we emit ([`ir`], [`key`]), what is
-//! changed in one transaction ([`change`]), the longest way through it ([`longest`]), and the IR's three spellings: nft(8) text,
-//! libnftables JSON, and netlink.
+//! changed in one transaction ([`change`]), the longest way through it ([`longest`]), the IR's three spellings: nft(8) text,
+//! libnftables JSON, and netlink; and what a kernel may lack of all that ([`feature`]).
 
 pub mod change;
+pub mod feature;
 pub mod ir;
 pub mod json;
 pub mod key;

@@ -200,11 +200,14 @@ fn name_transport(left: &mut Json, transport: &mut Option<String>) {
 }
 
 fn normal_match(body: &mut Json) {
-    // nft lists a mask of all bits as none.
-    if let Some(left) = body.get_mut("left")
-        && left.pointer("/&/1") == Some(&json!(u32::MAX))
+    // That none of the highest bits is set nft lists as a range.
+    if let Some(mask) = body.pointer("/left/&/1").and_then(Json::as_u64).and_then(|mask| u32::try_from(mask).ok())
+        && mask.leading_ones() == mask.count_ones()
+        && mask != 0
+        && body.get("right") == Some(&json!(0))
     {
-        *left = left["&"][0].take();
+        body["left"] = body["left"]["&"][0].take();
+        body["right"] = if mask == u32::MAX { json!(0) } else { json!({ "range": [0, !mask] }) };
     }
     let types = body.get("left").map(data_types_of).unwrap_or_default();
     let Some(right) = body.get_mut("right") else { return };

@@ -59,6 +59,40 @@ pub fn body(ruleset: &Ruleset) -> String {
     out
 }
 
+/// One rule, with its names as they are and without its comment.
+pub fn rule(rule: &Rule) -> String {
+    let mut out = String::new();
+    write_rule(&mut out, &Names(BTreeMap::new()), &Rule { statements: rule.statements.clone(), comment: None });
+    out
+}
+
+/// Where a base chain hooks in, and its policy; `None` for another chain.
+pub fn base(chain: &Chain) -> Option<String> {
+    let BaseChain { hook, priority, policy, device } = chain.base?;
+    let policy = match policy {
+        ChainPolicy::Accept => "accept",
+        ChainPolicy::Drop => "drop",
+    };
+    let device = device.as_ref().map(Datum::as_name);
+    // A star at the end is any device that begins so to some versions of nft.
+    let unspeakable =
+        device.as_ref().is_some_and(|name| name.is_empty() || name.ends_with('*') || name.contains(['"', '\u{fffd}']));
+    let device = device.map(|name| format!(" device \"{name}\"")).unwrap_or_default();
+    let comment = if unspeakable { "# " } else { "" };
+    Some(format!("{comment}type filter hook {}{device} priority {priority}; policy {policy};", hook.name()))
+}
+
+/// The elements of a set or map, each by itself.
+pub fn elements(set: &Set) -> Vec<String> {
+    let mut texts = Vec::with_capacity(set.elements.len());
+    each_element(&Names(BTreeMap::new()), &set.key, &set.elements, |element| {
+        texts.push(match element {
+            Ok(text) | Err(text) => text.to_owned(),
+        });
+    });
+    texts
+}
+
 /// Whether nft's grammar takes the word for a keyword where a chain's or a set's name is expected.
 pub fn is_keyword(word: &str) -> bool {
     KEYWORDS.contains(&word)
@@ -94,8 +128,8 @@ impl<'a> Names<'a> {
 
 fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
     let _ = writeln!(out, "\tchain {} {{", names.spell(name));
-    if let Some(base) = &chain.base {
-        write_base(out, base);
+    if let Some(base) = base(chain) {
+        let _ = writeln!(out, "\t\t{base}");
     }
     for rule in &chain.rules {
         out.push_str("\t\t");
@@ -103,21 +137,6 @@ fn write_chain(out: &mut String, names: &Names<'_>, name: &str, chain: &Chain) {
         out.push('\n');
     }
     out.push_str("\t}\n");
-}
-
-fn write_base(out: &mut String, BaseChain { hook, priority, policy, device }: &BaseChain) {
-    let policy = match policy {
-        ChainPolicy::Accept => "accept",
-        ChainPolicy::Drop => "drop",
-    };
-    let device = device.as_ref().map(Datum::as_name);
-    // A star at the end is any device that begins so to some versions of nft.
-    let unspeakable =
-        device.as_ref().is_some_and(|name| name.is_empty() || name.ends_with('*') || name.contains(['"', '\u{fffd}']));
-    let device = device.map(|name| format!(" device \"{name}\"")).unwrap_or_default();
-    let comment = if unspeakable { "# " } else { "" };
-    let hook = hook.name();
-    let _ = writeln!(out, "\t\t{comment}type filter hook {hook}{device} priority {priority}; policy {policy};");
 }
 
 fn write_rule(out: &mut String, names: &Names<'_>, rule: &Rule) {
@@ -762,6 +781,40 @@ mod tests {
         let lookup = Statement::Lookup { keys: vec![Key::L4Proto], negated: false, set: empty };
         assert_eq!(line(vec![lookup, accept()]), "# meta l4proto { } accept");
         assert_eq!(line(vec![]), "# no statements");
+        let group = |value| Statement::Match { key: Key::SocketCgroup(2), negated: false, value };
+        assert_eq!(line(vec![group(Value::Is(4711u64.into())), accept()]), "# socket cgroupv2 level 2 4711 accept");
+        assert_eq!(line(vec![group(Value::Range(1u64.into(), 9u64.into()))]), "# socket cgroupv2 level 2 1-9");
+        let week = Limit { rate: 1, seconds: 604_800, burst: 1 };
+        assert_eq!(line(vec![Statement::Limit(week)]), "# limit rate 1/? burst 1 packets");
+    }
+
+    #[test]
+    fn control_groups_in_sets_and_devices_that_nft_cannot_read_are_comments() {
+        let elements = [4711u64, 5].map(|id| (ElementKey::of([Datum::from(id)]), None));
+        let set = Set {
+            key: vec![DataType::Cgroup],
+            interval: false,
+            map: false,
+            dynamic: None,
+            elements: Elements::Keys(elements.into()),
+        };
+        let chain = |device| Chain {
+            base: Some(BaseChain {
+                hook: crate::nft::ir::Hook::Ingress,
+                priority: -500,
+                policy: ChainPolicy::Accept,
+                device: Some(Datum::name(device)),
+            }),
+            rules: Vec::new(),
+        };
+        let chains =
+            [("a", "eth0"), ("b", "eth*"), ("c", "e\"0")].map(|(name, device)| (name.to_owned(), chain(device)));
+        let text = body(&Ruleset { sets: [("units".to_owned(), set)].into(), chains: chains.into() });
+        let lines: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| !line.ends_with(['{', '}']) && !line.is_empty()).collect();
+        let base = |device: &str| format!("type filter hook ingress device \"{device}\" priority -500; policy accept;");
+        let (eth0, star, quote) = (base("eth0"), base("eth*"), base("e\"0"));
+        assert_eq!(lines, ["type cgroupsv2", "# 5", "# 4711", &eth0, &format!("# {star}"), &format!("# {quote}")]);
     }
 
     #[test]

@@ -247,6 +247,12 @@ mod tests {
     }
 
     #[test]
+    fn times_are_written_as_nft_lists_them() {
+        let written = [0, 1, 60, 90, 3600, 86_400, 90_061].map(duration);
+        assert_eq!(written, ["0s", "1s", "1m", "1m30s", "1h", "1d", "1d1h1m1s"]);
+    }
+
+    #[test]
     fn flags_come_lowest_bit_first() {
         let names: Vec<_> = flags(8 | 2 | 1024).collect();
         assert_eq!(names, [(2, Some("established")), (8, Some("new")), (1024, None)]);

@@ -32,6 +32,8 @@ pub struct Effective {
     pub tiers: Vec<EffectiveTier>,
     /// What each role does with what no policy decided; every role and direction is there.
     pub defaults: BTreeMap<(Role, Direction), Default>,
+    /// The roles whose deny sets hold as a packet arrives ([`super::early`]).
+    pub early: BTreeSet<Role>,
     /// The bit of the packet mark by which a stage tells later ones that it accepted.
     pub accept_mark: u32,
     /// Whether packets in conntrack state "invalid" are dropped.
@@ -88,6 +90,16 @@ pub struct EffectiveFailsafe {
     pub interfaces: Selector,
     /// What it lets through: an allow rule.
     pub rule: EffectiveRule,
+    /// The answers to that, in the other direction: allow rules with the id of `rule`. They count where no flows are known.
+    pub replies: Vec<EffectiveRule>,
+}
+
+impl EffectiveFailsafe {
+    /// What it lets through in a direction: its rule, or in the other direction the answers, which only a stage without flows has to
+    /// ask for.
+    pub fn rules(&self, direction: Direction) -> &[EffectiveRule] {
+        if direction == self.direction { std::slice::from_ref(&self.rule) } else { &self.replies }
+    }
 }
 
 /// A tier with the policies that exist on this node.

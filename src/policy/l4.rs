@@ -41,6 +41,35 @@ pub(super) fn l4_of_services(services: &[ServicePort]) -> L4Match {
     L4Match::Only(protocols)
 }
 
+/// What answers to such packets look like: each a match and the source ports with it. Of ICMP, only what asks has answers.
+pub(super) fn answers(matched: &L4Match) -> Vec<(L4Match, Option<PortSet>)> {
+    let L4Match::Only(protocols) = matched else { return vec![(L4Match::Any, None)] };
+    let mut by_ports: BTreeMap<Option<PortSet>, BTreeMap<Protocol, L4Detail>> = BTreeMap::new();
+    for (protocol, detail) in protocols {
+        let (ports, answer) = match detail {
+            L4Detail::All => (None, L4Detail::All),
+            L4Detail::Ports(ports) => (Some(ports.clone()), L4Detail::All),
+            L4Detail::Icmp(types) => {
+                let answers = types.keys().filter_map(|kind| icmp_answer(*protocol, *kind));
+                (None, L4Detail::Icmp(answers.map(|kind| (kind, RangeSet::full())).collect()))
+            }
+        };
+        if !matches!(&answer, L4Detail::Icmp(types) if types.is_empty()) {
+            by_ports.entry(ports).or_default().insert(*protocol, answer);
+        }
+    }
+    by_ports.into_iter().map(|(ports, protocols)| (L4Match::Only(protocols), ports)).collect()
+}
+
+/// The type that answers a type: echoes and RFC 792's other questions; echoes and node information (RFC 4620) of ICMPv6.
+fn icmp_answer(protocol: Protocol, kind: u8) -> Option<u8> {
+    match (protocol, kind) {
+        (Protocol::ICMP, 8) => Some(0),
+        (Protocol::ICMP, 13 | 15 | 17) | (Protocol::ICMPV6, 128 | 139) => Some(kind + 1),
+        _ => None,
+    }
+}
+
 fn l4_of_parts(
     protocol: Option<Protocol>,
     ports: Option<&PortSet>,
@@ -126,4 +155,33 @@ fn icmp_difference(from: IcmpSet, unwanted: &IcmpSet) -> IcmpSet {
         })
         .filter(|(_, codes)| !codes.is_empty())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_from_the_ports_that_were_asked_and_echoes_from_nowhere_in_particular() {
+        let only = |details: &[(Protocol, L4Detail)]| L4Match::Only(details.iter().cloned().collect());
+        let ports = |port| L4Detail::Ports(PortSet::single(port));
+        let types = |numbers: &[u8]| L4Detail::Icmp(numbers.iter().map(|kind| (*kind, RangeSet::full())).collect());
+        let asked = only(&[
+            (Protocol::TCP, ports(53)),
+            (Protocol::UDP, ports(53)),
+            (Protocol::SCTP, ports(36_412)),
+            (Protocol(50), L4Detail::All),
+            (Protocol::ICMP, types(&[8, 3])),
+            (Protocol::ICMPV6, types(&[1])),
+        ]);
+        assert_eq!(
+            answers(&asked),
+            [
+                (only(&[(Protocol::ICMP, types(&[0])), (Protocol(50), L4Detail::All)]), None),
+                (only(&[(Protocol::TCP, L4Detail::All), (Protocol::UDP, L4Detail::All)]), Some(PortSet::single(53))),
+                (only(&[(Protocol::SCTP, L4Detail::All)]), Some(PortSet::single(36_412))),
+            ]
+        );
+        assert_eq!(answers(&L4Match::Any), [(L4Match::Any, None)]);
+    }
 }

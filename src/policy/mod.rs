@@ -1,8 +1,12 @@
 //! What the operator means: interfaces, sets, services, tiers, policies and rules as typed, checked values
 //! (`policy.md` section 2), and what they come to on one node.
 
+mod boot;
+pub mod early;
 pub mod effective;
+pub mod expiry;
 mod l4;
+pub mod local;
 pub mod model;
 pub mod parse;
 pub mod resolve;

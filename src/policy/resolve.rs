@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
-use super::l4::{l4_of_rule, l4_of_services};
+use super::l4::{answers, l4_of_rule, l4_of_services};
+use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
 use super::roles;
 use super::selector::Labels;
@@ -33,6 +34,7 @@ const ROCE_V2_PORT: u16 = 4791;
 pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effective, Vec<Finding>) {
     let mut resolver = Resolver {
         policy,
+        facts,
         node: labels_of_node(settings, facts),
         local: facts.local_addresses(),
         contents: policy.sets.iter().map(|(name, set)| (name.as_str(), set.cidrs.iter().copied().collect())).collect(),
@@ -76,6 +78,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         failsafe,
         tiers,
         defaults,
+        early: settings.early.clone(),
         accept_mark: settings.accept_mark,
         drop_invalid: settings.drop_invalid,
         log: settings.log,
@@ -84,7 +87,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
 }
 
 /// The labels that `nodes` selectors look at: those of the settings and the cluster, and the host's name as `name`.
-fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
+pub(super) fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
     let mut labels = facts.labels.clone();
     labels.extend(settings.labels.clone());
     labels.entry("name".to_owned()).or_insert_with(|| facts.node.clone());
@@ -93,6 +96,7 @@ fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
 
 struct Resolver<'a> {
     policy: &'a Policy,
+    facts: &'a Facts,
     node: Labels,
     local: AddrSet,
     contents: BTreeMap<&'a str, AddrSet>,
@@ -150,9 +154,10 @@ impl Resolver<'_> {
     fn policy(&mut self, policy: &HostPolicy) -> Option<EffectivePolicy> {
         let before = self.errors();
         let name: Arc<str> = policy.name.as_str().into();
+        let here = policy.nodes.matches(&self.node);
         let mut direction = |rules: &Option<Vec<Rule>>| {
             rules.as_ref().map(|rules| {
-                rules.iter().enumerate().map(|(index, rule)| self.rule(&name, index, rule)).collect::<Vec<_>>()
+                rules.iter().enumerate().map(|(index, rule)| self.rule(&name, index, rule, here)).collect::<Vec<_>>()
             })
         };
         let ingress = direction(&policy.ingress);
@@ -160,7 +165,7 @@ impl Resolver<'_> {
         self.roce_both_ways(policy, ingress.as_deref(), egress.as_deref());
         self.untracked_both_ways(policy, ingress.as_deref(), egress.as_deref());
         // Its findings are worth having on every node, but it takes effect only where it is meant.
-        (self.errors() == before && policy.nodes.matches(&self.node)).then(|| EffectivePolicy {
+        (self.errors() == before && here).then(|| EffectivePolicy {
             name: policy.name.clone(),
             stage: policy.stage,
             expires: policy.expires,
@@ -176,13 +181,20 @@ impl Resolver<'_> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
     }
 
-    fn rule(&mut self, policy: &Arc<str>, index: usize, rule: &Rule) -> EffectiveRule {
+    fn rule(&mut self, policy: &Arc<str>, index: usize, rule: &Rule, here: bool) -> EffectiveRule {
         let before = self.errors();
         let services = (!rule.services.is_empty()).then(|| self.services(&rule.services));
         let l4 = l4_of_rule(rule, services.as_deref());
         let from = self.addresses(rule.from.as_ref(), &rule.place);
         let to = self.addresses(rule.to.as_ref(), &rule.place);
         let source_ports = rule.from.as_ref().and_then(|from| from.ports.clone());
+        let process = rule.process.as_ref().map(|process| {
+            let mut findings = Vec::new();
+            let process = process_match(process, self.facts, &mut findings);
+            // Other nodes need not have the accounts.
+            self.findings.extend(findings.into_iter().filter(|_| here));
+            process
+        });
         let unresolved = self.errors() != before || [&from, &to].into_iter().any(is_empty);
         let effective = EffectiveRule {
             id: RuleId { policy: Arc::clone(policy), number: u32::try_from(index + 1).unwrap_or(u32::MAX) },
@@ -193,7 +205,7 @@ impl Resolver<'_> {
             l4,
             source_ports,
             family: rule.family,
-            process: None,
+            process,
             limit: rule.limit,
             log: rule.log.clone(),
         };
@@ -322,24 +334,7 @@ impl Resolver<'_> {
             Direction::Ingress => (peers, Addresses::Any),
             Direction::Egress => (Addresses::Any, peers),
         };
-        EffectiveFailsafe {
-            name: entry.name.clone(),
-            direction: entry.direction,
-            interfaces: entry.interfaces.clone(),
-            rule: EffectiveRule {
-                id: failsafe_id(&entry.name, 0),
-                place: entry.place.clone(),
-                action: Action::Allow,
-                from,
-                to,
-                l4: l4_of_services(&entry.ports),
-                source_ports: None,
-                family: None,
-                process: None,
-                limit: None,
-                log: None,
-            },
-        }
+        effective_failsafe(entry, 0, (from, to), l4_of_services(&entry.ports))
     }
 
     /// Soft-RoCE sends both ways to udp/4791, so a rule for one direction never sees the other as established
@@ -417,29 +412,47 @@ fn cluster_api(entry: &Failsafe, facts: &Facts) -> Vec<EffectiveFailsafe> {
     }
     let by_port = by_port.into_iter().enumerate();
     by_port
-        .map(|(index, (port, servers))| EffectiveFailsafe {
-            name: entry.name.clone(),
-            direction: entry.direction,
-            interfaces: entry.interfaces.clone(),
-            rule: EffectiveRule {
-                id: failsafe_id(&entry.name, index),
-                place: entry.place.clone(),
-                action: Action::Allow,
-                from: Addresses::Any,
-                to: Addresses::Literal(servers.into_iter().collect()),
-                l4: L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into()),
-                source_ports: None,
-                family: None,
-                process: None,
-                limit: None,
-                log: None,
-            },
+        .map(|(index, (port, servers))| {
+            let to = Addresses::Literal(servers.into_iter().collect());
+            let l4 = L4Match::Only([(Protocol::TCP, L4Detail::Ports(PortSet::single(port)))].into());
+            effective_failsafe(entry, index, (Addresses::Any, to), l4)
         })
         .collect()
 }
 
-fn failsafe_id(name: &str, index: usize) -> RuleId {
-    RuleId { policy: format!("failsafe:{name}").into(), number: u32::try_from(index + 1).unwrap_or(u32::MAX) }
+/// One rule of an entry, with the rules for its answers.
+fn effective_failsafe(
+    entry: &Failsafe,
+    index: usize,
+    (from, to): (Addresses, Addresses),
+    l4: L4Match,
+) -> EffectiveFailsafe {
+    let answers = answers(&l4);
+    let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+    let rule = EffectiveRule {
+        id: RuleId { policy: format!("failsafe:{}", entry.name).into(), number },
+        place: entry.place.clone(),
+        action: Action::Allow,
+        from,
+        to,
+        l4,
+        source_ports: None,
+        family: None,
+        process: None,
+        limit: None,
+        log: None,
+    };
+    let reply = |(l4, source_ports)| {
+        let (from, to) = (rule.to.clone(), rule.from.clone());
+        EffectiveRule { from, to, l4, source_ports, ..rule.clone() }
+    };
+    EffectiveFailsafe {
+        name: entry.name.clone(),
+        direction: entry.direction,
+        interfaces: entry.interfaces.clone(),
+        replies: answers.into_iter().map(reply).collect(),
+        rule,
+    }
 }
 
 fn names_roce(l4: &L4Match) -> bool {

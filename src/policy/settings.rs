@@ -1,6 +1,6 @@
 //! What nodewall.toml says that changes a verdict: mode, failsafe, defaults, logging.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Entity, Mode, ServicePort};
 use super::selector::{Labels, Selector};
@@ -19,6 +19,8 @@ pub struct NodeSettings {
     /// What an interface does with packets that no policy decided; missing entries as shipped
     /// (see [`NodeSettings::default_for`]).
     pub defaults: BTreeMap<(Role, Direction), Default>,
+    /// The roles on whose interfaces the deny sets at the head of the policy hold as a packet arrives ([`super::early`]).
+    pub early: BTreeSet<Role>,
     /// The bit of the packet mark by which a stage tells later ones that it accepted.
     pub accept_mark: u32,
     /// Whether packets in conntrack state "invalid" are dropped.

@@ -1,14 +1,15 @@
 //! What outlives the process: numbered versions of the documents, which of them is confirmed, what waits for a confirmation, and
 //! what an operator did in an emergency.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::nft::ir::Ruleset;
+use super::selftest::{Probe, Tried};
+use crate::nft::ir::{Chain, Ruleset};
 use crate::policy::model::Policy;
 use crate::policy::settings::NodeSettings;
 
@@ -45,8 +46,31 @@ pub struct Version {
     pub policy: Policy,
     /// The settings.
     pub settings: NodeSettings,
+    /// What its self-test tries beside what is built in.
+    pub probes: Vec<Probe>,
     /// Their texts.
     pub texts: Texts,
+}
+
+/// How documents come into force that go again unless they are confirmed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trial {
+    /// How long they have.
+    pub term: Term,
+    /// What confirms them.
+    pub confirmation: Confirmation,
+}
+
+/// What confirms a generation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Confirmation {
+    /// Somebody, with `nodewall confirm`.
+    Operator,
+    /// Its self-test; somebody may do it before, too.
+    SelfTest {
+        /// What the probes said without it; `None` as long as nobody has asked them.
+        before: Option<Vec<Tried>>,
+    },
 }
 
 /// A time until which something holds, and how long that was to be: a clock that jumps back does not make it longer.
@@ -99,6 +123,9 @@ pub struct Pending {
     pub documents: String,
     /// How long it has.
     pub term: Term,
+    /// What the probes of its self-test said without it; `None` when it has none and waits for somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Vec<Tried>>,
 }
 
 /// What an operator did in an emergency. It stands above all documents.
@@ -132,6 +159,8 @@ pub struct Record {
     pub pending: Option<Pending>,
     /// See [`Emergency`].
     pub emergency: Option<Emergency>,
+    /// Policies that are over, by name and `expires` (seconds since 1970-01-01 UTC): they stay so when the clock goes back.
+    pub expired: BTreeSet<(String, u64)>,
 }
 
 impl Emergency {
@@ -176,6 +205,8 @@ pub struct Memory {
     pub next: u64,
     /// The confirmed generation.
     pub confirmed: Option<Version>,
+    /// Whether that is an older one, because the one that was confirmed last is damaged.
+    pub older: bool,
     /// The generation that the record's `pending`, else its `pin`, names.
     pub meant: Option<Version>,
     /// What is left of the record's `pending`; nothing after a reboot, which goes back to what is confirmed.
@@ -187,7 +218,7 @@ pub struct Memory {
 impl Default for Memory {
     fn default() -> Self {
         let record = Record::default();
-        Self { record, next: 1, confirmed: None, meant: None, pending_left: None, emergency_left: None }
+        Self { record, next: 1, confirmed: None, older: false, meant: None, pending_left: None, emergency_left: None }
     }
 }
 
@@ -202,8 +233,10 @@ pub enum Keep {
         origin: String,
         /// Its documents.
         texts: Texts,
-        /// What a boot loads.
+        /// What it comes to now.
         ruleset: Arc<Ruleset>,
+        /// What a boot loads: the same, or less where a boot must not count on all of it.
+        boot: Arc<Ruleset>,
     },
     /// The number of the generation that a boot loads.
     Confirmed(u64),
@@ -215,9 +248,12 @@ pub enum Keep {
 /// of the dispatch maps, and a boot has others anyway: those it knows by name go where they went, the rest goes by pattern or
 /// counts as unknown until the daemon is there. Everything else (a chain for another role, the addresses of the cluster API, a
 /// set) is what a boot stands on.
+///
+/// Chains on a device are not what a boot loads: the device may not be there yet.
 pub(super) fn boots_otherwise(one: &Ruleset, other: &Ruleset) -> bool {
-    let dispatch = |name: &str| name.starts_with("in_interfaces/") || name.starts_with("out_interfaces/");
-    one.chains != other.chains
+    let of_boot = |(_, chain): &(&String, &Chain)| chain.base.is_none_or(|base| base.device.is_none());
+    let dispatch = |name: &str| name.contains("_interfaces/");
+    !one.chains.iter().filter(of_boot).eq(other.chains.iter().filter(of_boot))
         || !one.sets.keys().eq(other.sets.keys())
         || one.sets.iter().any(|(name, set)| !dispatch(name) && other.sets.get(name) != Some(set))
 }

@@ -3,11 +3,12 @@
 
 use super::decision::{Decision, Outcome, Reason};
 use super::essential::{essential, followed, guard};
-use super::interface::{Recognised, recognise};
+use super::interface::{Recognised, is_loopback, recognise};
 use super::matching::{Mismatch, matches};
 use super::packet::{ConntrackState, Origin, Packet};
 use super::trace::{FailsafeStep, PolicyStep, RuleStep, StageEnd, Step, TierEnd, Trace};
 use crate::net::interface::Direction;
+use crate::policy::early;
 use crate::policy::effective::{Effective, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId};
 use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::settings::Default;
@@ -72,10 +73,15 @@ impl<'a> Evaluation<'a> {
     fn run(&mut self, packet: &Packet) -> (Reason, Outcome) {
         let arrives = recognise(self.effective, &packet.interface, packet.kind.as_deref());
         self.step(Step::Interface(arrives));
+        if packet.direction == Direction::Ingress
+            && let Some(reason) = self.early(arrives, packet)
+        {
+            return (reason, Outcome::Dropped);
+        }
         let translated = packet.after_nat();
         let mut stages = vec![(Stage::Untracked, packet.direction, arrives, packet)];
         match (packet.direction, &packet.forward) {
-            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, packet)),
+            (Direction::Egress, _) => stages.push((Stage::Host, Direction::Egress, arrives, &translated)),
             (Direction::Ingress, None) => {
                 stages.push((Stage::Prednat, Direction::Ingress, arrives, packet));
                 stages.push((Stage::Host, Direction::Ingress, arrives, &translated));
@@ -115,6 +121,31 @@ impl<'a> Evaluation<'a> {
             }
         }
         (allowed.unwrap_or(Reason::NoPolicy), Outcome::Accepted)
+    }
+
+    /// The denials that hold as a packet arrives.
+    fn early(&mut self, interface: Recognised<'a>, packet: &Packet) -> Option<Reason> {
+        let rules = early::rules(self.effective, interface.role, interface.labels);
+        let at = (Stage::Untracked, Direction::Ingress);
+        if rules.is_empty() || is_loopback(self.effective, packet) || essential(packet, at).is_some() {
+            return None;
+        }
+        self.step(Step::Early);
+        let entries = self.effective.failsafe.iter().filter(|entry| entry.interfaces.matches(interface.labels));
+        let mut ways_in = entries.flat_map(|entry| entry.rules(Direction::Ingress));
+        if ways_in.any(|rule| matches(rule, packet).is_ok()) {
+            return None;
+        }
+        for rule in rules {
+            match matches(rule, packet) {
+                Err(mismatch) => self.step(Step::Rule(rule, RuleStep::Mismatch(mismatch))),
+                Ok(()) => {
+                    self.step(Step::Rule(rule, RuleStep::Decided(Outcome::Dropped)));
+                    return Some(Reason::Rule(rule.id.clone()));
+                }
+            }
+        }
+        None
     }
 
     /// What was allowed by an earlier stage is still dropped by what the host stage drops before anything else.
@@ -183,20 +214,22 @@ impl<'a> Evaluation<'a> {
 
     fn failsafe(&mut self, visit: &Visit<'a, '_>) -> Option<Reason> {
         for entry in &self.effective.failsafe {
-            if entry.direction != visit.direction {
+            // Only before connection tracking do the answers need it.
+            if entry.direction != visit.direction && visit.stage != Stage::Untracked {
                 continue;
             }
-            let step = if !entry.interfaces.matches(visit.interface.labels) {
-                FailsafeStep::OtherInterface
-            } else {
-                match matches(&entry.rule, visit.packet) {
-                    Err(mismatch) => FailsafeStep::Mismatch(mismatch),
-                    Ok(()) => FailsafeStep::Accepted,
+            if !entry.interfaces.matches(visit.interface.labels) {
+                self.step(Step::Failsafe(entry, FailsafeStep::OtherInterface));
+                continue;
+            }
+            for rule in entry.rules(visit.direction) {
+                match matches(rule, visit.packet) {
+                    Err(mismatch) => self.step(Step::Failsafe(entry, FailsafeStep::Mismatch(mismatch))),
+                    Ok(()) => {
+                        self.step(Step::Failsafe(entry, FailsafeStep::Accepted));
+                        return Some(Reason::Rule(rule.id.clone()));
+                    }
                 }
-            };
-            self.step(Step::Failsafe(entry, step));
-            if step == FailsafeStep::Accepted {
-                return Some(Reason::Rule(entry.rule.id.clone()));
             }
         }
         None

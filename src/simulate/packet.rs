@@ -13,7 +13,8 @@ use crate::net::protocol::Protocol;
 pub struct Packet {
     /// To this host or from it.
     pub direction: Direction,
-    /// The interface it arrives on or leaves by.
+    /// The interface it arrives on or leaves by. Where DNAT gives a packet of this host another destination, it is the one by which it
+    /// would have left without: `oifname` stays what it was when the packet came to the output hook.
     pub interface: InterfaceName,
     /// The kind of that interface (`IFLA_INFO_KIND`), for one that the policy does not know yet.
     pub kind: Option<String>,
@@ -33,7 +34,8 @@ pub struct Packet {
     pub state: ConntrackState,
     /// Where it leaves this host if it is forwarded; `direction` is ingress then.
     pub forward: Option<Exit>,
-    /// The destination address and port after DNAT by somebody else's rules, which only the stages `host` and `forward` see.
+    /// The destination address and port after DNAT by somebody else's rules, at the prerouting or the output hook, which only the
+    /// stages `host` and `forward` see.
     pub translated: Option<(IpAddr, u16)>,
     /// Who sends it, of a packet from this host.
     pub origin: Origin,

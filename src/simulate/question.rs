@@ -145,9 +145,6 @@ impl Asked<'_> {
                 );
             }
         };
-        if question.input.is_none() && question.translated.is_some() {
-            return unclear("--dnat is for packets that come in: it needs --in");
-        }
         let family = self.family()?;
         let protocol = self.protocol(family)?;
         let (source, destination) = self.addresses(family)?;
@@ -310,7 +307,7 @@ impl Asked<'_> {
             Family::V4 => {
                 [[198, 51, 100, 77], [203, 0, 113, 77], [192, 0, 2, 77]].map(|octets| Ipv4Addr::from(octets).into())
             }
-            Family::V6 => [[0x2001, 0xdb8, 77], [0x3fff, 0, 77], [0x2001, 0xdb8, 78]]
+            Family::V6 => [[0x2001, 0xdb8, 0x77], [0x3fff, 0, 0x77], [0x2001, 0xdb8, 0x78]]
                 .map(|[a, b, last]| Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, last).into()),
         };
         let policies = self.effective.tiers.iter().flat_map(|tier| &tier.policies);

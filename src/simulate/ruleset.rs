@@ -11,6 +11,8 @@ use crate::nft::longest::Met;
 
 /// How many jumps may be open at once (`NFT_JUMP_STACK_SIZE`, include/net/netfilter/nf_tables.h).
 const DEEPEST: usize = 16;
+/// Where others rewrite destinations (nft(8): `dstnat`).
+const DNAT_PRIORITY: i32 = -100;
 
 /// What a ruleset did with a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,6 +107,9 @@ fn at_hook(ruleset: &Ruleset, hook: Hook, view: View) -> Result<(Run, View), Bro
     bases.sort_by_key(|(base, _)| base.priority);
     let mut interpreter = Interpreter { ruleset, view, counted: Vec::new(), logged: Vec::new(), met: Met::default() };
     for (base, name) in bases {
+        if hook == Hook::Output && base.priority > DNAT_PRIORITY {
+            interpreter.view.translate();
+        }
         let end = match interpreter.base(name)? {
             Some(end) => end,
             None if base.policy == ChainPolicy::Drop => End::Dropped,

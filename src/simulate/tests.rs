@@ -10,7 +10,7 @@ use Outcome::{Accepted, Dropped, Rejected};
 use super::*;
 use crate::net::addr::{AddrSet, Family};
 use crate::net::interface::{Direction, InterfaceName, Role};
-use crate::net::protocol::{L4Detail, L4Match, Protocol};
+use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
 use crate::policy::effective::{
     Addresses, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface, Pattern,
@@ -25,12 +25,12 @@ fn labels(role: Role) -> Labels {
     [("role".to_owned(), role.name().to_owned())].into()
 }
 
-fn name(name: &str) -> InterfaceName {
+pub(super) fn name(name: &str) -> InterfaceName {
     InterfaceName::new(name).unwrap()
 }
 
 /// eth0 is mgmt and ib0 a rail; cali* will be pods; ingress is denied by default but for pods, egress allowed.
-fn node(tiers: Vec<EffectiveTier>) -> Effective {
+pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
     let interface = |index: u32, text: &str, role: Role| Interface {
         name: name(text),
         index,
@@ -61,18 +61,19 @@ fn node(tiers: Vec<EffectiveTier>) -> Effective {
             .iter()
             .flat_map(|role| Direction::BOTH.map(|direction| default(*role, direction)))
             .collect(),
+        early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
         log: LogSettings { group: 1, rate: 1, burst: 1 },
     }
 }
 
-fn tier(name: &str, default: TierDefault, policies: Vec<EffectivePolicy>) -> EffectiveTier {
+pub(super) fn tier(name: &str, default: TierDefault, policies: Vec<EffectivePolicy>) -> EffectiveTier {
     EffectiveTier { name: name.to_owned(), default, policies }
 }
 
 /// Governs ingress on every interface.
-fn policy(name: &str, rules: &[EffectiveRule]) -> EffectivePolicy {
+pub(super) fn policy(name: &str, rules: &[EffectiveRule]) -> EffectivePolicy {
     let rules = (1..).zip(rules).map(|(number, rule)| EffectiveRule { id: id(name, number), ..rule.clone() });
     EffectivePolicy {
         name: name.to_owned(),
@@ -95,7 +96,7 @@ fn id(policy: &str, number: u32) -> RuleId {
 }
 
 /// A rule for every packet.
-fn rule(action: Action) -> EffectiveRule {
+pub(super) fn rule(action: Action) -> EffectiveRule {
     EffectiveRule {
         id: id("unnamed", 1),
         place: Place::file("example.toml"),
@@ -111,7 +112,7 @@ fn rule(action: Action) -> EffectiveRule {
     }
 }
 
-fn tcp(action: Action, port: u16) -> EffectiveRule {
+pub(super) fn tcp(action: Action, port: u16) -> EffectiveRule {
     EffectiveRule { l4: only(Protocol::TCP, L4Detail::Ports(RangeSet::single(port))), ..rule(action) }
 }
 
@@ -251,11 +252,24 @@ fn failsafe_holds_before_the_first_tier_and_only_where_it_says() {
         direction: Direction::Ingress,
         interfaces: Selector::Equals("role".to_owned(), "mgmt".to_owned()),
         rule: EffectiveRule { id: id("failsafe:ssh", 1), ..tcp(Action::Allow, 22) },
+        replies: vec![EffectiveRule { source_ports: Some(PortSet::single(22)), ..rule(Action::Allow) }],
     }];
     assert_eq!(decided(&effective, &packet()), (Accepted, Reason::Rule(id("failsafe:ssh", 1))));
     assert_eq!(decide(&effective, &Packet { ports: Some((1, 23)), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &Packet { interface: name("ib0"), ..packet() }).outcome, Dropped);
     assert_eq!(decide(&effective, &out(packet())).outcome, Dropped);
+    // The answers need it only where no flows are known; what begins a flow from there is asked about later.
+    let answer = out(Packet { ports: Some((22, 40_000)), state: Established, ..packet() });
+    let shut = EffectivePolicy { ingress: Some(vec![]), egress: Some(vec![rule(Action::Deny)]), ..policy("shut", &[]) };
+    for stage in [Stage::Untracked, Stage::Host] {
+        let failsafe = effective.failsafe.clone();
+        let effective = Effective { failsafe, ..one_tier(vec![at(stage, shut.clone())]) };
+        assert_eq!(decide(&effective, &answer).outcome, Accepted, "{stage:?}");
+        let begins = Packet { state: New, ..answer.clone() };
+        assert_eq!(decide(&effective, &begins).outcome == Accepted, stage == Stage::Untracked, "{stage:?}");
+        let other = Packet { ports: Some((23, 40_000)), ..answer.clone() };
+        assert_eq!(decide(&effective, &other).outcome == Accepted, stage == Stage::Host, "{stage:?}");
+    }
 }
 
 #[test]
@@ -419,6 +433,7 @@ fn the_trace_has_every_step() {
             Step::TierEnd(tier, end) => format!("end of {} {end:?}", tier.name),
             Step::InterfaceDefault(role, direction, default) => format!("default {role} {direction} {default:?}"),
             Step::NodeAudit(outcome) => format!("audit {outcome:?}"),
+            Step::Early => "early".to_owned(),
             Step::Stage(stage, direction, recognised) => format!("{} {direction} on {}", stage.name(), recognised.role),
             Step::StageEnd(stage, end) => format!("end of {} {end:?}", stage.name()),
         })
@@ -497,6 +512,20 @@ fn prednat_sees_what_the_sender_wrote_and_later_stages_what_it_became() {
     assert_eq!(decide(&both, &packet(30_080)).reason, Reason::Rule(id("nodeport", 1)));
     assert_eq!(decide(&both, &packet(30_081)).reason, Reason::Rule(id("pods", 1)));
     assert_eq!(decide(&one_tier(vec![prednat]), &packet(30_081)).reason, Reason::NoPolicy);
+}
+
+#[test]
+fn what_a_process_sends_to_a_service_is_decided_by_its_endpoint_except_before_connection_tracking() {
+    let egress = |stage, port| {
+        let out = at(stage, policy("out", &[tcp(Action::Deny, port)]));
+        let rules = out.ingress.clone();
+        one_tier(vec![EffectivePolicy { ingress: None, egress: rules, ..out }])
+    };
+    let pod = ("10.1.0.7".parse().unwrap(), 8080);
+    let packet = out(Packet { ports: Some((40_000, 80)), translated: Some(pod), ..packet() });
+    let outcome = |stage, port| decide(&egress(stage, port), &packet).outcome;
+    assert_eq!((outcome(Stage::Host, 8080), outcome(Stage::Host, 80)), (Dropped, Accepted));
+    assert_eq!((outcome(Stage::Untracked, 8080), outcome(Stage::Untracked, 80)), (Accepted, Dropped));
 }
 
 #[test]

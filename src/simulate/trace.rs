@@ -22,6 +22,8 @@ pub struct Trace<'a> {
 pub enum Step<'a> {
     /// What the policy knows of the interface.
     Interface(Recognised<'a>),
+    /// The interface's role asks deny sets as a packet arrives ([`crate::policy::early`]): those rules follow.
+    Early,
     /// A stage begins in which a policy has a say, or the host stage, in which the interface's default has one; with the interface
     /// that counts in it.
     Stage(Stage, Direction, Recognised<'a>),

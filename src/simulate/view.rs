@@ -38,7 +38,7 @@ pub struct View {
     pub source: IpAddr,
     /// Destination address, as it is before any DNAT.
     pub destination: IpAddr,
-    /// Destination address and port after somebody else's DNAT, which is what input and forward see.
+    /// Destination address and port after somebody else's DNAT, which is what input, forward, and output's later chains see.
     pub translated: Option<(IpAddr, u16)>,
     /// IPv4 time to live or IPv6 hop limit.
     pub hop_limit: u8,
@@ -116,19 +116,24 @@ impl View {
         }
     }
 
-    /// It as a hook sees it: before routing there is no output interface, and no DNAT yet.
+    /// It as the first chains of a hook see it: before routing there is no output interface, and DNAT is done at prerouting and,
+    /// for what this host sends, at output.
     pub(super) fn at(&self, hook: Hook) -> Self {
         let mut view = self.clone();
         match hook {
             Hook::Ingress | Hook::Prerouting => view.output = None,
-            _ => {
-                if let Some((address, port)) = view.translated {
-                    view.destination = address;
-                    view.words = view.words.map(|(source, _)| (source, port));
-                }
-            }
+            Hook::Output => {}
+            _ => view.translate(),
         }
         view
+    }
+
+    /// DNAT by somebody else's rules.
+    pub(super) fn translate(&mut self) {
+        if let Some((address, port)) = self.translated {
+            self.destination = address;
+            self.words = self.words.map(|(source, _)| (source, port));
+        }
     }
 
     /// The value of a key; `None` where the kernel says `NFT_BREAK`, which ends the rule (for `!=` too).

@@ -138,6 +138,7 @@ pub(super) fn quoted(bytes: &[u8]) -> Result<Headers<'_>, WireError> {
     let first = bytes.first().ok_or(WireError::Short)?;
     let skb = Skb { bytes, length: bytes.len() };
     let headers = match first >> 4 {
+        4 if header_length(bytes) < IPV4_HEADER => Err(WireError::HeaderLength(u16::from(first & 0xf) * 4)),
         4 => ipv4(skb, header_length(bytes)),
         6 => ipv6(skb),
         other => Err(WireError::Version(other)),
@@ -415,4 +416,4 @@ fn is_extension(header: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -40,7 +40,11 @@ pub const fn verdict(outcome: Outcome) -> &'static str {
 pub fn because<'a>(trace: &Trace<'a>, reason: &Reason) -> Because<'a> {
     let other = |kind, words| Because { kind, words, rule: None };
     match reason {
-        Reason::Essential(words) => other("essential", format!("essential: {words}")),
+        Reason::Essential(words) => {
+            let drops = |step: &Step<'_>| matches!(step, Step::Essential(found, Outcome::Dropped) if found == words);
+            let prefix = if trace.steps.iter().any(drops) { "" } else { "essential: " };
+            other("essential", format!("{prefix}{words}"))
+        }
         Reason::Rule(id) => {
             let mut kind = "rule";
             // From the end: a policy's rules for both directions of a forwarded packet have the same numbers.
@@ -101,7 +105,7 @@ fn pattern_words(pattern: &Pattern) -> String {
 /// A step for people and for scripts.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Line<'a> {
-    /// What was looked at: "interface", "essentials", "failsafe", "tier", "policy", "rule", "default", "end", "audit". A stage begins
+    /// What was looked at: "interface", "early", "essentials", "failsafe", "tier", "policy", "rule", "default", "end", "audit". A stage begins
     /// with [`Part`].
     pub kind: &'static str,
     /// Its name; empty for what has none.
@@ -114,7 +118,7 @@ pub struct Line<'a> {
     pub outcome: Option<Outcome>,
 }
 
-/// The steps of one stage; those before the first stage and after the last have none.
+/// The steps of one stage; what concerns the packet before the first stage and after the last has none.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Part<'a> {
     /// Stage, direction and interface.
@@ -132,7 +136,9 @@ pub fn parts<'a>(trace: &Trace<'a>) -> Vec<Part<'a>> {
                 parts.push(Part { stage: Some((*stage, *direction, *interface)), lines: Vec::new() });
             }
             // What concerns the whole packet stands for itself.
-            Step::Interface(_) | Step::NodeAudit(_) => parts.push(Part { stage: None, lines: vec![line(step)] }),
+            Step::Interface(_) | Step::Early | Step::NodeAudit(_) => {
+                parts.push(Part { stage: None, lines: vec![line(step)] })
+            }
             _ => match parts.last_mut() {
                 Some(part) => part.lines.push(line(step)),
                 None => parts.push(Part { stage: None, lines: vec![line(step)] }),
@@ -148,6 +154,7 @@ fn line<'a>(step: &Step<'a>) -> Line<'a> {
     let written = |place: &'a Place| Some(place).filter(|place| place.line > 0);
     match step {
         Step::Interface(interface) => of("interface", "", recognised(interface)),
+        Step::Early => of("early", "", "deny sets are asked as it arrives".to_owned()),
         // Stages are parts.
         Step::Stage(stage, ..) => of("stage", stage.name(), String::new()),
         Step::StageEnd(_, end) => of(

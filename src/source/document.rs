@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::process::local_process;
 use crate::net::addr::Family;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{PortSet, Protocol};
@@ -15,6 +16,7 @@ use crate::policy::selector::Selector;
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
 use crate::text::read::{Fields, Reader, quoted};
+use crate::text::time;
 use crate::text::tree::{Node, Source, Span, Value, parse as parse_toml};
 
 /// The longest text of `log`, in bytes: the kernel's prefix has 127 (`NF_LOG_PREFIXLEN`), and the rule's name goes in front.
@@ -279,29 +281,24 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         None => Some(Mode::Enforce),
         Some(mode) => reader.word(mode, "mode", &[("enforce", Mode::Enforce), ("audit", Mode::Audit)]),
     };
-    let stage = match fields.get("stage") {
-        None => Some(Stage::Host),
-        Some(stage) => {
-            let words = [Stage::Host, Stage::Forward, Stage::Prednat, Stage::Untracked];
-            reader.word(stage, "stage", &words.map(|stage| (stage.name(), stage)))
-        }
-    };
-    if let Some(expires) = fields.entry("expires") {
-        expiry(reader, &expires.node);
-        unsupported(reader, expires.span, "`expires`");
-    }
+    let stages = Stage::ALL.map(|stage| (stage.name(), stage));
+    let stage = fields.get("stage");
+    let stage = stage.map_or(Some(Stage::Host), |node| reader.word(node, "stage", &stages));
+    let expires = fields.get("expires").map(|node| expiry(reader, node));
     if let Some(acknowledge) = fields.entry("acknowledge") {
         reader.word(&acknowledge.node, "thing to acknowledge", &[("bypass", ())]);
         unsupported(reader, acknowledge.span, "`acknowledge`");
     }
-    let ingress = fields.get("ingress").map(|node| rules(reader, node, Direction::Ingress));
+    // Where the stage is in error, that is said there.
+    let at = stage.unwrap_or(Stage::Host);
+    let ingress = fields.get("ingress").map(|node| rules(reader, node, (Direction::Ingress, at)));
     let egress = fields.entry("egress");
     if let (Some(Stage::Prednat), Some(entry)) = (stage, egress) {
         let message = "stage \"prednat\" has no egress: it sees packets as they arrive, before any DNAT";
         let help = "write egress rules in a policy of stage \"host\" or \"forward\"";
         reader.error_with_help(Code::Conflict, entry.span, message, help);
     }
-    let egress = egress.map(|entry| rules(reader, &entry.node, Direction::Egress));
+    let egress = egress.map(|entry| rules(reader, &entry.node, (Direction::Egress, at)));
     if ingress.is_none() && egress.is_none() {
         let help = "ingress = [] governs a direction without a rule of its own";
         let message = "[[policy]] has neither `ingress` nor `egress` and would govern nothing";
@@ -315,7 +312,7 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         nodes: nodes?,
         stage: stage?,
         mode: mode?,
-        expires: None,
+        expires: expires.map_or(Some(None), |expires| expires.map(Some))?,
         ingress,
         egress,
         place,
@@ -323,30 +320,40 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
     })
 }
 
-/// An RFC 3339 time, as a date of TOML or as text.
-fn expiry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) {
+/// The seconds since 1970-01-01 UTC of an RFC 3339 time, as a date of TOML or as text. A fraction of a second is left out and a
+/// leap second is the one before it, so that nothing lasts longer than it says; what was before 1970 is 0.
+fn expiry<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<u64> {
     let date = match &node.value {
         Value::Datetime(date) => Some(*date),
         Value::String(text) => text.parse::<toml::value::Datetime>().ok(),
         other => {
-            return reader.error(Code::Type, node.span, format!("expires must be a time, not {}", other.kind()));
+            reader.error(Code::Type, node.span, format!("expires must be a time, not {}", other.kind()));
+            return None;
         }
     };
-    let complete = date.is_some_and(|date| {
-        date.date.is_some() && date.offset.is_some() && date.time.is_some_and(|time| time.second.is_some())
+    let seconds = date.and_then(|date| {
+        let (date, time, offset) = (date.date?, date.time?, date.offset?);
+        let minutes = match offset {
+            toml::value::Offset::Z => 0,
+            toml::value::Offset::Custom { minutes } => i64::from(minutes),
+        };
+        let days = time::days_to(date.year, date.month, date.day);
+        let of_day = i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second?.min(59));
+        Some(days * 86_400 + of_day - minutes * 60)
     });
-    if !complete {
+    if seconds.is_none() {
         let help = "date, time and offset, like 2027-01-31T18:00:00Z";
         reader.error_with_help(Code::Value, node.span, "expires is not an RFC 3339 time", help);
     }
+    Some(u64::try_from(seconds?).unwrap_or(0))
 }
 
-fn rules<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> Vec<Rule> {
-    let Some(items) = reader.list(node, direction.name()) else { return Vec::new() };
-    items.iter().filter_map(|item| rule(reader, item, direction)).collect()
+fn rules<'t>(reader: &mut Reader<'t>, node: &Node<'t>, at: (Direction, Stage)) -> Vec<Rule> {
+    let Some(items) = reader.list(node, at.0.name()) else { return Vec::new() };
+    items.iter().filter_map(|item| rule(reader, item, at)).collect()
 }
 
-fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> Option<Rule> {
+fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, at: (Direction, Stage)) -> Option<Rule> {
     let place = reader.place(node.span);
     let mut fields = reader.table(node, "a rule")?;
     let actions = [Action::Allow, Action::Deny, Action::Reject, Action::Pass, Action::Log].map(|a| (a.name(), a));
@@ -356,15 +363,7 @@ fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> O
     let not = fields.get("not").and_then(|not| self::not(reader, not, &matched));
     let log = fields.get("log").and_then(|log| log_text(reader, log));
     let comment = fields.get("comment").and_then(|text| reader.string(text, "comment")).map(str::to_owned);
-    for (key, backticked) in [("users", "`users`"), ("groups", "`groups`"), ("units", "`units`")] {
-        let Some(entry) = fields.entry(key) else { continue };
-        local_process(reader, &entry.node, key);
-        if direction == Direction::Ingress {
-            let message = format!("{backticked} names local processes, which only egress has");
-            reader.error(Code::Conflict, entry.span, message);
-        }
-        unsupported(reader, entry.span, backticked);
-    }
+    let process = local_process(reader, &mut fields, at);
     let limit = fields.get("limit").map(|node| self::limit(reader, node));
     fields.finish(reader, "a rule");
     let Matched { from, to, protocol, ports, services, icmp, family, .. } = matched;
@@ -378,7 +377,7 @@ fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, direction: Direction) -> O
         icmp,
         family,
         not,
-        process: None,
+        process,
         limit: match limit {
             None => None,
             // A rule whose limit is in error must not become one without.
@@ -567,22 +566,6 @@ fn log_text<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<String> {
         other => {
             reader.error(Code::Type, node.span, format!("log must be true, false or text, not {}", other.kind()));
             None
-        }
-    }
-}
-
-/// `users`, `groups` (names or numbers) and `units` (names): checked only.
-fn local_process<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str) {
-    for item in parse::some(reader, node, key) {
-        match &item.value {
-            Value::String(text) if text.is_empty() || text.chars().any(|next| next.is_control() || next == '/') => {
-                reader.error(Code::Value, item.span, format!("{} cannot be in `{key}`", quoted(text)));
-            }
-            Value::String(_) => {}
-            Value::Integer(_) if key != "units" => {
-                reader.integer(item, "an id", 0, i64::from(u32::MAX) - 1);
-            }
-            other => reader.error(Code::Type, item.span, format!("`{key}` has names, not {}", other.kind())),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod document;
 mod file;
 mod merge;
+mod process;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

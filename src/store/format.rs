@@ -129,6 +129,30 @@ pub fn decode(bytes: &[u8]) -> Result<Generation, FormatError> {
     Ok(Generation { number, time, source, hash, policy, settings, batch })
 }
 
+/// The bytes of the record's file: a checksum, the text, a line end.
+pub fn encode_record(text: &str) -> Vec<u8> {
+    format!("{} {text}\n", hexadecimal(text)).into_bytes()
+}
+
+/// The text in the bytes of the record's file.
+///
+/// # Errors
+/// Whatever [`encode_record`] did not write.
+pub fn decode_record(bytes: &[u8]) -> Result<String, FormatError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| FormatError::Checksum)?;
+    let text = text.strip_suffix('\n').ok_or(FormatError::Truncated)?;
+    let (digest, text) = text.split_once(' ').ok_or(FormatError::NotOurs)?;
+    if hexadecimal(text) != digest {
+        return Err(FormatError::Checksum);
+    }
+    Ok(text.to_owned())
+}
+
+/// SHA-256 in hexadecimal.
+fn hexadecimal(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn line(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))

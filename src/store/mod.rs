@@ -9,7 +9,7 @@ mod format;
 use std::io;
 
 pub use disk::{Directory, Disk};
-pub use format::{FormatError, Generation, decode, encode};
+pub use format::{FormatError, Generation, decode, decode_record, encode, encode_record};
 
 /// How many generations are kept.
 const KEPT: usize = 20;
@@ -17,6 +17,8 @@ const KEPT: usize = 20;
 const CONFIRMED: &str = "confirmed";
 /// The file of what is to be remembered beside the generations.
 const RECORD: &str = "record";
+/// The file of the confirmed generation is shorter than this: a number and its check.
+const LARGEST_CONFIRMED: usize = 64;
 /// A record larger than this is not ours.
 const LARGEST_RECORD: usize = 1 << 20;
 /// What a file is called until it is whole.
@@ -55,6 +57,7 @@ pub struct Entry {
 }
 
 /// The store in one directory.
+#[derive(Clone, Debug)]
 pub struct Store<D> {
     disk: D,
 }
@@ -63,6 +66,11 @@ impl<D: Disk> Store<D> {
     /// The store on a disk.
     pub fn new(disk: D) -> Self {
         Self { disk }
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &D {
+        &self.disk
     }
 
     /// The disk, for tests that cut its power.
@@ -141,18 +149,33 @@ impl<D: Disk> Store<D> {
 
     /// The number of the confirmed generation, if one is named.
     pub fn confirmed_number(&self) -> Option<u64> {
-        let bytes = self.disk.read(CONFIRMED, 64).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let (number, sealed) = text.trim_end().split_once(' ')?;
-        let number = number.parse().ok()?;
-        (seal(number) == sealed).then_some(number)
+        self.named().ok().flatten()
+    }
+
+    /// What the file of the confirmed generation says; nothing when there is none.
+    fn named(&self) -> Result<Option<u64>, Error> {
+        let bytes = match self.disk.read(CONFIRMED, LARGEST_CONFIRMED) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", CONFIRMED)(error)),
+        };
+        let number = std::str::from_utf8(&bytes).ok().and_then(|text| {
+            let (number, sealed) = text.trim_end().split_once(' ')?;
+            let number = number.parse().ok()?;
+            (seal(number) == sealed).then_some(number)
+        });
+        number.map(Some).ok_or_else(|| Error::Format { file: CONFIRMED.to_owned(), source: FormatError::Checksum })
     }
 
     /// The generation that a boot loads: the confirmed one, else, when that file is damaged, the newest older one that is
     /// whole. With what was passed over and why.
     pub fn confirmed(&self) -> (Option<Generation>, Vec<Error>) {
         let mut passed = Vec::new();
-        let Some(confirmed) = self.confirmed_number() else { return (None, passed) };
+        let confirmed = match self.named() {
+            Ok(Some(confirmed)) => confirmed,
+            Ok(None) => return (None, passed),
+            Err(error) => return (None, vec![error]),
+        };
         let mut numbers = match self.numbers() {
             Ok(numbers) => numbers,
             Err(error) => return (None, vec![error]),
@@ -172,8 +195,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// It is not on the medium; what was there before is untouched.
     pub fn remember(&mut self, text: &str) -> Result<(), Error> {
-        let digest = hexadecimal(text);
-        self.replace(RECORD, format!("{digest} {text}\n").as_bytes())
+        self.replace(RECORD, &encode_record(text))
     }
 
     /// What was last remembered; nothing when nothing was.
@@ -186,19 +208,16 @@ impl<D: Disk> Store<D> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", RECORD)(error)),
         };
-        let wrong = |source| Error::Format { file: RECORD.to_owned(), source };
-        let text = std::str::from_utf8(&bytes).map_err(|_| wrong(FormatError::Checksum))?;
-        let text = text.strip_suffix('\n').ok_or_else(|| wrong(FormatError::Truncated))?;
-        let (digest, text) = text.split_once(' ').ok_or_else(|| wrong(FormatError::NotOurs))?;
-        if hexadecimal(text) != digest {
-            return Err(wrong(FormatError::Checksum));
-        }
-        Ok(Some(text.to_owned()))
+        decode_record(&bytes).map(Some).map_err(|source| Error::Format { file: RECORD.to_owned(), source })
     }
 
     fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
         let temporary = format!("{file}{TEMPORARY}");
-        self.disk.write(&temporary, bytes).map_err(failed("write", &temporary))?;
+        if let Err(error) = self.disk.write(&temporary, bytes) {
+            // Half a generation must not keep the last bytes of a full disk from what is smaller and matters more.
+            let _ = self.disk.remove(&temporary);
+            return Err(failed("write", &temporary)(error));
+        }
         self.disk.rename(&temporary, file).map_err(failed("rename", &temporary))?;
         self.disk.sync().map_err(failed("flush", "the directory of generations"))
     }
@@ -222,10 +241,4 @@ fn number_of(name: &str) -> Option<u64> {
 fn seal(number: u64) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(format!("nodewall confirmed {number}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// SHA-256 in hexadecimal.
-fn hexadecimal(text: &str) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

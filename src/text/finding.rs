@@ -68,6 +68,12 @@ codes! {
     OneWayUntracked = "one-way-untracked",
     /// A policy that selects no interface of this node.
     SelectsNothing = "selects-nothing",
+    /// A user or group that this node does not know.
+    UnknownAccount = "unknown-account",
+    /// A systemd unit that does not run.
+    NotRunning = "not-running",
+    /// A policy whose time is over.
+    Expired = "expired-policy",
 }
 
 /// One thing to tell the operator.

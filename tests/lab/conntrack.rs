@@ -1,4 +1,4 @@
-//! Connection tracking entries made by hand (`IPCTNL_MSG_CT_NEW`), in the network namespace of this thread.
+//! Connection tracking entries made by hand (`IPCTNL_MSG_CT_NEW`), and all of them forgotten, in the network namespace of this thread.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::IpAddr;
@@ -26,7 +26,12 @@ pub fn inject(entries: &[Entry]) {
     assert!(answers.iter().all(|code| *code == 0), "the kernel does not take an entry: {answers:?}");
 }
 
-/// A socket for more than one injection.
+/// Forgets every flow.
+pub fn flush() {
+    Conntrack::open().flush();
+}
+
+/// A socket for more than one of these.
 pub struct Conntrack(Socket);
 
 impl Conntrack {

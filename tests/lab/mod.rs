@@ -1,10 +1,14 @@
 //! What every test on a real kernel stands on: network namespaces that are gone with the test.
 //!
-//! [`isolated`] is one namespace for one test. [`net`] is several of them with wires between, servers and probes.
+//! [`isolated`] is one namespace for one test. [`net`] is several of them with wires between, servers and probes; [`services`] are
+//! the rules of kube-proxy and CNI in one of them. [`daemon`] is the real daemon in one of them.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod conntrack;
+pub mod daemon;
+pub mod dice;
 pub mod net;
+pub mod services;
 
 use std::process::Command;
 

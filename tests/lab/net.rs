@@ -62,6 +62,11 @@ impl Host {
         host
     }
 
+    /// The namespace of this thread.
+    pub fn this() -> Self {
+        Self { namespace: Arc::new(File::open("/proc/thread-self/ns/net").expect("the namespace's file")) }
+    }
+
     /// Runs `work` on a thread inside the host; commands that it starts are inside too.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::report::{PacketRecord, ReasonRecord};
 use super::subject::Subject;
-use super::text::{self, addresses, decided_by, paint, protocol_words, state_word};
+use super::text::{self, addresses, audited, decided, paint, protocol_words, state_word};
 use super::{Arguments, Vlans};
 use crate::capture;
 use crate::cli::exit::{self, Exit};
@@ -118,24 +118,27 @@ struct Line {
     flow: String,
     state: &'static str,
     why: String,
+    /// What policies in audit mode would have done.
+    audited: Vec<String>,
 }
 
 impl Line {
     fn of(answer: &Answer<'_>) -> Self {
-        let plain = |verdict, why| Self { verdict, way: "", flow: "-".to_owned(), state: "", why };
+        let plain = |verdict, why| Self { verdict, way: "", flow: "-".to_owned(), state: "", why, audited: Vec::new() };
         match answer {
-            Answer::Decided(decided) => {
-                let packet = &decided.packet;
-                let mut why = decided_by(&because(&decided.trace, &decided.trace.decision.reason));
-                if decided.trace.decision.unsure {
-                    why.push_str(" (unless a process is meant)");
+            Answer::Decided(answer) => {
+                let (packet, trace) = (&answer.packet, &answer.trace);
+                let mut why = decided(trace);
+                if trace.decision.unsure {
+                    why.push_str(" (rules ask which process sends it)");
                 }
                 Self {
-                    verdict: verdict(decided.trace.decision.outcome),
+                    verdict: verdict(trace.decision.outcome),
                     way: way_of(packet),
                     flow: format!("{} {}", protocol_words(packet), addresses(packet)),
                     state: state_word(packet.state),
                     why,
+                    audited: audited(trace),
                 }
             }
             Answer::Fragment { addresses: (source, destination), first } => {
@@ -151,13 +154,14 @@ impl Line {
     }
 
     fn write(&self, out: &mut String, number: u64, outcome: Option<Outcome>, colored: bool) {
-        let Self { verdict, way, flow, state, why } = self;
+        let Self { verdict, way, flow, state, why, audited } = self;
+        let audit: String = audited.iter().map(|words| format!("; audit: {words}")).collect();
         let shown = match outcome {
             Some(outcome) => paint(outcome, colored),
             None => (*verdict).to_owned(),
         };
         let pad = 8 - verdict.len().min(8);
-        let _ = writeln!(out, "{number:>6}  {shown}{:pad$}  {way:<7}  {flow:<45}  {state:<11}  {why}", "");
+        let _ = writeln!(out, "{number:>6}  {shown}{:pad$}  {way:<7}  {flow:<45}  {state:<11}  {why}{audit}", "");
     }
 }
 
@@ -209,6 +213,9 @@ impl Summary {
             _ => line.why.clone(),
         };
         *self.reasons.entry((line.verdict, why)).or_default() += 1;
+        for words in &line.audited {
+            *self.reasons.entry(("audit", words.clone())).or_default() += 1;
+        }
     }
 
     fn text(&self) -> String {
@@ -249,6 +256,8 @@ struct Record {
     reason: Option<ReasonRecord>,
     packet: Option<PacketRecord>,
     unsure: bool,
+    /// What policies in audit mode would have done.
+    audited: Vec<String>,
 }
 
 impl Record {
@@ -261,7 +270,7 @@ impl Record {
             }
             _ => (None, None, false),
         };
-        Self { number, verdict: line.verdict, why: line.why, reason, packet, unsure }
+        Self { number, verdict: line.verdict, why: line.why, reason, packet, unsure, audited: line.audited }
     }
 }
 

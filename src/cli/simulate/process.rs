@@ -1,12 +1,15 @@
 //! The process that sends a packet, from what the command line says about it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use clap::Args;
-use nix::unistd::{Group, Uid, User};
 
-use crate::net::facts::Facts;
+use crate::cli::examine::ANSWER_TIME;
+use crate::host::accounts::{self, Looked};
+use crate::host::cgroup;
+use crate::policy::local::LocalNames;
 use crate::simulate::{Origin, Socket};
 
 /// What is said about the sender of a packet from this host.
@@ -31,7 +34,6 @@ pub(super) struct Arguments {
 pub(super) fn origin(
     arguments: &super::Arguments,
     root: Option<&Path>,
-    facts: &Facts,
     taken: &mut Vec<String>,
 ) -> Result<Origin, String> {
     let Arguments { user, group, unit, kernel } = &arguments.process;
@@ -44,75 +46,55 @@ pub(super) fn origin(
     } else if !said {
         return Ok(Origin::Unknown);
     }
-    let accounts = Accounts { root: root.filter(|root| *root != Path::new("/")) };
-    let (uid, own_group) = match user {
-        Some(user) => accounts.user(user)?,
+    let root = root.unwrap_or(Path::new("/"));
+    let uid = match user {
+        Some(user) => account(root, user, "user")?,
         None => {
             taken.push("--user 0".to_owned());
-            (0, Some(0))
+            0
         }
     };
-    let gid = match (group, own_group) {
-        (Some(group), _) => accounts.group(group)?,
-        (None, Some(gid)) => {
-            taken.push(format!("--group {gid}"));
-            gid
+    let gid = match group {
+        Some(group) => account(root, group, "group")?,
+        None => {
+            let own = own_group(root, uid).ok_or("say in which group: --group GROUP (this user's own is not known)")?;
+            taken.push(format!("--group {own}"));
+            own
         }
-        (None, None) => return Err("say in which group: --group GROUP (this user is not known here)".to_owned()),
     };
-    let mut cgroups = Default::default();
+    let mut cgroups = BTreeSet::new();
     if let Some(unit) = unit {
-        match facts.units.get(unit) {
-            Some(known) => cgroups = known.clone(),
-            None => taken.push(format!("no control group for {unit}, which no rule names or which does not run")),
+        cgroups = cgroup::find(root).map(|hierarchy| cgroup::of_process(&hierarchy, unit)).unwrap_or_default();
+        if cgroups.is_empty() {
+            taken.push(format!("no control group, as {unit} does not run here"));
         }
     }
     Ok(Origin::Process(Socket { uid, gid, cgroups }))
 }
 
-/// The users and groups of this machine, or those in the files of a copy of another one.
-struct Accounts<'a> {
-    root: Option<&'a Path>,
-}
-
-impl Accounts<'_> {
-    /// A user's number, and the number of the group that is his own, if it is known.
-    fn user(&self, text: &str) -> Result<(u32, Option<u32>), String> {
-        let number = text.parse::<u32>().ok();
-        let found = match self.root {
-            Some(root) => entry(root, "etc/passwd", text, number).map(|fields| (fields[0], fields.get(1).copied())),
-            None => {
-                let user = number.map_or_else(|| User::from_name(text), |number| User::from_uid(Uid::from_raw(number)));
-                let user = user.map_err(|error| format!("cannot look up user {text}: {error}"))?;
-                user.map(|user| (user.uid.as_raw(), Some(user.gid.as_raw())))
-            }
-        };
-        found.or(number.map(|number| (number, None))).ok_or_else(|| format!("there is no user {text}; write a number"))
+/// The number of a user or group.
+fn account(root: &Path, text: &str, kind: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
     }
-
-    fn group(&self, text: &str) -> Result<u32, String> {
-        if let Ok(number) = text.parse() {
-            return Ok(number);
-        }
-        let found = match self.root {
-            Some(root) => entry(root, "etc/group", text, None).map(|fields| fields[0]),
-            None => {
-                let group = Group::from_name(text).map_err(|error| format!("cannot look up group {text}: {error}"))?;
-                group.map(|group| group.gid.as_raw())
-            }
-        };
-        found.ok_or_else(|| format!("there is no group {text}; write a number"))
+    let mut names = LocalNames::default();
+    let of_kind = if kind == "user" { &mut names.users } else { &mut names.groups };
+    of_kind.insert(text.to_owned());
+    let found = accounts::look_up_within(ANSWER_TIME, root, &names);
+    let found = if kind == "user" { found.users } else { found.groups };
+    match found.get(text) {
+        Some(Looked::Found(number)) => Ok(*number),
+        Some(Looked::Failed(why)) => Err(format!("cannot look up {kind} {text}: {why}; write a number")),
+        Some(Looked::Unknown) | None => Err(format!("there is no {kind} {text}; write a number")),
     }
 }
 
-/// The numbers from the third field on of the line of a name or number, as in passwd(5) and group(5).
-fn entry(root: &Path, file: &str, name: &str, number: Option<u32>) -> Option<Vec<u32>> {
-    let text = fs::read_to_string(root.join(file)).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let named = fields.next()? == name;
-        let numbers: Vec<u32> = fields.skip(1).map_while(|field| field.parse().ok()).collect();
-        let first = *numbers.first()?;
-        (named || Some(first) == number).then_some(numbers)
-    })
+/// The group that passwd(5) gives a user; root's is known anyway.
+fn own_group(root: &Path, uid: u32) -> Option<u32> {
+    let text = fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
+    let group = |line: &str| {
+        let mut fields = line.split(':').skip(2).map(|field| field.parse::<u32>().ok());
+        (fields.next()? == Some(uid)).then(|| fields.next())??
+    };
+    text.lines().find_map(group).or((uid == 0).then_some(0))
 }

@@ -10,7 +10,7 @@ use crate::cli::examine::{Examined, examine, facts};
 use crate::cli::exit::Exit;
 use crate::cli::output::Output;
 use crate::config;
-use crate::daemon::{self, Stored, documents};
+use crate::daemon::{self, Stored, clock, documents};
 use crate::net::facts::Facts;
 use crate::policy::effective::Effective;
 use crate::policy::resolve::resolve;
@@ -61,7 +61,7 @@ fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
         output.message(&format!("{}: the daemon left no generation there", directory.display()));
         Exit::Failure
     };
-    let Stored { version, emergency, troubles } = match daemon::stored(directory) {
+    let Stored { version, emergency, expired, troubles } = match daemon::stored(directory) {
         Ok(Some(stored)) => stored,
         Ok(None) => return Err(nothing()),
         Err(store::Error::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Err(nothing()),
@@ -82,10 +82,15 @@ fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
     let (config, _) = config::decode_text("nodewall.toml", &texts.settings);
     let facts = Facts {
         api_servers: documents::api_servers(&config, Trust::Anyone, &mut Vec::new()),
-        ..facts(options.root.as_deref(), output)
+        ..facts(options, &policy, output)
     };
-    let (effective, findings) = resolve(&policy, &settings, &facts);
+    let (mut effective, findings) = resolve(&policy, &settings, &facts);
     refuse_errors(&findings, &shown, output)?;
+    let now = clock::now();
+    effective.expire(|policy| {
+        let known = policy.expires.is_some_and(|expires| expired.contains(&(policy.name.clone(), expires)));
+        known || policy.is_over(now)
+    });
     let (effective, emergency) = match emergency {
         Some(emergency) => (effective_in_emergency(&emergency, &settings, &facts), Some(emergency.words())),
         None => (effective, None),

@@ -8,7 +8,7 @@ use crate::net::protocol::{Protocol, icmp_type_name, icmpv6_type_name};
 use crate::policy::effective::RuleId;
 use crate::policy::model::Stage;
 use crate::simulate::words::{Because, Line, Part, because, parts, recognised, verdict};
-use crate::simulate::{ConntrackState, Origin, Outcome, Packet, RuleStep, Step, Trace, recognise};
+use crate::simulate::{ConntrackState, Origin, Outcome, Packet, Reason, RuleStep, Step, Trace, recognise};
 use crate::text::place::Place;
 use crate::text::render::source_line;
 
@@ -24,26 +24,14 @@ pub(super) fn of(
     let mut out = String::new();
     let decision = &trace.decision;
     let reason = because(trace, &decision.reason);
-    let audited = trace.steps.iter().find_map(|step| match step {
-        Step::NodeAudit(outcome) => Some(*outcome),
-        _ => None,
-    });
-    let by = match audited {
-        Some(outcome) => format!("in audit mode; it would be {}: {}", verdict(outcome), decided_by(&reason)),
-        None => decided_by(&reason),
-    };
-    row(&mut out, &paint(decision.outcome, colored), verdict(decision.outcome).len(), &by);
+    row(&mut out, &paint(decision.outcome, colored), verdict(decision.outcome).len(), &decided(trace));
     if let Some(source) = reason.place().and_then(|place| source_line(&subject.texts, place)) {
         label(&mut out, "", source.trim_end_matches(','));
     }
     label(&mut out, "packet", &packet_words(packet));
     interfaces(&mut out, subject, packet);
-    for (reason, outcome) in &decision.audited {
-        // What the node's audit mode let through is the first line.
-        if audited.is_none() || decision.reason != *reason {
-            let reason = because(trace, reason);
-            label(&mut out, "audit", &format!("would be {}: {}", verdict(*outcome), decided_by(&reason)));
-        }
+    for words in audited(trace) {
+        label(&mut out, "audit", &words);
     }
     for id in &decision.logged {
         let place = logged_at(trace, id).map(|place| format!(", {}", at(place))).unwrap_or_default();
@@ -69,8 +57,35 @@ pub(super) fn of(
     out
 }
 
+/// What decided, or would have if the node were not in audit mode.
+pub(super) fn decided(trace: &Trace<'_>) -> String {
+    let by = decided_by(&because(trace, &trace.decision.reason));
+    match node_audit(trace) {
+        Some(outcome) => format!("in audit mode; it would be {}: {by}", verdict(outcome)),
+        None => by,
+    }
+}
+
+/// What the node's audit mode let through.
+fn node_audit(trace: &Trace<'_>) -> Option<Outcome> {
+    trace.steps.iter().find_map(|step| match step {
+        Step::NodeAudit(outcome) => Some(*outcome),
+        _ => None,
+    })
+}
+
+/// What policies in audit mode would have done; of the node's own audit mode [`decided`] tells.
+pub(super) fn audited(trace: &Trace<'_>) -> Vec<String> {
+    let all = &trace.decision.audited;
+    let of_policies = all.len() - usize::from(node_audit(trace).is_some());
+    let words = |(reason, outcome): &(Reason, Outcome)| {
+        format!("would be {}: {}", verdict(*outcome), decided_by(&because(trace, reason)))
+    };
+    all.iter().take(of_policies).map(words).collect()
+}
+
 /// What decided, with its place.
-pub(super) fn decided_by(reason: &Because<'_>) -> String {
+fn decided_by(reason: &Because<'_>) -> String {
     match reason.place() {
         Some(place) => format!("{}, {}", reason.words, at(place)),
         None => reason.words.clone(),
@@ -235,6 +250,7 @@ fn heading(part: &Part<'_>, packet: &Packet) -> Option<Cells> {
 fn cells(line: &Line<'_>, part: &Part<'_>, subject: &Subject) -> Cells {
     let depth = match line.kind {
         "policy" => 2,
+        "rule" if part.stage.is_none() => 1,
         "rule" => 3,
         // A tier's end belongs to it; the stage's does not.
         "end" if !line.name.is_empty() => 2,
@@ -254,5 +270,69 @@ fn cells(line: &Line<'_>, part: &Part<'_>, subject: &Subject) -> Cells {
         outcome: line.outcome,
         place: line.place.map(Place::short).unwrap_or_default(),
         source: source.unwrap_or_default().trim_end_matches(',').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Config;
+    use crate::net::facts::{Facts, Link};
+    use crate::net::range::RangeSet;
+    use crate::policy::effective::ProcessMatch;
+    use crate::policy::resolve::resolve;
+    use crate::simulate::{Socket, trace};
+    use crate::source::decode_text;
+
+    #[test]
+    fn a_rule_that_asks_for_a_process_makes_the_answer_unsure_until_somebody_says_which() {
+        let policy =
+            "[[policy]]\nname = \"p\"\norder = 1\ninterfaces = \"all()\"\negress = [ { action = \"deny\" } ]\n";
+        let sourced = decode_text("policy.toml", policy);
+        let links = [(2, Link::named(2, InterfaceName::new("eth0").unwrap()))].into();
+        let facts = Facts { links, ..Facts::default() };
+        let (mut effective, _) = resolve(&sourced.policy, &Config::shipped().settings, &facts);
+        for rule in
+            effective.tiers.iter_mut().flat_map(|tier| &mut tier.policies).flat_map(|policy| policy.egress.iter_mut())
+        {
+            rule[0].process = Some(ProcessMatch { users: Some(RangeSet::single(1000)), ..ProcessMatch::default() });
+        }
+        let subject = Subject { effective, facts, texts: sourced.texts, generation: Some(7), emergency: None };
+        let answer = |origin| {
+            let packet = Packet {
+                direction: Direction::Egress,
+                interface: InterfaceName::new("eth0").unwrap(),
+                kind: None,
+                source: "10.0.0.1".parse().unwrap(),
+                destination: "10.0.0.9".parse().unwrap(),
+                protocol: Some(Protocol(47)),
+                ports: None,
+                icmp: None,
+                hop_limit: 1,
+                state: ConntrackState::New,
+                forward: None,
+                translated: None,
+                origin,
+            };
+            of(&subject, &packet, &trace(&subject.effective, &packet), &[], false, false)
+        };
+        let expected = "\
+accepted  default of unknown egress: allow
+packet    gre 10.0.0.1 -> 10.0.0.9, new, hop limit 1
+out       eth0, unknown: not recognised
+unsure    rules ask which process sends it, and nobody said: --user, --group, --unit or --kernel
+under     generation 7
+";
+        assert_eq!(answer(Origin::Unknown), expected);
+        let expected = "\
+dropped   p#1 (deny), policy.toml:5
+          egress = [ { action = \"deny\" } ]
+packet    gre 10.0.0.1 -> 10.0.0.9, new, hop limit 1
+out       eth0, unknown: not recognised, from user 1000 in group 7
+under     generation 7
+";
+        assert_eq!(answer(Origin::Process(Socket { uid: 1000, gid: 7, ..Socket::default() })), expected);
+        assert!(answer(Origin::Kernel).contains("from the kernel\nunder"));
     }
 }

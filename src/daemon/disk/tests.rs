@@ -1,14 +1,19 @@
-//! Crashes at every write and between any two effects: what starts afterwards has in force what was confirmed or in force.
+//! Crashes at every operation of the disk and between any two effects, with the store as it is: what starts afterwards has in force
+//! what was confirmed or in force, and so has a boot.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::net::facts::{Facts, Link};
-use crate::net::interface::InterfaceName;
-use crate::reconcile::{Documents, Done, Effect, Event, Phase, State, Term, step};
+use crate::nft::ir::Ruleset;
+use crate::reconcile::Documents;
+use crate::reconcile::tests::sequences::{op, property};
+use crate::reconcile::tests::world::{Book, Dice, Here, Op, Pace, Shelf, World};
 
 /// A disk in memory that loses power: after `power` operations everything fails, and what was not flushed may be gone.
 #[derive(Clone, Default)]
@@ -18,23 +23,43 @@ struct MemoryDisk {
     /// As they are on the medium.
     flushed: BTreeMap<String, Vec<u8>>,
     power: Option<usize>,
+    /// How many operations are done before one fails for want of space.
+    full: Option<usize>,
     operations: usize,
 }
 
 impl MemoryDisk {
-    /// Whether the power is still there for one more operation.
+    /// Whether the power is still there for one more operation, and the space.
     fn operate(&mut self) -> io::Result<()> {
-        if self.power == Some(self.operations) {
+        if self.is_dark() {
             return Err(io::Error::other("no power"));
         }
         self.operations += 1;
-        Ok(())
+        match self.full {
+            Some(0) => {
+                self.full = None;
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            more => {
+                self.full = more.map(|more| more - 1);
+                Ok(())
+            }
+        }
     }
 
-    /// The disk after the power has come back. Names that were not flushed are either there or not.
-    fn after(&self, lucky: bool) -> Self {
-        let files = if lucky { self.seen.clone() } else { self.flushed.clone() };
-        Self { seen: files.clone(), flushed: files, power: None, operations: 0 }
+    fn is_dark(&self) -> bool {
+        self.power.is_some_and(|power| power <= self.operations)
+    }
+
+    /// The disk after the power has come back: of every name that was not flushed, what was there before or what was to be there.
+    fn after(&self, dice: &mut Dice) -> Self {
+        let names: std::collections::BTreeSet<&String> = self.seen.keys().chain(self.flushed.keys()).collect();
+        let pick = |name: &&String| {
+            let files = if dice.below(2) == 0 { &self.seen } else { &self.flushed };
+            Some(((*name).clone(), files.get(*name)?.clone()))
+        };
+        let files: BTreeMap<String, Vec<u8>> = names.iter().filter_map(pick).collect();
+        Self { seen: files.clone(), flushed: files, ..Self::default() }
     }
 }
 
@@ -78,193 +103,165 @@ impl Disk for MemoryDisk {
     }
 }
 
-/// Documents with one policy on one port, decoded from their texts as the store would decode them.
-fn documents(port: u16, trial: bool) -> Documents {
+/// Documents with one policy on one port, decoded from their texts as the store decodes them; an unknown key is an error.
+fn documents(port: u16, key: &str) -> Documents {
     let text = format!(
-        "[[policy]]\nname = \"p{port}\"\norder = 1\ninterfaces = \"all()\"\ningress = [{{ action = \"deny\", protocol = \"tcp\", ports = [{port}] }}]\n"
+        "{key}[[policy]]\nname = \"p{port}\"\norder = 1\ninterfaces = \"all()\"\ningress = [{{ action = \"deny\", protocol = \"tcp\", ports = [{port}] }}]\n"
     );
-    let texts = Texts { policy: [("000000 0 a.toml".to_owned(), text.into())].into(), settings: "".into() };
+    let settings = format!(
+        "[[failsafe.entry]]\nname = \"ssh\"\ndirection = \"ingress\"\nports = [\"tcp/{}\"]\ninterfaces = \"all()\"\n",
+        2000 + port
+    );
+    let (config, settings_findings) = config::decode_text("nodewall.toml", &settings);
+    assert!(settings_findings.iter().all(|finding| finding.severity == Severity::Warning), "{settings_findings:?}");
+    let texts = Texts { policy: [("000000 0 a.toml".to_owned(), text.into())].into(), settings: settings.into() };
     let sourced = source::decode_kept(&texts.policy);
-    assert!(sourced.findings.is_empty(), "{:?}", sourced.findings);
-    let (config, _) = config::decode_text("nodewall.toml", "");
-    let trial = trial.then(|| Term::new(now(), Duration::from_secs(100)));
-    Documents { policy: sourced.policy, settings: config.settings, findings: Vec::new(), texts, trial }
+    assert_eq!(key.is_empty(), sourced.findings.is_empty(), "{:?}", sourced.findings);
+    Documents {
+        policy: sourced.policy,
+        settings: config.settings,
+        findings: sourced.findings,
+        texts,
+        trial: None,
+        probes: config.probes,
+    }
 }
 
-fn facts() -> Facts {
-    let link = Link::named(1, InterfaceName::new("eth0").unwrap());
-    Facts { links: [(1, link)].into(), ..Facts::default() }
-}
-
-/// The name of the one policy in a state that is in force, "" when none is.
-fn in_force(state: &State) -> String {
-    let target = state.in_force().and(state.summary());
-    target.and_then(|summary| summary.policies.first()).map(|policy| policy.name.clone()).unwrap_or_default()
-}
-
-/// A host: the daemon's state, its disk, and the documents in place.
-struct Host {
-    state: State,
+/// The store as the daemon has it, for the world of the state machine.
+#[derive(Clone)]
+struct Stored {
     store: Store<MemoryDisk>,
-    /// What the kernel has: it outlives the daemon.
-    kernel: String,
-    table: bool,
-    place: u16,
-    /// How many effects are done before the daemon dies.
-    life: Option<usize>,
-    effects: usize,
+    /// What generations hold as bytes, by the digest of its text.
+    rulesets: BTreeMap<String, Arc<Ruleset>>,
 }
 
-/// The daemon is dead.
-#[derive(Debug)]
-struct Dead;
+impl Stored {
+    fn new() -> Self {
+        Self { store: Store::new(MemoryDisk::default()), rulesets: BTreeMap::new() }
+    }
+}
 
-impl Host {
-    fn new(store: Store<MemoryDisk>, place: u16, kernel: String) -> Self {
-        let table = !kernel.is_empty();
-        Self { state: State::default(), store, kernel, table, place, life: None, effects: 0 }
+fn moment(here: &Here) -> Moment {
+    Moment { boot: here.boot.clone(), now: here.now }
+}
+
+impl Shelf for Stored {
+    fn keep(&mut self, keep: Keep, here: &Here) -> Result<(), String> {
+        if let Keep::Generation { ruleset, .. } = &keep {
+            self.rulesets.insert(kernel::hash(ruleset), Arc::clone(ruleset));
+        }
+        write(&mut self.store, vec![keep], &moment(here))
     }
 
-    fn start(&mut self) -> Result<(), Dead> {
-        let (memory, _) = remember(&self.store);
-        self.happen(Event::KernelSeen { table: self.table })?;
-        self.happen(Event::FactsChanged(facts()))?;
-        self.happen(Event::Remembered(Box::new(memory)))?;
-        self.happen(Event::DocumentsLoaded(documents(self.place, false)))
+    fn remember(&self, here: &Here) -> Memory {
+        let (memory, troubles) = remember(&self.store, &moment(here));
+        // What a full disk did not take is not there; but a crash damages nothing.
+        assert!(troubles.iter().all(|trouble| trouble.ends_with(".generation: entity not found")), "{troubles:?}");
+        memory
     }
 
-    /// Does everything that an event leads to, in order, until nothing is left.
-    fn happen(&mut self, event: Event) -> Result<(), Dead> {
-        let mut events = vec![event];
-        while !events.is_empty() {
-            for effect in step(&mut self.state, events.remove(0)) {
-                if self.life == Some(self.effects) {
-                    return Err(Dead);
-                }
-                self.effects += 1;
-                match effect {
-                    Effect::Apply(_) => {
-                        events.push(Event::Applied(Ok(Done { changes: 1 })));
-                        self.table = true;
-                        let mut after = self.state.clone();
-                        step(&mut after, Event::Applied(Ok(Done { changes: 1 })));
-                        self.kernel = in_force(&after);
-                    }
-                    Effect::Keep(ticket, what) => events.push(Event::Kept(ticket, write(&mut self.store, what))),
-                    _ => {}
-                }
+    fn version(&self, number: u64) -> Option<Version> {
+        read(&self.store, Wanted::Number(number)).ok()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.store.numbers().unwrap()
+    }
+
+    fn boots(&self) -> Option<Arc<Ruleset>> {
+        let (generation, passed) = self.store.confirmed();
+        assert!(passed.is_empty(), "{passed:?}");
+        Some(Arc::clone(&self.rulesets[&generation?.hash]))
+    }
+
+    fn record(&self) -> Record {
+        let text = self.store.remembered().unwrap();
+        text.map(|text| serde_json::from_str::<Remembered>(&text).unwrap().record).unwrap_or_default()
+    }
+
+    fn fails(&mut self, dice: &mut Dice) {
+        self.store.disk_mut().full = Some(dice.below(3));
+    }
+
+    fn cut(&mut self, operations: usize) -> bool {
+        let disk = self.store.disk_mut();
+        disk.power = Some(disk.operations + operations);
+        true
+    }
+
+    fn dark(&self) -> bool {
+        self.store.disk().is_dark()
+    }
+
+    fn after_crash(&mut self, reboot: bool, dice: &mut Dice) {
+        let disk = self.store.disk_mut();
+        (disk.power, disk.full) = (None, None);
+        if reboot {
+            *disk = disk.after(dice);
+        }
+    }
+}
+
+/// At least so many points at which something stops, in a plain run.
+const POINTS: usize = 1000;
+
+/// What is in the kernel and what is on disk agree after every start: on a generation that was confirmed or in force, and never on
+/// one whose time for a confirmation is over. The daemon dies, or the host does, before every effect, before every turn of the
+/// kernel's and the disk's threads, and at every operation of a write.
+#[test]
+fn whatever_stops_wherever_kernel_and_disk_agree_after_the_next_start() {
+    let written = (1..5).map(|port| documents(port, "")).chain([documents(5, "colour = 1\n"), documents(6, "x = 1\n")]);
+    let book = Arc::new(Book::new(written.collect()));
+    let (points, cuts) = (Cell::new(0), Cell::new(0));
+    let story = (prop::collection::vec(op(), 4..16), any::<u64>());
+    property("the store", 6, &story, |(story, seed)| {
+        for pace in [Pace::Split, Pace::Mixed] {
+            let mut world = World::new(Arc::clone(&book), Stored::new(), seed);
+            world.watch();
+            world.lives(&story, pace);
+            world.check_disk();
+            for (at, boundary) in world.boundaries().into_iter().enumerate() {
+                points.set(points.get() + 1);
+                cuts.set(cuts.get() + usize::from(boundary.shelf.dark()));
+                boundary.crashes(at.is_multiple_of(2) == seed.is_multiple_of(2));
             }
         }
-        Ok(())
-    }
+    });
+    println!("{} points, {} of them in the middle of a write", points.get(), cuts.get());
+    assert!(points.get() >= POINTS && cuts.get() > 100, "{} {}", points.get(), cuts.get());
 }
 
-/// What a host goes through, and what may be in force when it is cut short during each step and started again.
-fn story(host: &mut Host, step: usize) -> Result<(), Dead> {
-    match step {
-        0 => host.start(),
-        1 => {
-            host.place = 2;
-            host.happen(Event::DocumentsLoaded(documents(2, false)))
-        }
-        2 => host.happen(Event::ApplyRequested { documents: documents(3, true), elsewhere: Some("/x".to_owned()) }),
-        3 => host.happen(Event::DeadlineDue),
-        4 => host.happen(Event::ApplyRequested { documents: documents(4, true), elsewhere: Some("/x".to_owned()) }),
-        5 => host.happen(Event::ConfirmRequested { by: "me".to_owned() }),
-        6 => {
-            let version = read(&host.store, Wanted::Number(1)).ok();
-            host.happen(Event::RollbackRequested { version, by: "me".to_owned() })
-        }
-        _ => {
-            host.place = 5;
-            host.happen(Event::DocumentsLoaded(documents(5, false)))
-        }
-    }
-}
-
-/// What may be in force after a restart during or after each step of the story.
-const ALLOWED: [&[&str]; 8] = [
-    &["p1"],
-    // The documents in place are new; they come into force at the start at the latest.
-    &["p2"],
-    // On trial, or back.
-    &["p2", "p3"],
-    &["p2", "p3"],
-    &["p2", "p4"],
-    &["p4"],
-    &["p4", "p1"],
-    &["p5"],
-];
-
-/// What a boot may load then.
-const BOOTS: [&[&str]; 8] =
-    [&["", "p1"], &["p1", "p2"], &["p2"], &["p2"], &["p2"], &["p2", "p4"], &["p4", "p1"], &["p1", "p5"]];
-
-fn boots(store: &Store<MemoryDisk>) -> String {
-    let (generation, _) = store.confirmed();
-    let version = generation.map(|generation| decode(&generation).unwrap());
-    version.map(|version| version.policy.policies[0].name.clone()).unwrap_or_default()
-}
-
-/// Runs the story to the point where something fails, and starts the host again; how far it came.
-fn cut(power: Option<usize>, life: Option<usize>, lucky: bool, reboot: bool) -> Option<usize> {
-    let disk = MemoryDisk { power, ..MemoryDisk::default() };
-    let mut host = Host::new(Store::new(disk), 1, String::new());
-    host.life = life;
-    for at in 0..ALLOWED.len() {
-        let died = story(&mut host, at).is_err();
-        let dark = power.is_some_and(|power| host.store.disk_mut().operations == power);
-        if !died && !dark {
-            continue;
-        }
-        let what = format!("step {at}, power {power:?}, life {life:?}, lucky {lucky}, reboot {reboot}");
-        let disk = if dark { host.store.disk_mut().after(lucky) } else { host.store.disk_mut().clone() };
-        let store = Store::new(disk);
-        let booted = boots(&store);
-        assert!(BOOTS[at].contains(&booted.as_str()), "{what}: a boot loads {booted:?}");
-        let kernel = if reboot { booted } else { host.kernel.clone() };
-        let mut again = Host::new(store, host.place, kernel);
-        again.start().unwrap();
-        let found = again.kernel.clone();
-        assert!(ALLOWED[at].contains(&found.as_str()), "{what}: {found:?} is in force after the start");
-        assert_eq!(found, in_force(&again.state), "{what}");
-        assert!(matches!(again.state.phase(), Phase::InForce | Phase::Unconfirmed | Phase::Degraded), "{what}");
-        // The disk agrees with the kernel, unless that is on trial.
-        if again.state.record().pending.is_none() {
-            assert_eq!(boots(&again.store), found, "{what}");
-        } else {
-            again.happen(Event::DeadlineDue).unwrap();
-            assert_eq!(again.kernel, boots(&again.store), "{what}: after the deadline");
-        }
-        return Some(at);
-    }
-    None
-}
-
+/// What an operator goes through, with nothing left to chance.
 #[test]
-fn a_death_between_any_two_effects_leaves_what_was_confirmed_or_in_force() {
+fn a_day_of_trials_ways_back_and_emergencies_stops_at_every_point() {
+    let book = Arc::new(Book::new((1..6).map(|port| documents(port, "")).collect()));
+    let elsewhere = |which| Op::Apply { elsewhere: Some(which), trial: Some(60_000) };
+    let day = [
+        Op::Documents(1),
+        elsewhere(2),
+        Op::Wait(61_000),
+        elsewhere(3),
+        Op::Confirm,
+        Op::Rollback(0),
+        Op::Documents(4),
+        Op::Panic(true),
+        Op::Crash(5),
+        Op::Panic(false),
+        Op::BreakGlass(Some(60_000)),
+        Op::Wait(61_000),
+        elsewhere(2),
+        Op::Reboot(10),
+    ];
     let mut points = 0;
-    for life in 0.. {
-        let came = [false, true].map(|reboot| cut(None, Some(life), true, reboot));
-        if came == [None, None] {
-            break;
+    let mut world = World::new(Arc::clone(&book), Stored::new(), 1);
+    world.watch();
+    world.lives(&day, Pace::Split);
+    for boundary in world.boundaries() {
+        for reboot in [false, true] {
+            points += 1;
+            boundary.clone().crashes(reboot);
         }
-        points += 1;
     }
     println!("{points} points");
-    assert!(points > 30, "{points}");
-}
-
-#[test]
-fn a_power_cut_at_any_operation_of_the_disk_leaves_what_was_confirmed_or_in_force() {
-    let mut points = 0;
-    for power in 0.. {
-        let came = [false, true].map(|lucky| cut(Some(power), None, lucky, true));
-        if came == [None, None] {
-            break;
-        }
-        points += 1;
-    }
-    println!("{points} points");
-    assert!(points > 40, "{points}");
+    assert!(points > 300, "{points}");
 }

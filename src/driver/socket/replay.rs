@@ -16,14 +16,15 @@ impl Netlink {
         let batch = replay(bytes, self.sequence).map_err(|malformed| Error::Batch(malformed.to_string()))?;
         self.take_sequence(batch.len());
         self.send(&batch.bytes)?;
-        match self.answers(|sequence| batch.subject_of(sequence).is_some())? {
+        let (errors, lost) = self.answers(|sequence| batch.subject_of(sequence).is_some())?;
+        match (errors.first(), lost) {
             (None, false) => Ok(()),
             // Only errors are so many that they do not fit the buffer.
             (None, true) => {
                 Err(Error::Refused { subject: format!("table {TABLE} (its reasons were lost)"), errno: Errno::ENOBUFS })
             }
             (Some(answer), _) if answer.errno == ERESTART => Err(Error::Contended),
-            (Some(answer), _) => Err(refused(batch.subject_of(answer.sequence).unwrap_or(TABLE).to_owned(), &answer)),
+            (Some(answer), _) => Err(refused(batch.subject_of(answer.sequence).unwrap_or(TABLE).to_owned(), answer)),
         }
     }
 }

@@ -6,7 +6,8 @@ use super::constant::{
     NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_CHAIN_USE,
     NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY,
 };
-use super::decode::Message;
+use super::decode::{Message, devices};
+use crate::nft::key::Datum;
 
 /// The family of a table, as nft(8) names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,6 +36,17 @@ impl Family {
             Self::Arp => "arp",
             Self::Bridge => "bridge",
             Self::Netdev => "netdev",
+        }
+    }
+
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Inet => NFPROTO_INET,
+            Self::Ip => NFPROTO_IPV4,
+            Self::Ip6 => NFPROTO_IPV6,
+            Self::Arp => NFPROTO_ARP,
+            Self::Bridge => NFPROTO_BRIDGE,
+            Self::Netdev => NFPROTO_NETDEV,
         }
     }
 
@@ -78,6 +90,8 @@ pub struct BaseHook {
     pub hook: &'static str,
     /// The priority; lower goes first.
     pub priority: i32,
+    /// The devices, at ingress and egress; a name that ends in `*` stands for all that begin so (Linux 6.16).
+    pub devices: Vec<String>,
     /// "filter", "nat" or "route".
     pub kind: String,
     /// Whether the policy is drop.
@@ -112,9 +126,12 @@ pub fn any_chain(message: &Message<'_>) -> Result<Option<AnyChain>, Malformed> {
     let mut base = None;
     if attributes.get(NFTA_CHAIN_HOOK).is_some() {
         let hook = attributes.nested(NFTA_CHAIN_HOOK)?;
+        let mut devices: Vec<String> = devices(&hook)?.iter().map(Datum::as_name).collect();
+        devices.sort();
         base = Some(BaseHook {
             hook: family.hook(hook.u32(NFTA_HOOK_HOOKNUM)?.unwrap_or(u32::MAX)),
             priority: hook.u32(NFTA_HOOK_PRIORITY)?.unwrap_or(0).cast_signed(),
+            devices,
             kind: attributes.text(NFTA_CHAIN_TYPE),
             drops: attributes.u32(NFTA_CHAIN_POLICY)?.map(u32::cast_signed) == Some(NF_DROP),
             rules: attributes.u32(NFTA_CHAIN_USE)?.unwrap_or(0),
@@ -132,7 +149,7 @@ pub fn any_chain(message: &Message<'_>) -> Result<Option<AnyChain>, Malformed> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::attribute::Writer;
-    use super::super::constant::NFNL_SUBSYS_NFTABLES;
+    use super::super::constant::{NFNL_SUBSYS_NFTABLES, NFTA_DEVICE_NAME, NFTA_HOOK_DEV, NFTA_HOOK_DEVS};
     use super::super::decode::messages;
     use super::*;
 
@@ -160,10 +177,49 @@ mod tests {
     fn a_base_chain_is_read() {
         let read = |bytes: &[u8]| any_chain(&messages(bytes).unwrap()[0]).unwrap();
         let found = read(&chain(NFPROTO_IPV4)).unwrap();
-        let base = BaseHook { hook: "input", priority: -5, kind: "filter".to_owned(), drops: true, rules: 3 };
+        let base = BaseHook {
+            hook: "input",
+            priority: -5,
+            devices: Vec::new(),
+            kind: "filter".to_owned(),
+            drops: true,
+            rules: 3,
+        };
         assert_eq!((found.family, found.base), (Family::Ip, Some(base)));
         assert_eq!((found.table.as_str(), found.name.as_str()), ("filter", "INPUT"));
         assert_eq!(read(&chain(200)), None);
+    }
+
+    /// Of one device the kernel says the name twice, and versions of it only once.
+    #[test]
+    fn devices_are_read_in_either_form() {
+        let read = |fill: &dyn Fn(&mut Writer)| {
+            let mut writer = Writer { bytes: [[0; 16].as_slice(), &[NFPROTO_INET, 0, 0, 0]].concat() };
+            writer.bytes[4..6].copy_from_slice(&(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN).to_ne_bytes());
+            writer.nest(NFTA_CHAIN_HOOK, |hook| {
+                hook.put_u32(NFTA_HOOK_HOOKNUM, 5);
+                fill(hook);
+            });
+            let length = (writer.bytes.len() as u32).to_ne_bytes();
+            writer.bytes[..4].copy_from_slice(&length);
+            let base = any_chain(&messages(&writer.bytes).unwrap()[0]).unwrap().unwrap().base.unwrap();
+            assert_eq!(base.hook, "ingress");
+            base.devices.join(" ")
+        };
+        let list = |kinds: &'static [(u16, &str)]| {
+            move |hook: &mut Writer| {
+                hook.nest(NFTA_HOOK_DEVS, |list| kinds.iter().for_each(|(kind, name)| list.put_text(*kind, name)));
+            }
+        };
+        assert_eq!(read(&|_| {}), "");
+        assert_eq!(read(&|hook| hook.put_text(NFTA_HOOK_DEV, "eth0")), "eth0");
+        assert_eq!(read(&list(&[(NFTA_DEVICE_NAME, "eth0")])), "eth0");
+        assert_eq!(read(&list(&[(NFTA_DEVICE_NAME, "eth0"), (NFTA_DEVICE_NAME + 1, "ib")])), "eth0 ib*");
+        let both = |hook: &mut Writer| {
+            list(&[(NFTA_DEVICE_NAME, "eth0")])(hook);
+            hook.put_text(NFTA_HOOK_DEV, "eth0");
+        };
+        assert_eq!(read(&both), "eth0");
     }
 
     #[test]

@@ -10,9 +10,9 @@ use super::constant::{
     CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_CODE,
     CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_CODE, CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE,
     CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_STATUS,
-    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_ZONE, IP_CT_TCP_FLAG_BE_LIBERAL,
-    IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4, NFPROTO_IPV6,
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE,
+    IP_CT_TCP_FLAG_BE_LIBERAL, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
+    NFPROTO_IPV4, NFPROTO_IPV6, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
 };
 use super::decode::Message;
 use super::encode::{finish, header};
@@ -28,15 +28,17 @@ pub fn list_flows(sequence: u32) -> Vec<u8> {
     writer.bytes
 }
 
-/// Appends the request to end exactly this flow: its tuple, its zone and its id, so that a flow that took its place
-/// meanwhile is left alone (the kernel says `ENOENT` then). It is acknowledged.
-pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32) {
+/// Appends the request to end exactly this flow, so that one that took its place meanwhile is left alone (the kernel says `ENOENT`
+/// then): the kernel looks it up by the tuple of the answers, which shows how it is translated, and compares its id, which is made
+/// of the original tuple and the entry's place in memory (nf_ct_get_id). That it worked is said only if it is `acknowledged`.
+pub fn end_flow(bytes: &mut Vec<u8>, flow: &Flow, sequence: u32, acknowledged: bool) {
     let mut writer = Writer { bytes: std::mem::take(bytes) };
     let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE;
     let family = if flow.original.source.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
-    let start = header(&mut writer, kind, NLM_F_REQUEST | NLM_F_ACK, sequence, family, 0);
+    let flags = if acknowledged { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
+    let start = header(&mut writer, kind, flags, sequence, family, 0);
     // Without a tuple the request would end every flow.
-    put_tuple(&mut writer, CTA_TUPLE_ORIG, &flow.original);
+    put_tuple(&mut writer, CTA_TUPLE_REPLY, &flow.reply);
     if flow.zone != 0 {
         writer.put_u16(CTA_ZONE, flow.zone);
     }
@@ -94,10 +96,13 @@ pub fn flow(message: &Message<'_>) -> Result<Option<Flow>, Malformed> {
         return Ok(None);
     }
     let attributes = message.attributes()?;
+    let (original, reply) = (attributes.nested(CTA_TUPLE_ORIG)?, attributes.nested(CTA_TUPLE_REPLY)?);
+    // A zone may hold for one direction only, and is told with that one then (`ct original zone set 1`).
+    let zones = [attributes.u16(CTA_ZONE)?, original.u16(CTA_TUPLE_ZONE)?, reply.u16(CTA_TUPLE_ZONE)?];
     Ok(Some(Flow {
-        original: tuple(&attributes.nested(CTA_TUPLE_ORIG)?)?,
-        reply: tuple(&attributes.nested(CTA_TUPLE_REPLY)?)?,
-        zone: attributes.u16(CTA_ZONE)?.unwrap_or(0),
+        original: tuple(&original)?,
+        reply: tuple(&reply)?,
+        zone: zones.into_iter().flatten().find(|zone| *zone != 0).unwrap_or(0),
         id: attributes.u32(CTA_ID)?.ok_or_else(|| Malformed::new("a flow without an id"))?,
         status: attributes.u32(CTA_STATUS)?.unwrap_or(0),
         picked_up: picked_up(&attributes)?,
@@ -212,17 +217,41 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_of_one_direction_is_a_zone() {
+        let example = &examples()[0];
+        let zoned = |direction| {
+            let mut writer = Writer::default();
+            let start = header(&mut writer, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, 0, 1, NFPROTO_IPV4, 0);
+            for (kind, tuple) in [(CTA_TUPLE_ORIG, &example.original), (CTA_TUPLE_REPLY, &example.reply)] {
+                let tuple_start = writer.bytes.len();
+                put_tuple(&mut writer, kind, tuple);
+                if kind == direction {
+                    writer.put_u16(CTA_TUPLE_ZONE, 5);
+                    let length = (writer.bytes.len() - tuple_start) as u16;
+                    writer.bytes[tuple_start..tuple_start + 2].copy_from_slice(&length.to_ne_bytes());
+                }
+            }
+            writer.put_u32(CTA_ID, 1);
+            finish(&mut writer, start);
+            flow(&messages(&writer.bytes).unwrap()[0]).unwrap().unwrap().zone
+        };
+        assert_eq!([CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, 0].map(zoned), [5, 5, 0]);
+    }
+
+    #[test]
     fn the_request_to_end_a_flow_names_its_tuple_zone_and_id() {
         for example in examples() {
             let mut bytes = Vec::new();
-            end_flow(&mut bytes, &example, 5);
-            end_flow(&mut bytes, &example, 6);
+            end_flow(&mut bytes, &example, 5, false);
+            end_flow(&mut bytes, &example, 6, true);
             let messages = messages(&bytes).unwrap();
             assert_eq!(messages.iter().map(|message| message.sequence).collect::<Vec<_>>(), [5, 6]);
+            assert_eq!(messages.iter().map(|message| message.flags & NLM_F_ACK).collect::<Vec<_>>(), [0, NLM_F_ACK]);
             for message in &messages {
                 assert_eq!(message.kind, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE);
                 let attributes = message.attributes().unwrap();
-                assert_eq!(tuple(&attributes.nested(CTA_TUPLE_ORIG).unwrap()), Ok(example.original));
+                assert!(attributes.get(CTA_TUPLE_ORIG).is_none());
+                assert_eq!(tuple(&attributes.nested(CTA_TUPLE_REPLY).unwrap()), Ok(example.reply));
                 assert_eq!(attributes.u32(CTA_ID), Ok(Some(example.id)));
                 assert_eq!(attributes.u16(CTA_ZONE), Ok((example.zone != 0).then_some(example.zone)));
             }

@@ -3,9 +3,13 @@
 //! The messages about a transaction's objects come first, its `NFT_MSG_NEWGEN` last (kernel nf_tables_commit); both carry the
 //! port of the socket that committed it, by which our own are known.
 
+use std::collections::BTreeSet;
+
 use super::attribute::Malformed;
 use super::constant::{
-    NFPROTO_INET, NFT_MSG_NEWGEN, NFTA_GEN_ID, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID, NFTA_TABLE_NAME,
+    NFPROTO_INET, NFT_MSG_DELCHAIN, NFT_MSG_DELRULE, NFT_MSG_DELSET, NFT_MSG_DELSETELEM, NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWGEN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFTA_GEN_ID, NFTA_GEN_PROC_NAME,
+    NFTA_GEN_PROC_PID, NFTA_SET_ELEM_LIST_SET, NFTA_SET_NAME, NFTA_TABLE_NAME,
 };
 use super::decode::{Message, messages};
 use crate::nft::TABLE_NAME;
@@ -26,18 +30,49 @@ pub struct Commit {
     pub generation: u32,
     /// Who committed it, where the kernel tells.
     pub process: Option<Process>,
+    /// The sets that it was about.
+    pub sets: TouchedSets,
 }
+
+/// The sets of which the contents may have changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TouchedSets {
+    /// Only these, maybe none: a transaction that is about rules leaves the elements of sets alone.
+    These(BTreeSet<String>),
+    /// Nobody knows: all of them.
+    Any,
+}
+
+impl TouchedSets {
+    /// No set.
+    pub const NONE: Self = Self::These(BTreeSet::new());
+
+    /// Those of both.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::These(mut one), Self::These(other)) if one.len() + other.len() <= SETS_NAMED => {
+                one.extend(other);
+                Self::These(one)
+            }
+            _ => Self::Any,
+        }
+    }
+}
+
+/// How many sets are named one by one; somebody who touches more than that may have touched all.
+const SETS_NAMED: usize = 64;
 
 /// Follows the notifications, datagram by datagram.
 #[derive(Clone, Debug, Default)]
 pub struct Touches {
-    /// Whether the foreign transaction that is being told of changed our table.
-    touched: bool,
+    /// What the foreign transaction that is being told of changed in our table; `None`: nothing so far.
+    touched: Option<TouchedSets>,
 }
 
 impl Touches {
-    /// Takes in a datagram; the first transaction that it ends and that changed our table, if there is one. What comes from the
-    /// port `own` is left aside.
+    /// Takes in a datagram; the first transaction that it ends and that changed our table, if there is one, with the sets of all
+    /// of them. What comes from the port `own` is left aside.
     ///
     /// # Errors
     /// Bytes that are not as the kernel writes them.
@@ -49,12 +84,18 @@ impl Touches {
                 continue;
             }
             if kind == NFT_MSG_NEWGEN {
-                let touched = std::mem::take(&mut self.touched);
-                if touched && found.is_none() {
-                    found = Some(commit(&message)?);
+                if let Some(sets) = self.touched.take() {
+                    let commit = commit(&message, sets)?;
+                    found = Some(match found {
+                        None => commit,
+                        Some(Commit { generation, process, sets }) => {
+                            Commit { generation, process, sets: sets.or(commit.sets) }
+                        }
+                    });
                 }
-            } else if !self.touched {
-                self.touched = is_ours(&message)?;
+            } else if is_ours(&message)? {
+                let sets = sets_of(kind, &message)?;
+                self.touched = Some(self.touched.take().unwrap_or(TouchedSets::NONE).or(sets));
             }
         }
         Ok(found)
@@ -62,7 +103,7 @@ impl Touches {
 
     /// Forgets a half-told transaction: messages were lost.
     pub fn lost(&mut self) {
-        self.touched = false;
+        self.touched = None;
     }
 }
 
@@ -74,7 +115,19 @@ fn is_ours(message: &Message<'_>) -> Result<bool, Malformed> {
     Ok(message.attributes()?.text(NFTA_TABLE_NAME) == TABLE_NAME)
 }
 
-fn commit(message: &Message<'_>) -> Result<Commit, Malformed> {
+/// The sets that a message of our table is about.
+fn sets_of(kind: u16, message: &Message<'_>) -> Result<TouchedSets, Malformed> {
+    let named = |attribute| Ok(TouchedSets::These([message.attributes()?.text(attribute)].into()));
+    match kind {
+        NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM => named(NFTA_SET_ELEM_LIST_SET),
+        NFT_MSG_NEWSET | NFT_MSG_DELSET => named(NFTA_SET_NAME),
+        // A chain that goes takes no element with it; deleting a chain that a map leads to is refused.
+        NFT_MSG_NEWRULE | NFT_MSG_DELRULE | NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => Ok(TouchedSets::NONE),
+        _ => Ok(TouchedSets::Any),
+    }
+}
+
+fn commit(message: &Message<'_>, sets: TouchedSets) -> Result<Commit, Malformed> {
     let attributes = message.attributes()?;
     let generation =
         attributes.u32(NFTA_GEN_ID)?.ok_or_else(|| Malformed::new("a notification without a generation"))?;
@@ -84,16 +137,14 @@ fn commit(message: &Message<'_>) -> Result<Commit, Malformed> {
         .map(|letter| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' })
         .collect();
     let process = attributes.u32(NFTA_GEN_PROC_PID)?.map(|pid| Process { pid, name });
-    Ok(Commit { generation, process })
+    Ok(Commit { generation, process, sets })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::attribute::Writer;
-    use super::super::constant::{
-        NFNL_SUBSYS_NFTABLES, NFPROTO_IPV4, NFT_MSG_DELRULE, NFT_MSG_DELTABLE, NFT_MSG_NEWSETELEM,
-    };
+    use super::super::constant::{NFNL_SUBSYS_NFTABLES, NFPROTO_IPV4, NFT_MSG_DELTABLE, NFT_MSG_NEWSETELEM};
     use super::*;
 
     fn message(kind: u16, port: u32, family: u8, fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
@@ -146,10 +197,36 @@ mod tests {
             [about(NFT_MSG_DELTABLE, THEIRS, NFPROTO_INET, "nodewall"), generation(THEIRS, 9, "a\n\u{1b}b")].concat(),
         ]);
         let process = |name: &str| Some(Process { pid: 77, name: name.to_owned() });
+        let gone = |generation, name| Commit { generation, process: process(name), sets: TouchedSets::Any };
+        assert_eq!(told, [gone(4, "nft"), gone(9, "a??b")]);
+    }
+
+    #[test]
+    fn the_sets_of_a_transaction_are_named() {
+        let in_set = |kind, attribute, set: &str| {
+            message(kind, THEIRS, NFPROTO_INET, |writer| {
+                writer.put_text(NFTA_TABLE_NAME, "nodewall");
+                writer.put_text(attribute, set);
+            })
+        };
+        let rule = || about(NFT_MSG_DELRULE, THEIRS, NFPROTO_INET, "nodewall");
+        let sets = |datagrams: &[Vec<u8>]| take(datagrams).pop().unwrap().sets;
+        let these = |names: &[&str]| TouchedSets::These(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(sets(&[rule(), generation(THEIRS, 4, "nft")]), TouchedSets::NONE);
+        let element = in_set(NFT_MSG_DELSETELEM, NFTA_SET_ELEM_LIST_SET, "a");
+        let set = in_set(NFT_MSG_NEWSET, NFTA_SET_NAME, "b");
+        assert_eq!(sets(&[element.clone(), rule(), set, generation(THEIRS, 4, "nft")]), these(&["a", "b"]));
+        // Two transactions in one datagram are one answer.
+        let two = [rule(), generation(THEIRS, 4, "nft"), element, generation(THEIRS, 5, "nft")].concat();
         assert_eq!(
-            told,
-            [Commit { generation: 4, process: process("nft") }, Commit { generation: 9, process: process("a??b") }]
+            take(&[two]),
+            [Commit { generation: 4, process: Some(Process { pid: 77, name: "nft".to_owned() }), sets: these(&["a"]) }]
         );
+        let many: Vec<Vec<u8>> = (0..100)
+            .map(|number| in_set(NFT_MSG_DELSET, NFTA_SET_NAME, &format!("s{number}")))
+            .chain([generation(THEIRS, 4, "nft")])
+            .collect();
+        assert_eq!(sets(&many), TouchedSets::Any);
     }
 
     #[test]
@@ -180,7 +257,7 @@ mod tests {
             }
         }
         let nameless = message(NFT_MSG_NEWGEN, THEIRS, 0, |writer| writer.put(NFTA_GEN_ID, &[1, 2]));
-        let mut touches = Touches { touched: true };
+        let mut touches = Touches { touched: Some(TouchedSets::NONE) };
         assert!(touches.take(&nameless, None).is_err());
         assert!(touches.take(&[0; 7], None).is_err());
     }

@@ -8,17 +8,20 @@ mod base_chain;
 pub mod conntrack;
 pub mod constant;
 mod decode;
+mod effect;
 mod encode;
 mod event;
 mod expression;
+pub mod probe;
 mod replay;
 mod set;
 
 pub use attribute::Malformed;
 pub use base_chain::{AnyChain, BaseHook, Family, any_chain};
 pub use decode::{Acknowledgement, Message, Snapshot, acknowledgement, elements_of, generation, messages};
+pub use effect::{Effect, effect, list_rules};
 pub use encode::{Encoded, encode, get_elements, request, request_of_all_families};
-pub use event::{Commit, Process, Touches};
+pub use event::{Commit, Process, TouchedSets, Touches};
 pub use expression::canonical_rule;
 pub use replay::{Replay, replay};
 

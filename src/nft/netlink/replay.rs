@@ -2,7 +2,7 @@
 
 use super::attribute::{Attributes, Malformed, Walk};
 use super::constant::*;
-use super::decode::{Message, messages};
+use super::decode::{Message, devices, messages};
 use crate::nft::{TABLE, TABLE_NAME};
 
 /// A stored batch that was found to be about our table only, ready to be sent.
@@ -34,16 +34,32 @@ impl Replay {
     }
 }
 
-/// Expressions that our rules are made of (nft(8) has names for all of them). None sends a packet elsewhere, changes one, or names
-/// an object of another table.
-const EXPRESSIONS: &[&str] =
-    &["bitwise", "cmp", "counter", "ct", "immediate", "limit", "log", "lookup", "meta", "payload", "range", "reject"];
+/// Expressions that our rules are made of (nft(8) has names for all of them). None sends a packet elsewhere, changes more of one than its
+/// mark, or names an object of another table.
+const EXPRESSIONS: &[&str] = &[
+    "bitwise",
+    "byteorder",
+    "cmp",
+    "counter",
+    "ct",
+    "dynset",
+    "immediate",
+    "limit",
+    "log",
+    "lookup",
+    "meta",
+    "notrack",
+    "payload",
+    "range",
+    "reject",
+    "socket",
+];
 
 /// Checks a stored batch and numbers its messages from `first` on. Nothing of the stored headers is believed: the frame, the numbers
 /// and the flags are written anew, and only the last change asks for an acknowledgement.
 ///
 /// It must be what [`crate::plan::boot_batch`] wrote: the table made, deleted and made again, so that nothing of before is left, then
-/// chains, sets, elements and rules, each of our table by name, with a base chain among them.
+/// chains, sets, elements and rules, each of our table by name, with a base chain among them and none that takes a device.
 ///
 /// # Errors
 /// Anything else, in words; nothing of such a batch may be sent.
@@ -133,6 +149,7 @@ impl Checked {
                     NFTA_SET_DATA_LEN,
                     NFTA_SET_DESC,
                     NFTA_SET_ID,
+                    NFTA_SET_TIMEOUT,
                     NFTA_SET_USERDATA,
                 ],
             ),
@@ -184,6 +201,9 @@ impl Checked {
                 if hooked && attributes.text(NFTA_CHAIN_TYPE) != "filter" {
                     return Err(wrong("a base chain in it is not of type filter"));
                 }
+                if !devices(&attributes.nested(NFTA_CHAIN_HOOK)?)?.is_empty() {
+                    return Err(wrong("a base chain in it takes a device, which may not be there"));
+                }
             }
             NFT_MSG_NEWRULE => expressions(&attributes)?,
             _ => {}
@@ -198,9 +218,20 @@ impl Checked {
 
 fn expressions(rule: &Attributes<'_>) -> Result<(), Malformed> {
     for element in Walk::new(rule.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default()) {
-        let name = Attributes::parse(element?.1)?.text(NFTA_EXPR_NAME);
+        let expression = Attributes::parse(element?.1)?;
+        let name = expression.text(NFTA_EXPR_NAME);
         if !EXPRESSIONS.contains(&name.as_str()) {
             return Err(wrong(format!("a rule in it has the expression \"{}\"", name.escape_debug())));
+        }
+        let data = expression.nested(NFTA_EXPR_DATA)?;
+        if name == "meta" && data.get(NFTA_META_SREG).is_some() && data.u32(NFTA_META_KEY)? != Some(NFT_META_MARK) {
+            return Err(wrong("a rule in it changes more of a packet than its mark"));
+        }
+        if name == "dynset" {
+            let inner = data.nested(NFTA_DYNSET_EXPR)?.text(NFTA_EXPR_NAME);
+            if inner != "limit" || data.get(NFTA_DYNSET_EXPRESSIONS).is_some() {
+                return Err(wrong("a rule in it fills a set with something else than limits"));
+            }
         }
     }
     Ok(())
@@ -233,13 +264,22 @@ mod tests {
             dynamic: None,
             elements: Elements::V4(RangeSet::single(7)),
         };
-        let rule = Rule { statements: vec![lookup, Statement::Verdict(Verdict::Accept)], comment: None };
+        let limit = Limit { rate: 5, seconds: 60, burst: 5 };
+        let meter = Statement::Meter { keys: vec![Key::Mark], set: "senders".to_owned(), limit };
+        let dynamic = Some(Dynamic { timeout: 60, size: 100 });
+        let none = Elements::Keys(BTreeMap::new());
+        let senders = Set { key: vec![DataType::Mark], interval: false, map: false, dynamic, elements: none };
+        let rule = Rule {
+            statements: vec![lookup, meter, Statement::MarkSet(1), Statement::Verdict(Verdict::Accept)],
+            comment: None,
+        };
         vec![
             Change::AddTable,
             Change::DeleteTable,
             Change::AddTable,
             Change::AddChain { name: "input".to_owned(), base: Some(base) },
             Change::AddSet { name: "peers".to_owned(), set },
+            Change::AddSet { name: "senders".to_owned(), set: senders },
             Change::AddRule { chain: "input".to_owned(), rule, before: None, interval_sets: Default::default() },
         ]
     }
@@ -347,6 +387,20 @@ mod tests {
             interval_sets: Default::default(),
         };
         assert!(with(change).contains("the expression \"foreign\""));
+
+        let device = Some(Datum::name("eth0"));
+        let base = BaseChain { hook: Hook::Ingress, priority: 0, policy: ChainPolicy::Accept, device };
+        assert!(with(Change::AddChain { name: "early".to_owned(), base: Some(base) }).contains("takes a device"));
+        // The mark is set in the last rule; another key of `meta set` than 3, and another expression than a limit in the set.
+        let patched_in = |pattern: &[u8], at: usize, byte: u8| {
+            let place = good.windows(pattern.len()).rposition(|window| window == pattern).unwrap();
+            let mut bytes = good.clone();
+            bytes[place + at] = byte;
+            refused(&bytes)
+        };
+        let set_mark = [8, 0, 2, 0, 0, 0, 0, 3, 8, 0, 3, 0];
+        assert!(patched_in(&set_mark, 7, 0x11).contains("more of a packet than its mark"));
+        assert!(patched_in(b"limit\0", 0, b'L').contains("something else than limits"));
 
         // The first message after the frame is the table: 20 bytes of frame, 16 of header, family, version, resource.
         let patched = |at: usize, byte: u8| {

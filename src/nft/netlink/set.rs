@@ -275,20 +275,18 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Result<Read, Malformed> {
     let anonymous = flags & NFT_SET_ANONYMOUS != 0;
     let map = flags & NFT_SET_MAP != 0;
     let interval = flags & NFT_SET_INTERVAL != 0;
-    let dynamic = if flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) != 0 { Some(dynamic(flags, attributes)?) } else { None };
+    let dynamic = dynamic(flags, anonymous, attributes)?;
     let set = match key_types(type_id) {
         _ if flags & !known != 0 => Err(format!("set {name} with flags {:#x}", flags & !known)),
         _ if flags & NFT_SET_CONSTANT != 0 && !anonymous => Err(format!("constant set {name}")),
-        _ if matches!(dynamic, Some(None)) => {
-            Err(format!("set {name} that rules fill otherwise than we have them filled"))
-        }
+        _ if dynamic.is_err() => Err(format!("set {name} with limits of its own or filled otherwise than ours")),
         _ if map && data_type != Some(NFT_DATA_VERDICT) => Err(format!("map {name} to something else than verdicts")),
         None => Err(format!("set {name} of type {type_id}")),
         Some(key) => {
             let single = key.len() == 1;
             let size: usize = key.iter().map(|part| if single { part.size() } else { padded(*part) }).sum();
             if size == length {
-                Ok(Set { elements: empty(&key, map), key, interval, map, dynamic: dynamic.flatten() })
+                Ok(Set { elements: empty(&key, map), key, interval, map, dynamic: dynamic.unwrap_or(None) })
             } else {
                 Err(format!("set {name} with keys of {length} bytes"))
             }
@@ -297,16 +295,25 @@ pub(super) fn read_set(attributes: &Attributes<'_>) -> Result<Read, Malformed> {
     Ok(Read { name, anonymous, interval, set })
 }
 
-/// What makes a set dynamic, if it is all that the IR has words for.
-fn dynamic(flags: u32, attributes: &Attributes<'_>) -> Result<Option<Dynamic>, Malformed> {
+/// What makes a set dynamic, if it is; `Err` for what the IR has no words for.
+fn dynamic(flags: u32, anonymous: bool, attributes: &Attributes<'_>) -> Result<Result<Option<Dynamic>, ()>, Malformed> {
     let timeout = attributes.u64(NFTA_SET_TIMEOUT)?.unwrap_or(0);
     let size = attributes.nested(NFTA_SET_DESC)?.u32(NFTA_SET_DESC_SIZE)?;
     let sweeps = attributes.u32(NFTA_SET_GC_INTERVAL)?.unwrap_or(0);
-    let filled = attributes.get(NFTA_SET_EXPR).or(attributes.get(NFTA_SET_EXPRESSIONS));
-    let plain =
-        flags == NFT_SET_TIMEOUT | NFT_SET_EVAL && sweeps == 0 && filled.is_none() && timeout % MILLISECONDS == 0;
-    let timeout = u32::try_from(timeout / MILLISECONDS).ok().filter(|timeout| *timeout > 0 && plain);
-    Ok(timeout.zip(size).map(|(timeout, size)| Dynamic { timeout, size }))
+    if sweeps != 0 || attributes.get(NFTA_SET_EXPR).or(attributes.get(NFTA_SET_EXPRESSIONS)).is_some() {
+        return Ok(Err(()));
+    }
+    // How many elements an anonymous set has is known to the kernel, and of no use to us.
+    Ok(match (flags & !NFT_SET_CONCAT, size) {
+        (flags, size) if flags & (NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0 => {
+            if timeout == 0 && (anonymous || size.is_none()) { Ok(None) } else { Err(()) }
+        }
+        (flags, Some(size)) if flags == NFT_SET_TIMEOUT | NFT_SET_EVAL && timeout % MILLISECONDS == 0 => {
+            let timeout = u32::try_from(timeout / MILLISECONDS).ok().filter(|timeout| *timeout > 0);
+            timeout.map(|timeout| Some(Dynamic { timeout, size })).ok_or(())
+        }
+        _ => Err(()),
+    })
 }
 
 /// No elements, in the kind that a set of this shape has.

@@ -360,8 +360,10 @@ impl Reader<'_> {
             Some((mask, flips)) if mask.len() == size && bytes.len() == size && flips.iter().all(|byte| *byte == 0) => {
                 let mask = from_wire(data_type, mask);
                 let value = from_wire(data_type, bytes);
+                // Of these the masks that we write are flags; prefixes we write as ranges.
                 if data_type.host_order() {
-                    return (value.number() == 0).then_some(Value::Flags(mask.number() as u32));
+                    let flags = matches!(data_type, DataType::CtState | DataType::Mark) && value.number() == 0;
+                    return flags.then_some(Value::Flags(mask.number() as u32));
                 }
                 let bits = mask.bytes().iter().map(|byte| byte.leading_ones() as usize).sum::<usize>();
                 (prefix_mask(bits, size) == mask.bytes() && value.number() & !mask.number() == 0)
