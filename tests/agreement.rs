@@ -30,8 +30,8 @@ use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
 use nodewall::simulate::ruleset::{End, Run, travel};
 use nodewall::simulate::view::View;
 use nodewall::simulate::{
-    ConntrackState, Decision, FailsafeStep, How, Outcome, Packet, Reason, RuleStep, StageEnd, Step, decide, is_loopback,
-    recognise, trace,
+    ConntrackState, Decision, FailsafeStep, How, Outcome, Packet, Reason, RuleStep, StageEnd, Step, decide,
+    is_loopback, recognise, trace,
 };
 use nodewall::text::place::Place;
 use proptest::prelude::*;

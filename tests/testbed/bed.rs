@@ -17,11 +17,11 @@ use nodewall::policy::settings::LogSettings;
 use nodewall::simulate::link::{LinkType, frame};
 use nodewall::simulate::{Packet, wire};
 
-use super::compare::{Fate, Judged, Known, differences, judge, sums};
+use super::compare::{Fate, Judge, Judged, Known, differences, sums};
 use super::frame::{Built, Together, build, frames};
 use super::inbox::Inbox;
-use super::node::{Link, Node};
-use super::observe::{Observed, identification, observations};
+use super::node::{Link, Node, OWN_V4, OWN_V6};
+use super::observe::{Entry, Observed, identification, observations};
 use super::people::People;
 use super::shape::{Before, By, Lie, Options, Shape, Way, Whom};
 use super::witness::{LAST, OUR_LOG, Point, Testimony, Witnesses};
@@ -69,6 +69,8 @@ struct Arrivals {
     here: BTreeMap<u32, bool>,
     /// At the peer, by the index of the link.
     there: BTreeMap<(u32, u32), bool>,
+    /// At the peer, by whatever link: those of this host that got another destination, and with it another route.
+    rerouted: BTreeSet<u32>,
 }
 
 impl Arrivals {
@@ -77,6 +79,8 @@ impl Arrivals {
             let packet = &judged.packet;
             let has_to = plain && Inbox::takes(packet) && !packet.destination.is_multicast();
             *self.here.entry(observed.id()).or_default() |= has_to;
+        } else if observed.leaves() && judged.packet.translated.is_some() {
+            self.rerouted.insert(observed.id());
         } else {
             *self.there.entry((observed.output, observed.id())).or_default() |= plain && observed.output != LOOPBACK;
         }
@@ -99,7 +103,7 @@ impl Arrivals {
                 sent.insert((node.links[link].index, id));
             }
         }
-        if let Some(key) = sent.iter().find(|key| !self.there.contains_key(key)) {
+        if let Some(key) = sent.iter().find(|key| !self.there.contains_key(key) && !self.rerouted.contains(&key.1)) {
             return Err(format!("the peer got packet {key:?}, which was not let through"));
         }
         if let Some((key, _)) = self.there.iter().find(|(key, has_to)| **has_to && !sent.contains(key)) {
@@ -142,14 +146,21 @@ impl Answers {
         let packet = &judged.packet;
         let told = self.prohibited.contains(&observed.id());
         let (source, destination) = (packet.source, packet.destination);
+        let own = |address: IpAddr| [OWN_V4, OWN_V6].contains(&address.to_string().as_str());
         let someone = |address: IpAddr| match address {
+            _ if own(address) => false,
             IpAddr::V4(address) => address.octets()[0] == 10,
-            IpAddr::V6(address) => address.octets()[0] == 0xfd,
+            // The first address of a route's prefix is nobody's alone (`ipv6_anycast_destination`), and nobody is told there.
+            IpAddr::V6(address) => address.octets()[0] == 0xfd && address.octets()[15] % 8 != 0,
         };
-        let nice = nice && someone(source) && someone(destination);
+        let nice = nice && source != destination && someone(source) && (someone(destination) || own(destination));
+        // An error is from the address that was asked, which a host has to have (`ip_route_output_key_hash_rcu`).
+        let from_nobody = observed.at(Point::BeforeInput) && source.is_ipv4() && !own(destination);
         match judged.reject {
             None if told => Err(format!("its sender is told that it is prohibited: {judged:?}")),
-            Some(Reject::AdminProhibited) if nice && !told && !is_icmp_error(packet) => {
+            Some(Reject::AdminProhibited)
+                if nice && !told && !from_nobody && packet.protocol == Some(Protocol::UDP) =>
+            {
                 Err(format!("its sender is not told that it is prohibited: {judged:?}"))
             }
             Some(Reject::TcpReset) if nice => {
@@ -170,15 +181,6 @@ impl Answers {
 /// Where the transport header of a packet without options begins.
 fn transport_at(packet: &Packet) -> usize {
     if packet.source.is_ipv4() { 20 } else { 40 }
-}
-
-/// Nobody is told about an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
-fn is_icmp_error(packet: &Packet) -> bool {
-    match (packet.icmp_of(Protocol::ICMP), packet.icmp_of(Protocol::ICMPV6)) {
-        (Some((kind, _)), _) => !matches!(kind, 0 | 8 | 9 | 10 | 13 | 14),
-        (_, Some((kind, _))) => kind < 128 || kind == 137,
-        _ => false,
-    }
 }
 
 /// Whether nothing about a packet gives the kernel a reason not to deliver it once rules let it through.
@@ -229,7 +231,8 @@ impl Bed {
         };
         let policies = effective.tiers.iter_mut().flat_map(|tier| &mut tier.policies);
         let rules = policies.flat_map(|policy| policy.ingress.iter_mut().chain(&mut policy.egress).flatten());
-        for rule in rules.chain(effective.failsafe.iter_mut().map(|entry| &mut entry.rule)) {
+        let ways = effective.failsafe.iter_mut().flat_map(|entry| entry.replies.iter_mut().chain([&mut entry.rule]));
+        for rule in rules.chain(ways) {
             if let Some(limit) = &mut rule.limit {
                 limit.burst = BURST;
             }
@@ -260,6 +263,8 @@ impl Bed {
     fn once(&mut self, effective: &Effective, shapes: &[Shape]) -> Result<Outcomes, String> {
         let effective = self.fit(effective);
         let ruleset = compile(&effective);
+        let devices = ruleset.chains.values().filter_map(|chain| chain.base?.device).map(|device| device.as_name());
+        self.witnesses.watch(&devices.collect());
         self.load(&ruleset)?;
         self.conntrack.flush();
         let points = Points::of(&effective);
@@ -290,24 +295,28 @@ impl Bed {
         let mut through = Arrivals::default();
         let all = observations(said.collect())?;
         let answers = Answers::of(&all);
+        let judge = Judge::new(&self.node, &effective, &ruleset);
         for observed in all {
             let index = self.index(&observed, first, shapes, &built);
             let known = self.known(index.map(|index| &shapes[index]), &observed);
-            if let Some(index) = index.filter(|_| !observed.leaves()) {
-                arrived.insert(index);
-                self.as_sent(&shapes[index], &built[index], &observed)
-                    .map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
-            }
-            let judged = judge(&self.node, &effective, &ruleset, &observed, &known).map_err(|words| match index {
+            let of_shape = |words: String| match index {
                 Some(index) => format!("{words}\n{:#?}", shapes[index]),
                 None => format!("an answer: {words}"),
-            })?;
+            };
+            let judged = judge.judge(&observed, &known).map_err(of_shape)?;
             if let Some(index) = index.filter(|_| !observed.leaves()) {
-                let nice = is_plain(&shapes[index], &built[index]) && shapes[index].frame.to == Whom::Node;
-                answers.compare(&observed, &judged, nice).map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
+                let (shape, built) = (&shapes[index], &built[index]);
+                if observed.hook == Entry::Network {
+                    self.as_sent(shape, built, &observed).map_err(of_shape)?;
+                    let nice = is_plain(shape, built) && shape.frame.to == Whom::Node;
+                    answers.compare(&observed, &judged, nice).map_err(of_shape)?;
+                }
+                if observed.hook == Entry::Network || judged.fate != Fate::Accepted {
+                    arrived.insert(index);
+                }
             }
             counted.extend(judged.counted.iter().cloned());
-            if judged.fate == Fate::Accepted {
+            if judged.fate == Fate::Accepted && observed.hook != Entry::Device {
                 let plain = index.is_some_and(|index| is_plain(&shapes[index], &built[index]));
                 through.note(&observed, &judged, plain);
             }
@@ -397,7 +406,8 @@ impl Bed {
             loop {
                 let said = self.witnesses.heard();
                 let through = said.iter().any(|testimony| {
-                    testimony.point == Some(Point::Arrived) && identification(&testimony.bytes) == u32::from(LAST)
+                    matches!(testimony.point, Some(Point::Arrived | Point::Ingress))
+                        && identification(&testimony.bytes) == u32::from(LAST)
                 });
                 all.extend(said);
                 if through {
@@ -441,7 +451,9 @@ impl Bed {
 
     /// A packet comes to the rules as it was sent, or as its fragments make it.
     fn as_sent(&self, shape: &Shape, built: &Built, observed: &Observed) -> Result<(), String> {
-        if built.together == Together::Unsaid {
+        // What this host sends to itself is translated before it arrives.
+        let translated = matches!(shape.way, Way::Out { .. }) && matches!(shape.ecn, 1 | 2);
+        if built.together == Together::Unsaid || translated {
             return Ok(());
         }
         let mut whole = built.whole.clone();
@@ -468,6 +480,12 @@ impl Bed {
             return Ok(());
         }
         if shape.frame.to == Whom::SomebodyElse {
+            return Ok(());
+        }
+        // A chain at the ingress hook makes the kernel look for the transport protocol there and then (`nft_set_pktinfo_ipv6_ingress`).
+        let watched = self.witnesses.devices().contains(self.node.links[link].name);
+        if watched && built.parts.iter().any(|part| wire::packet(part).is_ok_and(|headers| headers.protocol.is_none()))
+        {
             return Ok(());
         }
         // RFC 4291 section 2.5.3 (`ip6_rcv_core`); on `lo` such a packet does come to the rules.
