@@ -155,7 +155,7 @@ impl Points {
             }),
             translated: sketch
                 .translated
-                .filter(|_| ingress && arrives != "lo")
+                .filter(|_| arrives != "lo")
                 .map(|(address, port)| (self.address(sketch.v4, address), self.port(port))),
             origin: match sketch.origin % 5 {
                 _ if ingress => Origin::Kernel,

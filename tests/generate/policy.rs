@@ -1,6 +1,6 @@
 //! Policies over the whole language, as they are when names are looked up: few names, addresses and ports, so that rules overlap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodewall::net::addr::{AddrSet, Family};
 use nodewall::net::facts::Cgroup;
@@ -35,10 +35,17 @@ pub fn effective() -> impl Strategy<Value = Effective> {
         default: if deny { TierDefault::Deny } else { TierDefault::Pass },
         policies,
     });
-    let entry = (select(Direction::BOTH.to_vec()), selector(), rule()).prop_map(|(direction, interfaces, rule)| {
-        let rule = EffectiveRule { action: Action::Allow, ..rule };
-        EffectiveFailsafe { name: String::new(), direction, interfaces, replies: Vec::new(), rule }
-    });
+    let replies = prop::collection::vec(rule(), 0..2);
+    let entry = (select(Direction::BOTH.to_vec()), selector(), rule(), replies).prop_map(
+        |(direction, interfaces, rule, replies)| {
+            let rule = EffectiveRule { action: Action::Allow, ..rule };
+            let replies = replies
+                .into_iter()
+                .map(|reply| EffectiveRule { action: Action::Allow, log: rule.log.clone(), ..reply })
+                .collect();
+            EffectiveFailsafe { name: String::new(), direction, interfaces, rule, replies }
+        },
+    );
     let tiers = prop::collection::vec(tier, 0..4);
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
@@ -53,8 +60,9 @@ pub fn effective() -> impl Strategy<Value = Effective> {
                 .collect();
             let unknown = labels(Role::Unknown, team);
             let log = LogSettings { group: 1, rate: 10, burst: 5 };
+            let early = if drop_invalid { ROLES.into() } else { BTreeSet::new() };
             let mut effective = Effective {
-                early: std::collections::BTreeSet::new(),
+                early,
                 mode,
                 interfaces,
                 expected,
@@ -76,7 +84,9 @@ pub fn effective() -> impl Strategy<Value = Effective> {
 pub fn name_everything(effective: &mut Effective) {
     for (index, entry) in effective.failsafe.iter_mut().enumerate() {
         entry.name = format!("entry{index}");
-        entry.rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        for rule in entry.replies.iter_mut().chain([&mut entry.rule]) {
+            rule.id = RuleId { policy: format!("failsafe:entry{index}").into(), number: 1 };
+        }
     }
     for (tier_index, tier) in effective.tiers.iter_mut().enumerate() {
         tier.name = format!("tier{tier_index}");
@@ -244,12 +254,30 @@ pub fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
     let ports = prop_oneof![16 => by_port, 8 => by_port_and_more, 1 => rule()];
     let sources = prop_oneof![24 => from_peer, 1 => rule()];
     let destinations = prop_oneof![24 => to_peer, 1 => rule()];
+    let deny_set = addresses().prop_map(|from| EffectiveRule { from, ..deny_everything() });
     prop_oneof![
+        2 => prop::collection::vec(deny_set, 1..5),
         4 => prop::collection::vec(rule(), 0..7),
         3 => prop::collection::vec(ports, 6..16),
         1 => prop::collection::vec(sources, 8..20),
         1 => prop::collection::vec(destinations, 8..20),
     ]
+}
+
+pub fn deny_everything() -> EffectiveRule {
+    EffectiveRule {
+        id: RuleId { policy: "unnamed".into(), number: 1 },
+        place: Place::file("generated.toml"),
+        action: Action::Deny,
+        from: Addresses::Any,
+        to: Addresses::Any,
+        l4: L4Match::Any,
+        source_ports: None,
+        family: None,
+        process: None,
+        limit: None,
+        log: None,
+    }
 }
 
 pub fn rule() -> impl Strategy<Value = EffectiveRule> {

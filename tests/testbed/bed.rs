@@ -17,11 +17,11 @@ use nodewall::policy::settings::LogSettings;
 use nodewall::simulate::link::{LinkType, frame};
 use nodewall::simulate::{Packet, wire};
 
-use super::compare::{Fate, Judged, Known, differences, judge, sums};
+use super::compare::{Fate, Judge, Judged, Known, differences, sums};
 use super::frame::{Built, Together, build, frames};
 use super::inbox::Inbox;
-use super::node::{Link, Node};
-use super::observe::{Observed, identification, observations};
+use super::node::{Link, Node, OWN_V4, OWN_V6};
+use super::observe::{Entry, Observed, identification, observations};
 use super::people::People;
 use super::shape::{Before, By, Lie, Options, Shape, Way, Whom};
 use super::witness::{LAST, OUR_LOG, Point, Testimony, Witnesses};
@@ -69,27 +69,35 @@ struct Arrivals {
     here: BTreeMap<u32, bool>,
     /// At the peer, by the index of the link.
     there: BTreeMap<(u32, u32), bool>,
+    /// At the peer, by whatever link: those of this host that got another destination, and with it another route.
+    rerouted: BTreeSet<u32>,
+    /// Where the witnesses saw each.
+    seen: BTreeMap<u32, Vec<Vec<Point>>>,
 }
 
 impl Arrivals {
     fn note(&mut self, observed: &Observed, judged: &Judged, plain: bool) {
+        // Two flows whose answers would look alike are one too many (`__nf_conntrack_confirm`).
+        let plain = plain && judged.packet.translated.is_none();
         if observed.at(Point::AfterInput) {
             let packet = &judged.packet;
             let has_to = plain && Inbox::takes(packet) && !packet.destination.is_multicast();
             *self.here.entry(observed.id()).or_default() |= has_to;
+        } else if observed.leaves() && judged.packet.translated.is_some() {
+            self.rerouted.insert(observed.id());
         } else {
             *self.there.entry((observed.output, observed.id())).or_default() |= plain && observed.output != LOOPBACK;
         }
     }
 
     /// Every packet that arrived was let through, and every plain one that was let through arrived; how many arrived.
-    fn compare(&self, node: &Node, inbox: &Inbox, ours: Range<u16>) -> Result<usize, String> {
+    fn compare(&self, node: &Node, inbox: &Inbox, ours: Range<u16>) -> Result<usize, (u32, String)> {
         let taken: BTreeSet<u32> = inbox.taken().into_iter().filter(|id| ours.contains(id)).map(u32::from).collect();
         if let Some(id) = taken.iter().find(|id| !self.here.contains_key(id)) {
-            return Err(format!("a socket got packet {id}, which was not let through"));
+            return Err((*id, format!("a socket got packet {id}, which was not let through: {:?}", self.seen.get(id))));
         }
         if let Some((id, _)) = self.here.iter().find(|(id, has_to)| **has_to && !taken.contains(id)) {
-            return Err(format!("no socket got packet {id}, which was let through"));
+            return Err((*id, format!("no socket got packet {id}, which was let through: {:?}", self.seen.get(id))));
         }
         let mut sent = BTreeSet::new();
         for (link, bytes) in node.arrived() {
@@ -99,11 +107,13 @@ impl Arrivals {
                 sent.insert((node.links[link].index, id));
             }
         }
-        if let Some(key) = sent.iter().find(|key| !self.there.contains_key(key)) {
-            return Err(format!("the peer got packet {key:?}, which was not let through"));
+        if let Some(key) = sent.iter().find(|key| !self.there.contains_key(key) && !self.rerouted.contains(&key.1)) {
+            let seen = self.seen.get(&key.1);
+            return Err((key.1, format!("the peer got packet {key:?}, which was not let through: {seen:?}")));
         }
         if let Some((key, _)) = self.there.iter().find(|(key, has_to)| **has_to && !sent.contains(key)) {
-            return Err(format!("the peer did not get packet {key:?}, which was let through"));
+            let seen = self.seen.get(&key.1);
+            return Err((key.1, format!("the peer did not get packet {key:?}, which was let through: {seen:?}")));
         }
         Ok(taken.len() + sent.len())
     }
@@ -142,25 +152,28 @@ impl Answers {
         let packet = &judged.packet;
         let told = self.prohibited.contains(&observed.id());
         let (source, destination) = (packet.source, packet.destination);
+        let own = |address: IpAddr| [OWN_V4, OWN_V6].contains(&address.to_string().as_str());
         let someone = |address: IpAddr| match address {
+            _ if own(address) => false,
             IpAddr::V4(address) => address.octets()[0] == 10,
-            IpAddr::V6(address) => address.octets()[0] == 0xfd,
+            // The first address of a route's prefix is nobody's alone (`ipv6_anycast_destination`), and nobody is told there.
+            IpAddr::V6(address) => address.octets()[0] == 0xfd && address.octets()[15] % 8 != 0,
         };
-        // The answer to a packet from the own address goes to the own address.
-        let nice = nice && source != destination && someone(source) && someone(destination);
+        let nice = nice && packet.translated.is_none() && source != destination;
+        let nice = nice && someone(source) && (someone(destination) || own(destination));
+        // An error is from the address that was asked, which a host has to have (`ip_route_output_key_hash_rcu`).
+        let from_nobody = observed.at(Point::BeforeInput) && source.is_ipv4() && !own(destination);
         match judged.reject {
             None if told => Err(format!("its sender is told that it is prohibited: {judged:?}")),
-            Some(Reject::AdminProhibited) if nice && !told && !is_icmp_error(packet) => {
+            Some(Reject::AdminProhibited)
+                if nice && !told && !from_nobody && packet.protocol == Some(Protocol::UDP) =>
+            {
                 Err(format!("its sender is not told that it is prohibited: {judged:?}"))
             }
             Some(Reject::TcpReset) if nice => {
                 let is_reset = observed.bytes.get(transport_at(packet) + 13).is_none_or(|flags| flags & 4 != 0);
                 let (sport, dport) = packet.ports().unwrap_or_default();
-                let (dst, dport) =
-                    packet.translated.filter(|_| observed.at_end.is_some()).unwrap_or((destination, dport));
-                let there = self.resets.contains(&(dst, source, (dport, sport)));
-                let there = there
-                    || self.resets.contains(&(destination, source, packet.ports().map_or((0, 0), |(a, b)| (b, a))));
+                let there = self.resets.contains(&(destination, source, (dport, sport)));
                 if there || is_reset { Ok(()) } else { Err(format!("its sender gets no reset: {judged:?}")) }
             }
             _ => Ok(()),
@@ -171,15 +184,6 @@ impl Answers {
 /// Where the transport header of a packet without options begins.
 fn transport_at(packet: &Packet) -> usize {
     if packet.source.is_ipv4() { 20 } else { 40 }
-}
-
-/// Nobody is told about an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
-fn is_icmp_error(packet: &Packet) -> bool {
-    match (packet.icmp_of(Protocol::ICMP), packet.icmp_of(Protocol::ICMPV6)) {
-        (Some((kind, _)), _) => !matches!(kind, 0 | 8 | 9 | 10 | 13 | 14),
-        (_, Some((kind, _))) => kind < 128 || kind == 137,
-        _ => false,
-    }
 }
 
 /// Whether nothing about a packet gives the kernel a reason not to deliver it once rules let it through.
@@ -230,7 +234,8 @@ impl Bed {
         };
         let policies = effective.tiers.iter_mut().flat_map(|tier| &mut tier.policies);
         let rules = policies.flat_map(|policy| policy.ingress.iter_mut().chain(&mut policy.egress).flatten());
-        for rule in rules.chain(effective.failsafe.iter_mut().map(|entry| &mut entry.rule)) {
+        let ways = effective.failsafe.iter_mut().flat_map(|entry| entry.replies.iter_mut().chain([&mut entry.rule]));
+        for rule in rules.chain(ways) {
             if let Some(limit) = &mut rule.limit {
                 limit.burst = BURST;
             }
@@ -261,6 +266,8 @@ impl Bed {
     fn once(&mut self, effective: &Effective, shapes: &[Shape]) -> Result<Outcomes, String> {
         let effective = self.fit(effective);
         let ruleset = compile(&effective);
+        let devices = ruleset.chains.values().filter_map(|chain| chain.base?.device).map(|device| device.as_name());
+        self.witnesses.watch(&devices.collect());
         self.load(&ruleset)?;
         self.conntrack.flush();
         let points = Points::of(&effective);
@@ -291,24 +298,33 @@ impl Bed {
         let mut through = Arrivals::default();
         let all = observations(said.collect())?;
         let answers = Answers::of(&all);
+        let judge = Judge::new(&self.node, &effective, &ruleset);
         for observed in all {
             let index = self.index(&observed, first, shapes, &built);
             let known = self.known(index.map(|index| &shapes[index]), &observed);
-            if let Some(index) = index.filter(|_| !observed.leaves()) {
-                arrived.insert(index);
-                self.as_sent(&shapes[index], &built[index], &observed)
-                    .map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
-            }
-            let judged = judge(&self.node, &effective, &ruleset, &observed, &known).map_err(|words| match index {
+            let of_shape = |words: String| match index {
                 Some(index) => format!("{words}\n{:#?}", shapes[index]),
                 None => format!("an answer: {words}"),
-            })?;
+            };
+            let judged = judge.judge(&observed, &known).map_err(of_shape)?;
             if let Some(index) = index.filter(|_| !observed.leaves()) {
-                let nice = is_plain(&shapes[index], &built[index]) && shapes[index].frame.to == Whom::Node;
-                answers.compare(&observed, &judged, nice).map_err(|words| format!("{words}\n{:#?}", shapes[index]))?;
+                let (shape, built) = (&shapes[index], &built[index]);
+                if observed.hook == Entry::Network {
+                    self.as_sent(shape, built, &observed).map_err(of_shape)?;
+                    let nice = is_plain(shape, built) && shape.frame.to == Whom::Node;
+                    answers.compare(&observed, &judged, nice).map_err(of_shape)?;
+                }
+                if observed.hook == Entry::Network || judged.fate != Fate::Accepted {
+                    arrived.insert(index);
+                }
+                if observed.hook == Entry::Device && judged.fate != Fate::Accepted && built.together == Together::Joined
+                {
+                    judge.arrives(&observed, &built.whole).map_err(of_shape)?;
+                }
             }
             counted.extend(judged.counted.iter().cloned());
-            if judged.fate == Fate::Accepted {
+            through.seen.entry(observed.id()).or_default().push(observed.seen.clone());
+            if judged.fate == Fate::Accepted && observed.hook != Entry::Device {
                 let plain = index.is_some_and(|index| is_plain(&shapes[index], &built[index]));
                 through.note(&observed, &judged, plain);
             }
@@ -318,7 +334,11 @@ impl Bed {
             outcomes.unseen += 1;
             self.never_arrives(shape, &built[index]).map_err(|words| format!("{words}\n{shape:#?}"))?;
         }
-        outcomes.taken = through.compare(&self.node, &self.inbox, first..first + shapes.len() as u16)?;
+        let ours = first..first + shapes.len() as u16;
+        outcomes.taken = through.compare(&self.node, &self.inbox, ours).map_err(|(id, words)| {
+            let shape = (id as usize).checked_sub(usize::from(first)).and_then(|index| shapes.get(index));
+            format!("{words}\n{shape:#?}")
+        })?;
         let there = difference(&before, &after);
         let wrong = differences(&sums(counted.into_iter().filter(|comment| !comment.is_empty())), &there);
         if wrong.is_empty() {
@@ -398,7 +418,8 @@ impl Bed {
             loop {
                 let said = self.witnesses.heard();
                 let through = said.iter().any(|testimony| {
-                    testimony.point == Some(Point::Arrived) && identification(&testimony.bytes) == u32::from(LAST)
+                    matches!(testimony.point, Some(Point::Arrived | Point::Ingress))
+                        && identification(&testimony.bytes) == u32::from(LAST)
                 });
                 all.extend(said);
                 if through {
@@ -442,12 +463,14 @@ impl Bed {
 
     /// A packet comes to the rules as it was sent, or as its fragments make it.
     fn as_sent(&self, shape: &Shape, built: &Built, observed: &Observed) -> Result<(), String> {
-        if built.together == Together::Unsaid {
+        // What this host sends to itself is translated before it arrives.
+        let translated = matches!(shape.way, Way::Out { .. }) && matches!(shape.ecn, 1 | 2);
+        if built.together == Together::Unsaid || translated {
             return Ok(());
         }
         let mut whole = built.whole.clone();
         if built.parts.len() == 1 {
-            whole.extend(vec![0xa5; usize::from(shape.frame.trailer)]);
+            whole.extend(1..=shape.frame.trailer);
         }
         let sent = match shape.way {
             Way::In { .. } => wire::arriving(&whole, whole.len()),
@@ -469,6 +492,12 @@ impl Bed {
             return Ok(());
         }
         if shape.frame.to == Whom::SomebodyElse {
+            return Ok(());
+        }
+        // A chain at the ingress hook makes the kernel look for the transport protocol there and then (`nft_set_pktinfo_ipv6_ingress`).
+        let watched = self.witnesses.devices().contains(self.node.links[link].name);
+        if watched && built.parts.iter().any(|part| wire::packet(part).is_ok_and(|headers| headers.protocol.is_none()))
+        {
             return Ok(());
         }
         // RFC 4291 section 2.5.3 (`ip6_rcv_core`); on `lo` such a packet does come to the rules.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use nodewall::compile::rule_of;
 use nodewall::net::interface::{Direction, InterfaceName};
-use nodewall::nft::ir::{Chain, Hook, Reject, Ruleset};
+use nodewall::nft::ir::{BaseChain, Hook, Reject, Ruleset};
 use nodewall::policy::effective::{Addresses, Effective};
-use nodewall::policy::model::{Stage, TierDefault};
+use nodewall::policy::model::{Mode, Stage, TierDefault};
 use nodewall::simulate::ruleset::{End, run, travel};
 use nodewall::simulate::view::View;
 use nodewall::simulate::{
@@ -14,10 +14,12 @@ use nodewall::simulate::{
     trace, wire,
 };
 
+use nodewall::simulate::wire::Headers;
+
 use super::node::Node;
-use super::observe::Observed;
+use super::observe::{Entry, Observed};
 use super::report;
-use super::witness::Point;
+use super::witness::{Point, State};
 
 /// What is not to be seen in the packet itself.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +35,7 @@ pub struct Known {
 pub enum Fate {
     /// Our rules before routing, or `raw_output`, dropped it.
     DroppedEarly,
-    /// Something that is not ours did, between our chains: connection tracking, routing.
+    /// Something that is not ours did, between our chains: connection tracking, address translation, routing.
     Lost,
     /// `input`, `forward` or `output` dropped it.
     Dropped,
@@ -57,146 +59,208 @@ pub struct Judged {
     pub met: Vec<&'static str>,
 }
 
+/// How far a packet got.
 pub fn fate(observed: &Observed) -> Fate {
-    if observed.leaves() {
-        return match () {
-            () if observed.at(Point::AfterOutput) => Fate::Accepted,
-            () if !observed.at(Point::SentAfterRaw) => Fate::DroppedEarly,
-            () if !observed.at(Point::BeforeOutput) => Fate::Lost,
-            () => Fate::Dropped,
-        };
-    }
+    let (early, tracked, before) = match observed.hook {
+        Entry::Device if observed.at(Point::AfterIngress) => return Fate::Accepted,
+        Entry::Device => return Fate::DroppedEarly,
+        Entry::Network => (Point::AfterRaw, Point::AfterPrednat, observed.at_end.is_some()),
+        Entry::Host => (Point::SentAfterRaw, Point::BeforeOutput, observed.at(Point::BeforeOutput)),
+    };
     match () {
         () if observed.accepted() => Fate::Accepted,
-        () if observed.at_end.is_some() => Fate::Dropped,
-        () if observed.at(Point::AfterPrednat) => Fate::Lost,
-        () if observed.at(Point::AfterRaw) && observed.state.is_none() => Fate::Lost,
+        () if before => Fate::Dropped,
+        () if observed.at(tracked) => Fate::Lost,
+        () if observed.at(early) && (observed.state.is_none() || observed.hook == Entry::Host) => Fate::Lost,
         () => Fate::DroppedEarly,
     }
 }
 
-/// Asks all three.
-///
-/// # Errors
-/// Where they differ, with everything that they said.
-pub fn judge(
-    node: &Node,
-    effective: &Effective,
-    ruleset: &Ruleset,
-    observed: &Observed,
-    known: &Known,
-) -> Result<Judged, String> {
-    let fate = fate(observed);
-    let headers = wire::packet(&observed.bytes)
-        .map_err(|error| format!("rules saw what is no packet: {error}: {}", hex(&observed.bytes)))?;
-    let interface = |index: u32| InterfaceName::new(node.name_of(index)).unwrap();
-    let kind = |index: u32| node.kind_of(index).map(str::to_owned);
-    let (direction, index) = match observed.input {
-        0 => (Direction::Egress, observed.output),
-        input => (Direction::Ingress, input),
-    };
-    let mut packet = headers.packet(direction, interface(index));
-    packet.kind = kind(index);
-    packet.state = observed.state.map_or(ConntrackState::New, super::witness::State::simulated);
-    packet.origin = match (&known.socket, observed.owner) {
-        (Some(socket), Some((uid, gid))) => {
-            assert_eq!((socket.uid, socket.gid), (uid, gid), "the kernel knows another sender");
-            Origin::Process(socket.clone())
-        }
-        (None, Some((uid, gid))) => Origin::Process(Socket { uid, gid, ..Socket::default() }),
-        (_, None) => Origin::Kernel,
-    };
-    packet.forward = match (&observed.at_end, observed.output) {
-        (Some(_), 0) => None,
-        (Some(_), output) => Some(Exit { interface: interface(output), kind: kind(output) }),
-        (None, _) => known.exit.filter(|_| direction == Direction::Ingress).map(|name| {
-            let link = node.links.iter().find(|link| link.name == name).unwrap();
-            Exit { interface: InterfaceName::new(name).unwrap(), kind: Some(link.kind.to_owned()) }
-        }),
-    };
-    if let Some(end) = &observed.at_end {
-        let after = wire::packet(end).map_err(|error| format!("rules saw what is no packet: {error}"))?;
-        let port = |headers: &wire::Headers<'_>| headers.ports().map_or(0, |(_, port)| port);
-        if (after.destination, port(&after)) != (headers.destination, port(&headers)) {
-            packet.translated = Some((after.destination, port(&after)));
-        }
+/// The two judges in the program, for one policy on one node.
+pub struct Judge<'a> {
+    node: &'a Node,
+    effective: &'a Effective,
+    ruleset: &'a Ruleset,
+    /// The rules from reassembly on: what happens before that concerns fragments by themselves.
+    reassembled: Ruleset,
+    /// The rules of those before connection tracking.
+    untracked: Ruleset,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(node: &'a Node, effective: &'a Effective, ruleset: &'a Ruleset) -> Self {
+        let only = |wanted: &dyn Fn(&BaseChain) -> bool| {
+            let chains = ruleset.chains.iter().filter(|(_, chain)| chain.base.as_ref().is_none_or(wanted));
+            Ruleset {
+                chains: chains.map(|(name, chain)| (name.clone(), chain.clone())).collect(),
+                sets: ruleset.sets.clone(),
+            }
+        };
+        let reassembled = only(&|base| base.hook != Hook::Ingress);
+        // Connection tracking is at -200.
+        let untracked = only(&|base| base.hook != Hook::Ingress && base.priority < -200);
+        Self { node, effective, ruleset, reassembled, untracked }
     }
-    let mut view = View::new(effective, &packet);
-    view.mark = observed.mark;
-    // Where the kernel reads what a policy does not.
-    let unread = as_rules_read(&mut view, &headers, &observed.bytes);
-    let told = trace(effective, &packet);
-    let outcome = told.decision.outcome;
+
+    /// Asks both, and compares with what the kernel did.
+    ///
+    /// # Errors
+    /// Where they differ, with everything that they said.
+    pub fn judge(&self, observed: &Observed, known: &Known) -> Result<Judged, String> {
+        let fate = fate(observed);
+        let headers = read(&observed.bytes)?;
+        let packet = self.packet(observed, &headers, known)?;
+        let mut view = View::new(self.effective, &packet);
+        view.mark = observed.mark;
+        // Where the kernel reads what a policy does not.
+        let unread = match observed.hook {
+            Entry::Device => as_read_on_device(&mut view, &packet, &observed.bytes)?,
+            Entry::Network | Entry::Host => as_rules_read(&mut view, &headers, &observed.bytes),
+        };
+        let told = trace(self.effective, &packet);
+        let outcome = told.decision.outcome;
+        let at = decided_at(&told);
+        let run = |rules, hook, view: &View| run(rules, hook, view).map_err(|broken| broken.to_string());
+        // What each judge says of the part of the way that the packet went: whether it agrees with the kernel, and what the rules did.
+        let (by_policy, ran) = match (fate, observed.hook) {
+            (_, Entry::Device) => {
+                let ran = run(self.ruleset, Hook::Ingress, &View { output: None, ..view.clone() })?;
+                // The chain before connection tracking gets what goes by here.
+                (fate == Fate::Accepted || at == At::Arrival, ran)
+            }
+            (Fate::DroppedEarly | Fate::Lost, Entry::Network) => {
+                let ran = run(&self.reassembled, Hook::Prerouting, &View { output: None, ..view.clone() })?;
+                ((fate == Fate::DroppedEarly) == (at != At::End), ran)
+            }
+            (Fate::DroppedEarly | Fate::Lost, Entry::Host) => {
+                let ran = run(&self.untracked, Hook::Output, &view)?;
+                ((fate == Fate::DroppedEarly) == (at != At::End), ran)
+            }
+            (Fate::Dropped | Fate::Accepted, _) => {
+                let ran = travel(&self.reassembled, &view).map_err(|broken| broken.to_string())?;
+                ((fate == Fate::Accepted) == (outcome == Outcome::Accepted) && at == At::End, ran)
+            }
+        };
+        let by_rules = (ran.end == End::Accepted) == matches!(fate, Fate::Accepted | Fate::Lost);
+        let described = || {
+            format!(
+                "packet: {packet:?}\nmark {:#x}, seen at {:?}\nbytes: {}\nat its end: {}\npolicy: {:?}\n{}rules: \
+                 {ran:?}\nview: {view:?}",
+                observed.mark,
+                observed.seen,
+                hex(&observed.bytes),
+                observed.at_end.as_deref().map(hex).unwrap_or_default(),
+                told.decision,
+                report::trace(&told),
+            )
+        };
+        let by_policy = by_policy || unread;
+        if !by_policy || !by_rules {
+            let words = |agrees: bool| if agrees { "agrees" } else { "differs" };
+            let (policy, rules) = (words(by_policy), words(by_rules));
+            return Err(format!("kernel: {fate:?}; the policy {policy}, the rules {rules}\n{}", described()));
+        }
+        let stopped = matches!(fate, Fate::Dropped | Fate::DroppedEarly);
+        let reject = match ran.end {
+            End::Rejected(reject) if stopped => Some(reject),
+            _ => None,
+        };
+        if stopped
+            && !unread
+            && self.effective.mode == Mode::Enforce
+            && (outcome == Outcome::Rejected) != reject.is_some()
+        {
+            return Err(format!("one rejects, the other drops\n{}", described()));
+        }
+        if ran.logged != observed.logged {
+            return Err(format!("the kernel logs {:?}\n{}", observed.logged, described()));
+        }
+        let met = met(&told, observed, &packet);
+        Ok(Judged { fate, outcome, counted: ran.counted, reject, packet, met })
+    }
+
+    /// What is said of a fragment as it arrives, of which our rules dropped it, holds for the whole packet.
+    ///
+    /// # Errors
+    /// The policy would have let it in.
+    pub fn arrives(&self, observed: &Observed, whole: &[u8]) -> Result<(), String> {
+        let packet = self.packet(observed, &read(whole)?, &Known::default())?;
+        let told = trace(self.effective, &packet);
+        if decided_at(&told) == At::Arrival {
+            return Ok(());
+        }
+        Err(format!("a fragment is dropped as it arrives, and the whole is not\n{packet:?}\n{}", report::trace(&told)))
+    }
+
+    /// The packet as the simulator has it.
+    fn packet(&self, observed: &Observed, headers: &Headers<'_>, known: &Known) -> Result<Packet, String> {
+        let node = self.node;
+        let interface = |index: u32| InterfaceName::new(node.name_of(index)).unwrap();
+        let kind = |index: u32| node.kind_of(index).map(str::to_owned);
+        let (direction, index) = match observed.hook {
+            Entry::Host => (Direction::Egress, observed.output),
+            Entry::Device | Entry::Network => (Direction::Ingress, observed.input),
+        };
+        let mut packet = headers.packet(direction, interface(index));
+        packet.kind = kind(index);
+        packet.state = observed.state.map_or(ConntrackState::New, State::simulated);
+        packet.origin = match (&known.socket, observed.owner) {
+            (Some(socket), Some((uid, gid))) => {
+                assert_eq!((socket.uid, socket.gid), (uid, gid), "the kernel knows another sender");
+                Origin::Process(socket.clone())
+            }
+            (None, Some((uid, gid))) => Origin::Process(Socket { uid, gid, ..Socket::default() }),
+            (_, None) => Origin::Kernel,
+        };
+        if direction == Direction::Ingress {
+            // The peer is in another network namespace, and its sockets are none for this one's rules.
+            packet.origin = Origin::Kernel;
+        }
+        packet.forward = match (direction, &observed.at_end, observed.output) {
+            (Direction::Egress, ..) | (_, Some(_), 0) => None,
+            (_, Some(_), output) => Some(Exit { interface: interface(output), kind: kind(output) }),
+            (_, None, _) => known.exit.map(|name| {
+                let link = node.links.iter().find(|link| link.name == name).unwrap();
+                Exit { interface: InterfaceName::new(name).unwrap(), kind: Some(link.kind.to_owned()) }
+            }),
+        };
+        if let Some(end) = &observed.at_end {
+            let after = read(end)?;
+            let goes_to = |headers: &Headers<'_>| (headers.destination, headers.ports().map_or(0, |(_, port)| port));
+            packet.translated = Some(goes_to(&after)).filter(|after| *after != goes_to(headers));
+        }
+        Ok(packet)
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Headers<'_>, String> {
+    wire::packet(bytes).map_err(|error| format!("rules saw what is no packet: {error}: {}", hex(bytes)))
+}
+
+/// Where the policy drops a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum At {
+    /// As it arrives.
+    Arrival,
+    /// In the stages untracked and prednat.
+    Before,
+    /// In the stages host and forward, or nowhere.
+    End,
+}
+
+fn decided_at(told: &Trace<'_>) -> At {
+    if told.decision.outcome == Outcome::Accepted {
+        return At::End;
+    }
     let last = told.steps.iter().rev().find_map(|step| match step {
         Step::Stage(stage, ..) => Some(*stage),
         _ => None,
     });
-    let early = matches!(last, Some(Stage::Untracked | Stage::Prednat));
-    let broken = |error: nodewall::simulate::ruleset::Broken| error.to_string();
-    let whole = travel(ruleset, &view).map_err(broken)?;
-    let first = match direction {
-        Direction::Ingress => {
-            let before = View { output: None, ..view.clone() };
-            run(ruleset, Hook::Prerouting, &before).map_err(broken)?
-        }
-        Direction::Egress => {
-            let early = Ruleset { chains: before_tracking(ruleset), sets: ruleset.sets.clone() };
-            run(&early, Hook::Output, &view).map_err(broken)?
-        }
-    };
-    let refused = |end: End| end != End::Accepted;
-    // What each judge says of the part of the way that the packet went.
-    let (by_policy, by_rules, ran) = match (fate, direction) {
-        (Fate::DroppedEarly, Direction::Ingress) => {
-            let by_policy = early && outcome != Outcome::Accepted;
-            (by_policy, refused(first.end), &first)
-        }
-        (Fate::DroppedEarly, Direction::Egress) => (early && outcome != Outcome::Accepted, refused(whole.end), &whole),
-        (Fate::Lost, Direction::Ingress) => {
-            let by_policy = !(early && outcome != Outcome::Accepted);
-            (by_policy, !refused(first.end), &first)
-        }
-        // Address translation drops errors with a wrong checksum (`nf_nat_icmpv6_reply_translation`).
-        (Fate::Lost, Direction::Egress) => {
-            let by_policy = !(early && outcome != Outcome::Accepted);
-            (by_policy, !refused(first.end), &first)
-        }
-        (Fate::Dropped, _) => (outcome != Outcome::Accepted && !early, refused(whole.end), &whole),
-        (Fate::Accepted, _) => (outcome == Outcome::Accepted, !refused(whole.end), &whole),
-    };
-    let described = || {
-        format!(
-            "packet: {packet:?}\nmark {:#x}, seen at {:?}\nbytes: {}\nat its end: {}\npolicy: {:?}\n{}rules: {ran:?}\nview: {view:?}",
-            observed.mark,
-            observed.seen,
-            hex(&observed.bytes),
-            observed.at_end.as_deref().map(hex).unwrap_or_default(),
-            told.decision,
-            report::trace(&told),
-        )
-    };
-    let by_policy = by_policy || unread;
-    if !by_policy || !by_rules {
-        let words = |agrees: bool| if agrees { "agrees" } else { "differs" };
-        return Err(format!(
-            "kernel: {fate:?}; the policy {}, the rules {}\n{}",
-            words(by_policy),
-            words(by_rules),
-            described()
-        ));
+    match last {
+        None => At::Arrival,
+        Some(Stage::Untracked | Stage::Prednat) => At::Before,
+        Some(Stage::Host | Stage::Forward) => At::End,
     }
-    if outcome == Outcome::Rejected && fate == Fate::Dropped && !unread && !matches!(whole.end, End::Rejected(_)) {
-        return Err(format!("the policy rejects, the rules do not\n{}", described()));
-    }
-    if ran.logged != observed.logged {
-        return Err(format!("the kernel logs {:?}\n{}", observed.logged, described()));
-    }
-    let reject = match ran.end {
-        End::Rejected(reject) if matches!(fate, Fate::Dropped | Fate::DroppedEarly) => Some(reject),
-        _ => None,
-    };
-    let met = met(&told, observed, &packet);
-    Ok(Judged { fate, outcome, counted: ran.counted.clone(), reject, packet, met })
 }
 
 /// What the policy did with a packet: every part of the language that had a hand in it.
@@ -207,6 +271,7 @@ fn met(trace: &Trace<'_>, observed: &Observed, packet: &Packet) -> Vec<&'static 
         .flat_map(|step| match step {
             Step::Stage(stage, ..) => vec![stage.name()],
             Step::StageEnd(_, StageEnd::Skipped) => vec!["stage skipped"],
+            Step::Early => vec!["early"],
             Step::Essential(..) => vec!["essential"],
             Step::Failsafe(_, FailsafeStep::Accepted) => vec!["failsafe"],
             Step::TierEnd(_, TierEnd::Default(TierDefault::Deny)) => vec!["tier default"],
@@ -247,26 +312,41 @@ fn met(trace: &Trace<'_>, observed: &Observed, packet: &Packet) -> Vec<&'static 
     met
 }
 
-/// The chains without the base chains at or after connection tracking.
-fn before_tracking(ruleset: &Ruleset) -> BTreeMap<String, Chain> {
-    let early = |chain: &Chain| chain.base.is_none_or(|base| base.priority < -200);
-    ruleset.chains.iter().filter(|(_, chain)| early(chain)).map(|(name, chain)| (name.clone(), chain.clone())).collect()
-}
-
 /// Gives the view the transport header as the kernel's expressions read it, to the byte. Whether that is more than a policy does:
-/// the one field that is there of a header that breaks off in its second; and in fragments after the first, which come to rules only
-/// inside of other fragments of IPv6, what the kernel takes for a header. It remembers no place for one (`ipv6_find_hdr`), and that
-/// it should not look is only known to `nft_payload_eval`, not to `nft_payload_fast_eval` (net/netfilter/nf_tables_core.c), which
-/// reads short fields: it reads them from the beginning of the packet.
-fn as_rules_read(view: &mut View, headers: &wire::Headers<'_>, bytes: &[u8]) -> bool {
+/// the one field that is there of a header that breaks off in its second; and of fragments after the first, which come to rules as
+/// they arrive, and inside of other fragments of IPv6, whatever is in the place of a header. That there is none is only known to
+/// `nft_payload_eval`, not to `nft_payload_fast_eval` (net/netfilter/nf_tables_core.c), which reads short fields. In IPv6 nobody knows
+/// where the place is (`ipv6_find_hdr`), and it is the beginning of the packet.
+fn as_rules_read(view: &mut View, headers: &Headers<'_>, bytes: &[u8]) -> bool {
     view.words = headers.words();
     if headers.fragment.is_some_and(|fragment| !fragment.is_first()) {
-        view.words = Some((u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]])));
-        view.icmp = Some((bytes[0], bytes[1]));
+        let at = if headers.source.is_ipv4() { usize::from(bytes[0] & 0xf) * 4 } else { 0 };
+        view.words = None;
+        view.icmp = None;
+        view.broken_off = bytes[at..].iter().take(4).copied().collect();
+        if let [a, b, c, d] = view.broken_off[..] {
+            view.words = Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])));
+        }
         return true;
     }
     view.broken_off = headers.transport.filter(|there| there.len() < 4).unwrap_or_default().to_vec();
     headers.words().is_none() && headers.icmp().is_none() && !view.broken_off.is_empty()
+}
+
+/// The same on the device, where nobody has cut off what the link added behind the packet: rules read on there. The chain before
+/// connection tracking gets the packet without.
+fn as_read_on_device(view: &mut View, packet: &Packet, bytes: &[u8]) -> Result<bool, String> {
+    let mut stretched = bytes.to_vec();
+    let (field, length) = if packet.source.is_ipv4() { (2, bytes.len()) } else { (4, bytes.len() - 40) };
+    stretched[field..field + 2].copy_from_slice(&(length as u16).to_be_bytes());
+    let headers = read(&stretched)?;
+    let unread = as_rules_read(view, &headers, &stretched);
+    view.protocol = headers.protocol;
+    if !unread {
+        view.icmp = headers.icmp();
+    }
+    let same = (packet.protocol, packet.ports, packet.icmp) == (headers.protocol, headers.ports(), headers.icmp());
+    Ok(unread || !same)
 }
 
 fn hex(bytes: &[u8]) -> String {

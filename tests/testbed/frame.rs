@@ -111,7 +111,7 @@ pub fn frames(shape: &Shape, built: &Built, link: &Link) -> Vec<Vec<u8>> {
         }
         bytes.extend(ethertype.to_be_bytes());
         bytes.extend(part);
-        bytes.extend(vec![0xa5; usize::from(shape.frame.trailer)]);
+        bytes.extend(1..=shape.frame.trailer);
         bytes
     };
     built.parts.iter().map(frame).collect()

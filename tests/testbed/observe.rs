@@ -2,9 +2,21 @@
 
 use super::witness::{Point, State, Testimony};
 
+/// The first hook at which a packet is watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// The device on which it arrives, for that hook only.
+    Device,
+    /// Prerouting, of a packet that arrives.
+    Network,
+    /// Output, of a packet that this host sends.
+    Host,
+}
+
 /// A packet that came to a hook of the node, and how far it got.
 #[derive(Clone, Debug)]
 pub struct Observed {
+    pub hook: Entry,
     /// The interface by which it came (index), or 0 for one that this host sends.
     pub input: u32,
     /// The interface by which it leaves, as far as it got to know it.
@@ -19,7 +31,7 @@ pub struct Observed {
     pub state: Option<State>,
     /// The witnesses that saw it, in order.
     pub seen: Vec<Point>,
-    /// As it was before `input` or `forward`.
+    /// As it was before `input`, `forward` or `output`.
     pub at_end: Option<Vec<u8>>,
     /// What our own rules logged of it, in order.
     pub logged: Vec<String>,
@@ -33,7 +45,7 @@ impl Observed {
 
     /// Whether this host sends it.
     pub fn leaves(&self) -> bool {
-        self.input == 0
+        self.hook == Entry::Host
     }
 
     /// Its identification, which `frame::build` gave it if it is one of ours.
@@ -63,14 +75,8 @@ fn lasting(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8)> {
     Some((first, identification(bytes), bytes.get(source)?, *bytes.get(protocol)?))
 }
 
-/// What all testimonies of one packet that leaves have in common: the destination and the length, too.
-fn leaving(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8, &[u8], &[u8])> {
-    let (version, id, source, protocol) = lasting(bytes)?;
-    let (destination, length) = if version == 4 { (16..20, 2..4) } else { (24..40, 4..6) };
-    Some((version, id, source, protocol, bytes.get(destination)?, bytes.get(length)?))
-}
-
-/// Sorts testimonies by packet. `NF_INET_PRE_ROUTING` is 0, `LOCAL_IN` 1, `FORWARD` 2, `LOCAL_OUT` 3.
+/// Sorts testimonies by packet. One packet is on its way at a time, but for the answer that a rejection makes; so it is always the
+/// last of its kind.
 ///
 /// # Errors
 /// A testimony of a packet that no first witness saw.
@@ -78,21 +84,25 @@ pub fn observations(said: Vec<Testimony>) -> Result<Vec<Observed>, String> {
     let mut all: Vec<Observed> = Vec::new();
     for testimony in said {
         let Testimony { point, prefix, hook, input, output, mark, owner, bytes } = testimony;
-        if matches!(point, Some(Point::Arrived | Point::Sent)) {
+        // `enum nf_inet_hooks`: `LOCAL_OUT` is 3, `INGRESS` 5.
+        let hook = match hook {
+            3 => Entry::Host,
+            5 => Entry::Device,
+            _ => Entry::Network,
+        };
+        if matches!(point, Some(Point::Ingress | Point::Arrived | Point::Sent)) {
             let seen = point.into_iter().collect();
             let logged = Vec::new();
-            all.push(Observed { input, output, bytes, mark, owner, state: None, seen, at_end: None, logged });
+            all.push(Observed { hook, input, output, bytes, mark, owner, state: None, seen, at_end: None, logged });
             continue;
         }
-        let same = |packet: &&mut Observed| match hook {
-            // What an error quotes may be translated back on the way out; who it is for and how long it is stays.
-            3 => packet.leaves() && packet.output == output && leaving(&packet.bytes) == leaving(&bytes),
-            _ => packet.input == input && lasting(&packet.bytes) == lasting(&bytes),
+        let same = |packet: &&mut Observed| {
+            let way = if hook == Entry::Host { packet.output == output } else { packet.input == input };
+            packet.hook == hook && way && lasting(&packet.bytes) == lasting(&bytes)
         };
         let Some(packet) = all.iter_mut().rev().find(same) else {
-            let alike: Vec<_> = all.iter().filter(|packet| packet.input == input).map(|packet| &packet.bytes).collect();
             return Err(format!(
-                "{point:?} {prefix:?} of a packet that nobody saw before: {bytes:02x?} by {input}, {output}\n{alike:02x?}"
+                "{point:?} {prefix:?} of a packet that nobody saw before: {bytes:02x?} by {input}, {output}"
             ));
         };
         match point {
@@ -101,7 +111,7 @@ pub fn observations(said: Vec<Testimony>) -> Result<Vec<Observed>, String> {
                 packet.seen.push(point);
                 match point {
                     Point::Tracked(state) | Point::SentTracked(state) => packet.state = Some(state),
-                    Point::BeforeInput => packet.at_end = Some(bytes),
+                    Point::BeforeInput | Point::BeforeOutput => packet.at_end = Some(bytes),
                     Point::BeforeForward => {
                         packet.at_end = Some(bytes);
                         packet.output = output;

@@ -1,5 +1,6 @@
 //! Witnesses: a table beside ours that drops nothing and tells, by NFLOG, of every packet at every hook before and after our chains.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use netlink_sys::Socket;
@@ -22,9 +23,13 @@ pub const LAST: u16 = 0xffff;
 /// Where a witness stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Point {
+    /// On the device on which it arrives, before `early`; fragments by themselves.
+    Ingress,
+    /// After that.
+    AfterIngress,
     /// After reassembly, before `raw_prerouting`.
     Arrived,
-    /// After `raw_prerouting`, before connection tracking.
+    /// After `early` and `raw_prerouting`, before connection tracking.
     AfterRaw,
     /// After connection tracking.
     Tracked(State),
@@ -86,8 +91,6 @@ fn table() -> String {
     let mut chain = |name: &str, hook: &str, priority: i32, rules: &str| {
         writeln!(text, "chain {name} {{ type filter hook {hook} priority {priority}; {rules}; }}").unwrap();
     };
-    let log = |word: &str| format!("log prefix \"{word}\" group {WITNESSES}");
-    let short = |word: &str| format!("log prefix \"{word}\" group {WITNESSES} snaplen {HEAD}");
     let states = |side: &str| {
         let all = State::ALL.map(|(_, name, _)| format!("{name} : goto {side}_{name}")).join(", ");
         format!("ct state vmap {{ {all} }}")
@@ -109,7 +112,7 @@ fn table() -> String {
     chain("sent", "output", -390, &log("sent"));
     chain("sent_after_raw", "output", -250, &short("sent after raw"));
     chain("sent_tracked", "output", -150, &states("out"));
-    chain("before_output", "output", -10, &short("before output"));
+    chain("before_output", "output", -10, &log("before output"));
     chain("after_output", "output", 10, &short("after output"));
     for side in ["in", "out"] {
         for (_, name, _) in State::ALL {
@@ -119,7 +122,9 @@ fn table() -> String {
     let ports = "meta l4proto { tcp, udp, sctp, dccp, udplite }";
     writeln!(
         text,
-        "chain translate {{ type nat hook prerouting priority -100;
+        "chain translate {{ type nat hook prerouting priority -100; goto translated; }}
+         chain translate_out {{ type nat hook output priority -100; goto translated; }}
+         chain translated {{
              {ports} ip ecn ect0 dnat ip to 10.0.0.0-10.0.0.31:20-40
              {ports} ip6 ecn ect0 dnat ip6 to [fd00::]-[fd00::1f]:20-40
              ip ecn ect1 dnat ip to 10.0.0.5
@@ -128,6 +133,16 @@ fn table() -> String {
     )
     .unwrap();
     text
+}
+
+/// The statement by which a witness tells of whole packets.
+fn log(word: &str) -> String {
+    format!("log prefix \"{word}\" group {WITNESSES}")
+}
+
+/// The statement by which a witness tells of the beginnings of packets.
+fn short(word: &str) -> String {
+    format!("{} snaplen {HEAD}", log(word))
 }
 
 /// How many bytes of a packet the later witnesses show.
@@ -157,6 +172,7 @@ pub struct Testimony {
 pub struct Witnesses {
     socket: Socket,
     buffer: Vec<u8>,
+    devices: BTreeSet<String>,
 }
 
 const NFNL_SUBSYS_ULOG: u16 = 4;
@@ -180,18 +196,42 @@ const NFULNL_COPY_PACKET: u8 = 2;
 impl Witnesses {
     /// Puts them up, in the network namespace of this thread.
     pub fn new() -> Self {
-        let file =
-            std::env::temp_dir().join(format!("nodewall-witness-{}-{}", std::process::id(), nix::unistd::gettid()));
-        std::fs::write(&file, table()).expect("a temporary file");
-        sh(&format!("nft -f {}", file.display()));
-        let _ = std::fs::remove_file(file);
+        nft(&table());
         let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
         socket.bind_auto().expect("an address");
         setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &(256 << 20)).expect("a large buffer");
         for group in [WITNESSES, OUR_LOG] {
             configure(&socket, group);
         }
-        Self { socket, buffer: vec![0; 1 << 17] }
+        Self { socket, buffer: vec![0; 1 << 17], devices: BTreeSet::new() }
+    }
+
+    /// Puts witnesses at the ingress hooks of these devices, and at no others: a chain there makes the kernel drop broken headers that it
+    /// otherwise leaves for rules to judge (`nft_set_pktinfo_ipv6_ingress`).
+    pub fn watch(&mut self, devices: &BTreeSet<String>) {
+        let mut text = String::new();
+        for device in self.devices.symmetric_difference(devices) {
+            for (name, priority, says) in [
+                ("ingress", -10, format!("{}; ip id {LAST} drop", log("ingress"))),
+                ("after_ingress", 10, short("after ingress")),
+            ] {
+                let _ = if devices.contains(device) {
+                    let hook = format!("type filter hook ingress device {device} priority {priority}");
+                    writeln!(text, "table inet witness {{ chain {name}_{device} {{ {hook}; {says}; }}\n}}")
+                } else {
+                    writeln!(text, "delete chain inet witness {name}_{device}")
+                };
+            }
+        }
+        if !text.is_empty() {
+            nft(&text);
+            self.devices = devices.clone();
+        }
+    }
+
+    /// The devices at whose ingress hooks there are witnesses.
+    pub fn devices(&self) -> &BTreeSet<String> {
+        &self.devices
     }
 
     /// What was said since it was last asked, in order.
@@ -208,6 +248,13 @@ impl Witnesses {
             }
         }
     }
+}
+
+fn nft(text: &str) {
+    let file = std::env::temp_dir().join(format!("nodewall-witness-{}-{}", std::process::id(), nix::unistd::gettid()));
+    std::fs::write(&file, text).expect("a temporary file");
+    sh(&format!("nft -f {}", file.display()));
+    let _ = std::fs::remove_file(file);
 }
 
 fn configure(socket: &Socket, group: u16) {
@@ -290,6 +337,8 @@ fn testimony(message: &[u8]) -> Testimony {
 fn point(prefix: &str) -> Point {
     let state = |name: &str| State::ALL.into_iter().find(|(_, known, _)| *known == name).map(|(state, ..)| state);
     match prefix {
+        "ingress" => Point::Ingress,
+        "after ingress" => Point::AfterIngress,
         "arrived" => Point::Arrived,
         "after raw" => Point::AfterRaw,
         "after prednat" => Point::AfterPrednat,
