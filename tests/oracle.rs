@@ -71,7 +71,7 @@ fn compare(cases: u32) {
 }
 
 #[test]
-#[ignore = "unfinished: `make oracle` runs it; verdicts agree, and whether senders are told is still compared too strictly"]
+
 fn policy_rules_and_kernel_agree() {
     if !lab::may_run("policy_rules_and_kernel_agree") {
         return;
