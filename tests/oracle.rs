@@ -53,11 +53,7 @@ fn compare(cases: u32) {
     });
     println!("{:#?} in {:?}", seen.borrow(), start.elapsed());
     match result {
-        Ok(()) => {
-            let once = bed.borrow().once_only;
-            println!("{once} differences that did not come up again");
-            assert!(once <= 1 + cases as usize / 200, "seed {seed}: too many differences that do not come up again");
-        }
+        Ok(()) => {}
         Err(TestError::Fail(reason, (effective, shapes))) => {
             let ruleset = compile(&bed.borrow().fit(&effective));
             panic!(

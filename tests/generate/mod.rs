@@ -25,7 +25,10 @@ impl Trial {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-        let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+        // A minute, so that a failure is told before the test's time is over.
+        let (max_shrink_iters, max_shrink_time) = (20_000, 60_000);
+        let failure_persistence = None;
+        let config = Config { cases, failure_persistence, max_shrink_iters, max_shrink_time, ..Config::default() };
         Self { seed, cases, runner: TestRunner::new_with_rng(config, rng) }
     }
 }

@@ -1,10 +1,13 @@
 //! Packets as the simulator knows them, on the edges of what a policy names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
+use nodewall::net::addr::Family;
 use nodewall::net::interface::{Direction, InterfaceName};
-use nodewall::net::protocol::{L4Detail, L4Match, Protocol};
-use nodewall::policy::effective::{Addresses, Effective};
+use nodewall::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
+use nodewall::net::range::RangeSet;
+use nodewall::policy::effective::{Addresses, Effective, EffectiveRule};
 use nodewall::simulate::{ConntrackState, Exit, Origin, Packet, Socket};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -70,10 +73,42 @@ pub fn sketch() -> impl Strategy<Value = Sketch> {
 }
 
 /// Where a policy's answers can change: the edges of everything it names, and one beyond.
+#[derive(Default)]
 pub struct Points {
     pub v4: Vec<u32>,
     pub v6: Vec<u128>,
     pub ports: Vec<u16>,
+    /// What each rule names of them, and its direction.
+    pub rules: Vec<(Direction, Aim)>,
+}
+
+/// The points of one rule: places in those of its policy, four for each range, of which the first two are within.
+#[derive(Clone, Debug, Default)]
+pub struct Aim {
+    pub family: Option<Family>,
+    /// Source and destination.
+    pub v4: [Range<usize>; 2],
+    /// The same of IPv6.
+    pub v6: [Range<usize>; 2],
+    pub source_ports: Range<usize>,
+    pub protocols: Vec<AimL4>,
+}
+
+/// A protocol of a rule.
+#[derive(Clone, Debug)]
+pub struct AimL4 {
+    pub protocol: Protocol,
+    /// Destination ports.
+    pub ports: Range<usize>,
+    /// ICMP types, each with a code.
+    pub icmp: Vec<(u8, u8)>,
+}
+
+/// One of the places of a rule's ranges, mostly within; `None` if the rule names no range.
+pub fn within(places: &Range<usize>, choice: usize) -> Option<usize> {
+    let ranges = places.len() / 4;
+    let place = [0, 1, 0, 1, 0, 1, 2, 3][choice % 8];
+    (ranges > 0).then(|| places.start + choice / 8 % ranges * 4 + place)
 }
 
 impl Points {
@@ -82,33 +117,69 @@ impl Points {
             v4: vec![0x7f00_0001, 0x7eff_ffff, 0x8000_0000, 0x0808_0808, 0, u32::MAX],
             v6: vec![1, 0, 2, 0xfe80 << 112 | 5, 0xfec0 << 112, 0xff02 << 112 | 1, u128::MAX],
             ports: vec![0, 67, 68, 546, 547, 53, 65_535],
+            rules: Vec::new(),
         };
         let policies = effective.tiers.iter().flat_map(|tier| &tier.policies);
-        let rules = policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
-        for rule in rules.chain(effective.failsafe.iter().map(|entry| &entry.rule)) {
-            for addresses in [&rule.from, &rule.to] {
-                if let Addresses::Literal(set) | Addresses::Named(_, set) = addresses {
-                    for (start, end) in set.v4.ranges() {
-                        points.v4.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
-                    }
-                    for (start, end) in set.v6.ranges() {
-                        points.v6.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
-                    }
-                }
-            }
-            let details: Vec<&L4Detail> = match &rule.l4 {
-                L4Match::Any => Vec::new(),
-                L4Match::Only(protocols) => protocols.values().collect(),
+        let rules = policies.flat_map(|policy| {
+            let of = |direction, rules: &'_ Option<Vec<EffectiveRule>>| {
+                rules.iter().flatten().map(|rule| (direction, rule.clone())).collect::<Vec<_>>()
             };
-            let of_details = details.into_iter().filter_map(|detail| match detail {
-                L4Detail::Ports(ports) => Some(ports),
-                L4Detail::All | L4Detail::Icmp(_) => None,
-            });
-            for (start, end) in of_details.chain(&rule.source_ports).flat_map(|set| set.ranges()) {
-                points.ports.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
-            }
+            [of(Direction::Ingress, &policy.ingress), of(Direction::Egress, &policy.egress)].concat()
+        });
+        let failsafe = effective.failsafe.iter().map(|entry| (entry.direction, entry.rule.clone()));
+        for (direction, rule) in rules.chain(failsafe) {
+            let aim = points.add(&rule);
+            points.rules.push((direction, aim));
         }
         points
+    }
+
+    fn add(&mut self, rule: &EffectiveRule) -> Aim {
+        let mut aim = Aim { family: rule.family, ..Aim::default() };
+        for (end, addresses) in [&rule.from, &rule.to].into_iter().enumerate() {
+            let (v4, v6) = (self.v4.len(), self.v6.len());
+            if let Addresses::Literal(set) | Addresses::Named(_, set) = addresses {
+                for (start, end) in set.v4.ranges() {
+                    self.v4.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
+                }
+                for (start, end) in set.v6.ranges() {
+                    self.v6.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
+                }
+                aim.family = match (set.v4.is_empty(), set.v6.is_empty()) {
+                    (false, true) => Some(Family::V4),
+                    (true, false) => Some(Family::V6),
+                    _ => aim.family,
+                };
+            }
+            (aim.v4[end], aim.v6[end]) = (v4..self.v4.len(), v6..self.v6.len());
+        }
+        if let L4Match::Only(protocols) = &rule.l4 {
+            for (protocol, detail) in protocols {
+                let at = self.ports.len();
+                let mut types = Vec::new();
+                match detail {
+                    L4Detail::Ports(ports) => self.add_ports(ports),
+                    L4Detail::Icmp(icmp) => {
+                        let first = |codes: &RangeSet<u8>| codes.ranges().first().map(|(code, _)| *code);
+                        types.extend(icmp.iter().filter_map(|(kind, codes)| Some((*kind, first(codes)?))));
+                    }
+                    L4Detail::All => {}
+                }
+                aim.protocols.push(AimL4 { protocol: *protocol, ports: at..self.ports.len(), icmp: types });
+            }
+        }
+        let at = self.ports.len();
+        if let Some(ports) = &rule.source_ports {
+            self.add_ports(ports);
+        }
+        aim.source_ports = at..self.ports.len();
+        aim
+    }
+
+    fn add_ports(&mut self, ports: &PortSet) {
+        for (start, end) in ports.ranges() {
+            self.ports.extend([*start, *end, start.wrapping_sub(1), end.wrapping_add(1)]);
+        }
     }
 
     pub fn port(&self, choice: usize) -> u16 {

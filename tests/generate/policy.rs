@@ -1,6 +1,6 @@
 //! Policies over the whole language, as they are when names are looked up: few names, addresses and ports, so that rules overlap.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use nodewall::net::addr::{AddrSet, Family};
 use nodewall::net::facts::Cgroup;
@@ -16,7 +16,7 @@ use nodewall::policy::selector::{Labels, Selector};
 use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
 use nodewall::text::place::Place;
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{select, subsequence};
 
 /// Interface names: those that policies know, and some that they do not.
 pub const NAMES: [&str; 9] = ["lo", "eth0", "eth1", "ib0", "cali1", "cali12", "cal", "veth9", "eth"];
@@ -50,8 +50,9 @@ pub fn effective() -> impl Strategy<Value = Effective> {
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
     let mark = select(vec![0x10u32, 0x1, 0x400, 0x8000_0000]);
-    (mode, interfaces(), expected(), failsafe, tiers, defaults, any::<bool>(), any::<bool>(), mark).prop_map(
-        |(mode, interfaces, expected, failsafe, tiers, defaults, drop_invalid, team, accept_mark)| {
+    let early = prop_oneof![1 => Just(Vec::new()), 2 => subsequence(ROLES.to_vec(), 0..=ROLES.len())];
+    (mode, interfaces(), expected(), failsafe, tiers, defaults, any::<bool>(), any::<bool>(), mark, early).prop_map(
+        |(mode, interfaces, expected, failsafe, tiers, defaults, drop_invalid, team, accept_mark, early)| {
             let defaults = Role::ALL
                 .iter()
                 .flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)))
@@ -60,9 +61,8 @@ pub fn effective() -> impl Strategy<Value = Effective> {
                 .collect();
             let unknown = labels(Role::Unknown, team);
             let log = LogSettings { group: 1, rate: 10, burst: 5 };
-            let early = if drop_invalid { ROLES.into() } else { BTreeSet::new() };
             let mut effective = Effective {
-                early,
+                early: early.into_iter().collect(),
                 mode,
                 interfaces,
                 expected,

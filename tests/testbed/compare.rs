@@ -179,11 +179,15 @@ impl<'a> Judge<'a> {
         Ok(Judged { fate, outcome, counted: ran.counted, reject, packet, met })
     }
 
-    /// What is said of a fragment as it arrives, of which our rules dropped it, holds for the whole packet.
+    /// What is said of a first fragment as it arrives, if our rules drop it, holds for the whole packet. Later ones do not say whether
+    /// they belong to what essentials or failsafe let in (nodewall.toml(5), `early`).
     ///
     /// # Errors
     /// The policy would have let it in.
     pub fn arrives(&self, observed: &Observed, whole: &[u8]) -> Result<(), String> {
+        if !read(&observed.bytes)?.fragment.is_some_and(|fragment| fragment.is_first()) {
+            return Ok(());
+        }
         let packet = self.packet(observed, &read(whole)?, &Known::default())?;
         let told = trace(self.effective, &packet);
         if decided_at(&told) == At::Arrival {

@@ -6,9 +6,8 @@ use nodewall::net::flow::{Detail, Tuple};
 use nodewall::net::protocol::Protocol;
 
 use super::node::{self, Link};
-use super::shape::{Before, Fragments, Header, Lie, Options, Shape, Way, Whom};
+use super::shape::{Before, Fragments, Header, Lie, Options, Shape, Way, Whom, icmp_type};
 use crate::generate::packet::Points;
-use crate::generate::policy::ICMP_TYPES;
 use crate::lab::conntrack::{Entry, plain};
 
 /// A packet with bytes.
@@ -49,9 +48,9 @@ pub fn build(shape: &Shape, points: &Points, id: u16) -> Built {
     };
     let destination = points.address(shape.v4, shape.destination);
     let dhcp = [(67, 68), (68, 67), (546, 547), (547, 546)];
-    let ports = match shape.ports.0 % 12 {
-        0 => dhcp[shape.ports.1 % dhcp.len()],
-        _ => (points.port(shape.ports.0), points.port(shape.ports.1)),
+    let ports = match shape.dhcp {
+        Some(choice) => dhcp[choice % dhcp.len()],
+        None => (points.port(shape.ports.0), points.port(shape.ports.1)),
     };
     let (transport, error) = transport(shape, (source, destination), ports, id);
     let (whole, split) = match (source, destination) {
@@ -117,14 +116,6 @@ pub fn frames(shape: &Shape, built: &Built, link: &Link) -> Vec<Vec<u8>> {
     built.parts.iter().map(frame).collect()
 }
 
-/// The type and code of an ICMP packet.
-fn icmp_type(shape: &Shape) -> (u8, u8) {
-    if shape.icmp.is_multiple_of(3) {
-        return (if shape.v4 { 8 } else { 128 }, 0);
-    }
-    (ICMP_TYPES[shape.icmp % ICMP_TYPES.len()], (shape.icmp / 16 % 7) as u8)
-}
-
 fn is_error(protocol: u8, kind: u8) -> bool {
     match protocol {
         1 => matches!(kind, 3 | 4 | 5 | 11 | 12),
@@ -133,7 +124,7 @@ fn is_error(protocol: u8, kind: u8) -> bool {
 }
 
 fn echo(shape: &Shape, source: IpAddr, destination: IpAddr, id: u16) -> Option<Entry> {
-    let (kind, code) = icmp_type(shape);
+    let (kind, code) = icmp_type(shape.icmp, shape.v4);
     let answer = match (shape.protocol, kind) {
         (1, 8) => 0,
         (58, 128) => 129,
@@ -163,6 +154,12 @@ fn transport(
     let mut bytes = Vec::new();
     let mut error = None;
     let flags = shape.transport.flags;
+    // The length of UDP; of UDP-Lite, how much is in the checksum: not all, or connection tracking leaves out the pseudo header
+    // (`nf_ip_checksum`) and calls it invalid.
+    let covered = match shape.protocol {
+        136 => 8 + shape.transport.payload / 2,
+        _ => 8 + shape.transport.payload,
+    };
     let mut sum_at = None;
     match shape.protocol {
         6 => {
@@ -174,7 +171,7 @@ fn transport(
         17 | 136 => {
             bytes.extend(ports.0.to_be_bytes());
             bytes.extend(ports.1.to_be_bytes());
-            bytes.extend((8 + shape.transport.payload).to_be_bytes());
+            bytes.extend(covered.to_be_bytes());
             bytes.extend([0, 0]);
             sum_at = Some(6);
         }
@@ -183,19 +180,20 @@ fn transport(
             bytes.extend(ports.1.to_be_bytes());
             bytes.extend([0; 8]);
             // A chunk: INIT, DATA, COOKIE ECHO or whatever, its length with its header.
-            let kind = [1, 1, 0, 10, 3, 6][usize::from(flags) % 6];
-            bytes.extend([kind, 0, 0, 20]);
+            let kind = [1, 0, 1, 10, 3, 6][usize::from(flags) % 6];
+            bytes.extend([kind, 0]);
+            bytes.extend((20 + shape.transport.payload).to_be_bytes());
             bytes.extend([0, 0, 0, 1, 0, 0, 0x40, 0, 0, 1, 0, 1, 0, 0, 0, 0]);
         }
         33 => {
             bytes.extend(ports.0.to_be_bytes());
             bytes.extend(ports.1.to_be_bytes());
             // A header of 16 bytes, REQUEST, with short sequence numbers.
-            bytes.extend([4, 0, 0, 0, flags & 0xf << 1, 0, 0, 1, 0, 0, 0, 0]);
+            bytes.extend([4, 0, 0, 0, flags >> 2 << 1 & 0x1e, 0, 0, 1, 0, 0, 0, 0]);
             sum_at = Some(6);
         }
         1 | 58 => {
-            let (kind, code) = icmp_type(shape);
+            let (kind, code) = icmp_type(shape.icmp, shape.v4);
             bytes.extend([kind, code, 0, 0]);
             bytes.extend(id.to_be_bytes());
             bytes.extend([0, 1]);
@@ -222,7 +220,8 @@ fn transport(
         }
         (protocol, Some(at)) => {
             let pseudo = if protocol == 1 { 0 } else { pseudo_header(source, destination, protocol, bytes.len()) };
-            let mut sum = checksum(pseudo, &bytes);
+            let summed = if protocol == 136 { &bytes[..usize::from(covered)] } else { &bytes[..] };
+            let mut sum = checksum(pseudo, summed);
             if protocol == 17 && sum == 0 {
                 sum = 0xffff;
             }

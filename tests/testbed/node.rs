@@ -102,7 +102,7 @@ impl Node {
                 links += &format!("route add {prefix} dev {link} table 90\n");
             }
             links += &format!("rule add pref 20 tos {:#x} lookup 91\n", way(None));
-            links += &format!("route add local default dev lo table 91\n");
+            links += "route add local default dev lo table 91\n";
             for (number, (name, _)) in LINKS.iter().enumerate() {
                 links += &format!("route add default dev {name} table {}\n", 100 + number);
                 links += &format!("rule add pref 5 oif {name} lookup {}\n", 100 + number);
@@ -244,9 +244,9 @@ const SETTINGS: [(&str, &str); 25] = [
     ("ipv6/auto_flowlabels", "0"),
     ("ipv6/icmp/ratelimit", "0"),
     ("ipv4/icmp_echo_ignore_broadcasts", "0"),
-    ("ipv4/ipfrag_time", "1"),
-    ("ipv6/ip6frag_time", "1"),
-    ("netfilter/nf_conntrack_frag6_timeout", "1"),
+    ("ipv4/ipfrag_time", "5"),
+    ("ipv6/ip6frag_time", "5"),
+    ("netfilter/nf_conntrack_frag6_timeout", "5"),
 ];
 
 fn set(settings: &[(&str, &str)]) {

@@ -1,22 +1,30 @@
 //! What a packet is to be like, before it has bytes: addresses and ports as choices among a policy's own edges, and everything that is
 //! odd about it by name.
 
+use nodewall::net::addr::Family;
+use nodewall::net::interface::Direction;
+use nodewall::net::protocol::Protocol;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::node::{EXITS, LINK_COUNT};
 use super::people::PEOPLE;
-use crate::generate::policy::PROTOCOLS;
+use crate::generate::packet::{Aim, Points, within};
+use crate::generate::policy::{ICMP_TYPES, PROTOCOLS};
 
 /// A packet to be sent.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub way: Way,
     pub v4: bool,
+    /// Whether a rule of the policy says what of the rest is other than chosen: addresses, protocol, ports.
+    pub aim: Option<usize>,
     /// Choices: source, destination, source port, destination port, ICMP type and code.
     pub source: usize,
     pub destination: usize,
     pub ports: (usize, usize),
+    /// The ports of a DHCP message instead.
+    pub dhcp: Option<usize>,
     pub icmp: usize,
     pub protocol: u8,
     pub hop_limit: u8,
@@ -176,7 +184,61 @@ pub enum Before {
     Itself,
 }
 
-const TCP_FLAGS: [u8; 14] = [0x02, 0x02, 0x02, 0x02, 0x02, 0x02, 0x10, 0x10, 0x12, 0x04, 0x01, 0x00, 0x3f, 0x06];
+impl Shape {
+    /// The shape with what the rule says that it aims at.
+    pub fn aimed(&self, points: &Points) -> Self {
+        let mut shape = self.clone();
+        let Some(choice) = self.aim else { return shape };
+        let ours = |direction: &Direction| match self.way {
+            Way::In { exit: None, .. } => *direction == Direction::Ingress,
+            Way::In { .. } => true,
+            Way::Out { .. } => *direction == Direction::Egress,
+        };
+        let aims: Vec<&Aim> =
+            points.rules.iter().filter(|(direction, _)| ours(direction)).map(|(_, aim)| aim).collect();
+        let Some(aim) = aims.get(choice % aims.len().max(1)) else { return shape };
+        // Options and extension headers are of one family; so what has some keeps it.
+        if let Some(family) = aim.family.filter(|_| self.options == Options::None && self.headers.is_empty()) {
+            shape.v4 = family == Family::V4;
+        }
+        let source_port = within(&aim.source_ports, self.ports.0);
+        let mut port = None;
+        if let Some(one) = aim.protocols.get(self.ports.1 % aim.protocols.len().max(1)) {
+            shape.protocol = one.protocol.0;
+            // ICMP mostly in its family.
+            match one.protocol {
+                Protocol::ICMP | Protocol::ICMPV6 if self.icmp.is_multiple_of(8) => {}
+                Protocol::ICMP if self.headers.is_empty() => shape.v4 = true,
+                Protocol::ICMPV6 if self.options == Options::None => shape.v4 = false,
+                _ => {}
+            }
+            port = within(&one.ports, self.ports.1);
+            if let Some(wanted) = one.icmp.get(self.icmp % one.icmp.len().max(1)) {
+                shape.icmp = (0..10_000).find(|icmp| icmp_type(*icmp, shape.v4) == *wanted).unwrap_or(self.icmp);
+            }
+        }
+        let [source, destination] = if shape.v4 { &aim.v4 } else { &aim.v6 };
+        shape.source = within(source, self.source).unwrap_or(self.source);
+        shape.destination = within(destination, self.destination).unwrap_or(self.destination);
+        if source_port.is_some() || port.is_some() {
+            shape.dhcp = None;
+        }
+        shape.ports = (source_port.unwrap_or(self.ports.0), port.unwrap_or(self.ports.1));
+        shape
+    }
+}
+
+/// The ICMP type and code of a choice.
+pub fn icmp_type(choice: usize, v4: bool) -> (u8, u8) {
+    if choice.is_multiple_of(3) {
+        return (if v4 { 8 } else { 128 }, 0);
+    }
+    (ICMP_TYPES[choice % ICMP_TYPES.len()], (choice / 16 % 7) as u8)
+}
+
+/// SYN, by far the most of those that begin something.
+const SYN: u8 = 0x02;
+const TCP_FLAGS: [u8; 8] = [0x10, 0x10, 0x12, 0x04, 0x01, 0x00, 0x3f, 0x06];
 
 pub fn shape() -> impl Strategy<Value = Shape> {
     let choice = || 0..1_000_000usize;
@@ -186,11 +248,13 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     ];
     let hop_limit = prop_oneof![4 => Just(64u8), 3 => Just(255u8), 1 => Just(1u8), 1 => Just(0u8), 1 => 2..255u8];
     let ecn = prop_oneof![10 => Just(0u8), 2 => Just(1u8), 2 => Just(2u8), 1 => Just(3u8)];
-    let numbers = (choice(), choice(), (choice(), choice()), choice());
+    let dhcp = prop::option::weighted(0.08, choice());
+    let aim = prop::option::weighted(0.7, choice());
+    let numbers = (aim, choice(), choice(), (choice(), choice()), dhcp, choice());
     let ip = (protocol, hop_limit, ecn, options(), headers(), lie());
     (way(), any::<bool>(), numbers, ip, fragments(), transport(), frame(), before()).prop_map(
         |(way, v4, numbers, ip, fragments, transport, frame, before)| {
-            let (source, destination, ports, icmp) = numbers;
+            let (aim, source, destination, ports, dhcp, icmp) = numbers;
             let (protocol, hop_limit, ecn, options, headers, lie) = ip;
             // ICMP is mostly that of the family.
             let protocol = match protocol {
@@ -205,9 +269,11 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             Shape {
                 way,
                 v4,
+                aim,
                 source,
                 destination,
                 ports,
+                dhcp,
                 icmp,
                 protocol,
                 hop_limit,
@@ -275,9 +341,14 @@ fn fragments() -> impl Strategy<Value = Fragments> {
 
 fn transport() -> impl Strategy<Value = Transport> {
     let payload = prop_oneof![6 => 8..40u16, 1 => Just(0u16), 1 => 40..1200u16];
-    let cut = prop_oneof![10 => Just(None), 1 => (0..21u8).prop_map(Some)];
-    (select(TCP_FLAGS.to_vec()), prop::bool::weighted(0.93), cut, payload)
-        .prop_map(|(flags, sum, cut, payload)| Transport { flags, sum, cut, payload })
+    let cut = prop_oneof![16 => Just(None), 1 => (0..21u8).prop_map(Some)];
+    let flags = prop_oneof![3 => Just(SYN), 1 => select(TCP_FLAGS.to_vec())];
+    (flags, prop::bool::weighted(0.95), cut, payload).prop_map(|(flags, sum, cut, payload)| Transport {
+        flags,
+        sum,
+        cut,
+        payload,
+    })
 }
 
 fn lie() -> impl Strategy<Value = Lie> {

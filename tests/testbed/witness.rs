@@ -106,8 +106,10 @@ fn table() -> String {
     chain("after_input", "input", 10, &short("after input"));
     chain("before_forward", "forward", -10, &log("before forward"));
     chain("after_forward", "forward", 10, &short("after forward"));
-    // What the node says by itself at any time, and not in answer to a packet: that it waits no longer for a fragment.
-    let late = "meta skuid 0-4294967295 accept; icmp type time-exceeded icmp code 1 drop; icmpv6 type time-exceeded icmpv6 code 1 drop";
+    // What the node says by itself at any time, and not in answer to a packet at once: that it waits no longer for a fragment, and to
+    // which groups it belongs (IGMP; MLD, RFC 3810).
+    let late = "meta skuid 0-4294967295 accept; icmp type time-exceeded icmp code 1 drop; icmpv6 type time-exceeded \
+                icmpv6 code 1 drop; ip protocol igmp drop; icmpv6 type { 131, 132, 143 } drop";
     chain("late", "output", -396, late);
     chain("sent", "output", -390, &log("sent"));
     chain("sent_after_raw", "output", -250, &short("sent after raw"));
