@@ -16,12 +16,20 @@ pub struct Trial {
     pub runner: TestRunner,
 }
 
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
 impl Trial {
     /// A run of so many cases, unless the environment says otherwise.
     pub fn of(cases: u32) -> Self {
-        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
         let seed = number("NODEWALL_SEED").unwrap_or(SEED);
-        let cases = number("NODEWALL_CASES").map_or(cases, |cases| u32::try_from(cases).unwrap());
+        Self::with(seed, number("NODEWALL_CASES").map_or(cases, |cases| u32::try_from(cases).expect("NODEWALL_CASES")))
+    }
+
+    /// A run with this seed.
+    pub fn with(seed: u64, cases: u32) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

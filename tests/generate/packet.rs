@@ -7,7 +7,7 @@ use nodewall::net::addr::Family;
 use nodewall::net::interface::{Direction, InterfaceName};
 use nodewall::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use nodewall::net::range::RangeSet;
-use nodewall::policy::effective::{Addresses, Effective, EffectiveRule};
+use nodewall::policy::effective::{Addresses, Effective, EffectiveRule, ProcessMatch};
 use nodewall::simulate::{ConntrackState, Exit, Origin, Packet, Socket};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -86,6 +86,8 @@ pub struct Points {
 #[derive(Clone, Debug, Default)]
 pub struct Aim {
     pub family: Option<Family>,
+    /// Who has to send.
+    pub process: Option<ProcessMatch>,
     /// Source and destination.
     pub v4: [Range<usize>; 2],
     /// The same of IPv6.
@@ -135,7 +137,7 @@ impl Points {
     }
 
     fn add(&mut self, rule: &EffectiveRule) -> Aim {
-        let mut aim = Aim { family: rule.family, ..Aim::default() };
+        let mut aim = Aim { family: rule.family, process: rule.process.clone(), ..Aim::default() };
         for (end, addresses) in [&rule.from, &rule.to].into_iter().enumerate() {
             let (v4, v6) = (self.v4.len(), self.v6.len());
             if let Addresses::Literal(set) | Addresses::Named(_, set) = addresses {

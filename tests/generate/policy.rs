@@ -50,7 +50,7 @@ pub fn effective() -> impl Strategy<Value = Effective> {
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
     let mark = select(vec![0x10u32, 0x1, 0x400, 0x8000_0000]);
-    let early = prop_oneof![1 => Just(Vec::new()), 2 => subsequence(ROLES.to_vec(), 0..=ROLES.len())];
+    let early = prop_oneof![1 => Just(Vec::new()), 3 => subsequence(ROLES.to_vec(), 1..=ROLES.len())];
     (mode, interfaces(), expected(), failsafe, tiers, defaults, any::<bool>(), any::<bool>(), mark, early).prop_map(
         |(mode, interfaces, expected, failsafe, tiers, defaults, drop_invalid, team, accept_mark, early)| {
             let defaults = Role::ALL
@@ -256,7 +256,7 @@ pub fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
     let destinations = prop_oneof![24 => to_peer, 1 => rule()];
     let deny_set = addresses().prop_map(|from| EffectiveRule { from, ..deny_everything() });
     prop_oneof![
-        2 => prop::collection::vec(deny_set, 1..5),
+        3 => prop::collection::vec(deny_set, 1..5),
         4 => prop::collection::vec(rule(), 0..7),
         3 => prop::collection::vec(ports, 6..16),
         1 => prop::collection::vec(sources, 8..20),
@@ -286,7 +286,7 @@ pub fn rule() -> impl Strategy<Value = EffectiveRule> {
         4 => Just(Action::Deny),
         2 => Just(Action::Reject),
         2 => Just(Action::Pass),
-        1 => Just(Action::Log),
+        2 => Just(Action::Log),
     ];
     let family = prop_oneof![6 => Just(None), 1 => Just(Some(Family::V4)), 1 => Just(Some(Family::V6))];
     let log = prop_oneof![4 => Just(None), 1 => Just(Some(String::new())), 1 => Just(Some("word".to_owned()))];

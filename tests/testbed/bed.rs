@@ -21,10 +21,10 @@ use super::compare::{Fate, Judge, Judged, Known, differences, sums};
 use super::frame::{Built, Together, build, frames};
 use super::inbox::Inbox;
 use super::node::{Link, Node, OWN_V4, OWN_V6};
-use super::observe::{Entry, Observed, identification, observations};
+use super::observe::{Entry, Lasting, Observed, identification, lasting, observations};
 use super::people::People;
 use super::shape::{Before, By, Lie, Options, Shape, Way, Whom};
-use super::witness::{LAST, OUR_LOG, Point, Testimony, Witnesses};
+use super::witness::{LAST, LAST_PROTOCOL, OUR_LOG, Point, Testimony, Witnesses, is_last};
 use crate::generate::packet::Points;
 use crate::lab::conntrack::Conntrack;
 
@@ -119,8 +119,8 @@ impl Arrivals {
 
 /// What the node tells senders of what it does not let through.
 struct Answers {
-    /// The packets about which an ICMP error says that they are prohibited.
-    prohibited: BTreeSet<u32>,
+    /// The packets about which an ICMP error says that they are prohibited: what is left of them, whoever translates addresses.
+    prohibited: BTreeSet<Lasting>,
     /// Source, destination and ports of resets.
     resets: BTreeSet<(IpAddr, IpAddr, (u16, u16))>,
 }
@@ -134,7 +134,7 @@ impl Answers {
             match (headers.protocol, headers.icmp(), headers.ports()) {
                 // "Communication administratively prohibited" (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
                 (Some(Protocol::ICMP), Some((3, 13)), _) | (Some(Protocol::ICMPV6), Some((1, 1)), _) => {
-                    answers.prohibited.insert(identification(&transport[8..]));
+                    answers.prohibited.extend(lasting(&transport[8..]));
                 }
                 (Some(Protocol::TCP), _, Some(ports)) if transport.get(13).is_some_and(|flags| flags & 4 != 0) => {
                     answers.resets.insert((headers.source, headers.destination, ports));
@@ -148,7 +148,7 @@ impl Answers {
     /// A rejected packet's sender is told, if there is nothing odd about the packet; that of a dropped one is not.
     fn compare(&self, observed: &Observed, judged: &Judged, nice: bool) -> Result<(), String> {
         let packet = &judged.packet;
-        let told = self.prohibited.contains(&observed.id());
+        let told = lasting(&observed.bytes).is_some_and(|packet| self.prohibited.contains(&packet));
         let (source, destination) = (packet.source, packet.destination);
         let own = |address: IpAddr| [OWN_V4, OWN_V6].contains(&address.to_string().as_str());
         let someone = |address: IpAddr| match address {
@@ -246,7 +246,7 @@ impl Bed {
         self.load(&ruleset)?;
         self.conntrack.flush();
         let points = Points::of(&effective);
-        let shapes: &[Shape] = &shapes.iter().map(|shape| shape.aimed(&points)).collect::<Vec<_>>();
+        let shapes: &[Shape] = &shapes.iter().map(|shape| shape.aimed(&points, &self.people)).collect::<Vec<_>>();
         let (before, _) = self.still_counters()?;
         self.inbox.taken();
         self.node.arrived();
@@ -267,7 +267,7 @@ impl Bed {
         let mut said = self.rest();
         let (after, more) = self.still_counters()?;
         said.extend(more);
-        let said = said.into_iter().filter(|testimony| u32::from(LAST) != identification(&testimony.bytes));
+        let said = said.into_iter().filter(|testimony| !is_last(&testimony.bytes));
         let mut outcomes = Outcomes { sent: shapes.len(), ..Outcomes::default() };
         let mut counted = Vec::new();
         let mut arrived = BTreeSet::new();
@@ -415,8 +415,7 @@ impl Bed {
             loop {
                 let said = self.witnesses.heard();
                 let through = said.iter().any(|testimony| {
-                    matches!(testimony.point, Some(Point::Arrived | Point::Ingress))
-                        && identification(&testimony.bytes) == u32::from(LAST)
+                    matches!(testimony.point, Some(Point::Arrived | Point::Ingress)) && is_last(&testimony.bytes)
                 });
                 all.extend(said);
                 if through {
@@ -438,8 +437,14 @@ impl Bed {
             Way::In { link, .. } => observed.input == self.node.links[link].index,
             // The kernel's answers have no owner, and those of ordinary sockets another source.
             Way::Out { by: By::Raw, .. } => {
-                let source = wire::packet(&observed.bytes).ok().map(|headers| headers.source);
-                (!observed.leaves() || observed.owner.is_some()) && source == Some(built[index].source)
+                let Built { source, destination, .. } = built[index];
+                let ends = wire::packet(&observed.bytes).map(|headers| (headers.source, headers.destination));
+                match ends {
+                    Ok(ends) if observed.leaves() => observed.owner.is_some() && ends == (source, destination),
+                    // Another destination by DNAT.
+                    Ok((from, _)) => from == source,
+                    Err(_) => false,
+                }
             }
             Way::Out { .. } => false,
         };
@@ -542,7 +547,7 @@ fn last_frame(link: &Link) -> Vec<u8> {
         ports: (1, 0),
         dhcp: None,
         icmp: 0,
-        protocol: 253,
+        protocol: LAST_PROTOCOL,
         hop_limit: 64,
         ecn: 0,
         options: Options::None,

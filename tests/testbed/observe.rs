@@ -68,11 +68,15 @@ pub fn identification(bytes: &[u8]) -> u32 {
     }
 }
 
-/// What all testimonies of one packet that arrives have in common: address translation leaves it alone, and so does a router.
-fn lasting(bytes: &[u8]) -> Option<(u8, u32, &[u8], u8)> {
+/// What address translation leaves alone, and so does a router: IP version, identification, source and protocol.
+pub type Lasting = (u8, u32, u128, u8);
+
+/// What all testimonies of one packet have in common; `None` if there is less than a header.
+pub fn lasting(bytes: &[u8]) -> Option<Lasting> {
     let first = bytes.first()? >> 4;
     let (source, protocol) = if first == 4 { (12..16, 9) } else { (8..24, 6) };
-    Some((first, identification(bytes), bytes.get(source)?, *bytes.get(protocol)?))
+    let source = bytes.get(source)?.iter().fold(0, |sum, byte| sum << 8 | u128::from(*byte));
+    Some((first, identification(bytes), source, *bytes.get(protocol)?))
 }
 
 /// Sorts testimonies by packet. One packet is on its way at a time, but for the answer that a rejection makes; so it is always the

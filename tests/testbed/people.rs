@@ -18,6 +18,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use nodewall::net::facts::Cgroup;
+use nodewall::policy::effective::ProcessMatch;
 use nodewall::simulate::Socket;
 
 /// How many levels of control groups there are, and how many groups on each.
@@ -154,6 +155,14 @@ fn raw(family: AddressFamily) -> OwnedFd {
 }
 
 impl Person {
+    /// Whether a rule for some processes is for this one.
+    pub fn is(&self, process: &ProcessMatch) -> bool {
+        let Socket { uid, gid, cgroups } = &self.socket;
+        process.users.as_ref().is_none_or(|users| users.contains(*uid))
+            && process.groups.as_ref().is_none_or(|groups| groups.contains(*gid))
+            && process.units.as_ref().is_none_or(|units| !units.cgroups.is_disjoint(cgroups))
+    }
+
     /// Sends a whole packet by a link, with a packet mark.
     pub fn send(&self, link: (&str, u32), mark: u32, to: IpAddr, packet: &[u8]) -> Result<(), Errno> {
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::node::{EXITS, LINK_COUNT};
-use super::people::PEOPLE;
+use super::people::{PEOPLE, People};
 use crate::generate::packet::{Aim, Points, within};
 use crate::generate::policy::{ICMP_TYPES, PROTOCOLS};
 
@@ -186,7 +186,7 @@ pub enum Before {
 
 impl Shape {
     /// The shape with what the rule says that it aims at.
-    pub fn aimed(&self, points: &Points) -> Self {
+    pub fn aimed(&self, points: &Points, people: &People) -> Self {
         let mut shape = self.clone();
         let Some(choice) = self.aim else { return shape };
         let ours = |direction: &Direction| match self.way {
@@ -197,6 +197,11 @@ impl Shape {
         let aims: Vec<&Aim> =
             points.rules.iter().filter(|(direction, _)| ours(direction)).map(|(_, aim)| aim).collect();
         let Some(aim) = aims.get(choice % aims.len().max(1)) else { return shape };
+        if let (Way::Out { person, .. }, Some(process)) = (&mut shape.way, &aim.process) {
+            // Another than the one that was chosen, if that does not fit.
+            let fits = |number: &usize| people.all[*number].is(process);
+            *person = (*person..PEOPLE).chain(0..*person).find(fits).unwrap_or(*person);
+        }
         // Options and extension headers are of one family; so what has some keeps it.
         if let Some(family) = aim.family.filter(|_| self.options == Options::None && self.headers.is_empty()) {
             shape.v4 = family == Family::V4;

@@ -20,6 +20,14 @@ pub const OUR_LOG: u16 = 772;
 /// The identification of packets that are seen once and go no further: nothing sent before them is still on its way.
 pub const LAST: u16 = 0xffff;
 
+/// Their protocol (RFC 3692: for experiments): the kernel may give what it sends any identification.
+pub const LAST_PROTOCOL: u8 = 253;
+
+/// Whether it is one of them.
+pub fn is_last(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x40..=0x4f, _, _, _, a, b, _, _, _, LAST_PROTOCOL, ..] if u16::from_be_bytes([*a, *b]) == LAST)
+}
+
 /// Where a witness stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Point {
@@ -98,7 +106,7 @@ fn table() -> String {
     let marked = "meta mark set 0xffffffff";
     chain("marks", "prerouting", -395, &format!("ip ecn ce {marked}; ip6 ecn ce {marked}"));
     chain("arrived", "prerouting", -390, &log("arrived"));
-    chain("last", "prerouting", -385, &format!("ip id {LAST} drop"));
+    chain("last", "prerouting", -385, &format!("ip protocol {LAST_PROTOCOL} ip id {LAST} drop"));
     chain("after_raw", "prerouting", -250, &short("after raw"));
     chain("tracked", "prerouting", -150, &states("in"));
     chain("after_prednat", "prerouting", -105, &short("after prednat"));
@@ -214,7 +222,7 @@ impl Witnesses {
         let mut text = String::new();
         for device in self.devices.symmetric_difference(devices) {
             for (name, priority, says) in [
-                ("ingress", -10, format!("{}; ip id {LAST} drop", log("ingress"))),
+                ("ingress", -10, format!("{}; ip protocol {LAST_PROTOCOL} ip id {LAST} drop", log("ingress"))),
                 ("after_ingress", 10, short("after ingress")),
             ] {
                 let _ = if devices.contains(device) {
