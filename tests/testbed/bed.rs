@@ -18,7 +18,7 @@ use nodewall::simulate::link::{LinkType, frame};
 use nodewall::simulate::{Packet, wire};
 
 use super::compare::{Fate, Judge, Judged, Known, differences, sums};
-use super::frame::{Built, Together, build, frames};
+use super::frame::{Built, Together, build, frames, is_extension};
 use super::inbox::Inbox;
 use super::node::{Link, Node, OWN_V4, OWN_V6};
 use super::observe::{Entry, Lasting, Observed, identification, lasting, observations};
@@ -145,7 +145,15 @@ impl Answers {
         answers
     }
 
-    /// A rejected packet's sender is told, if there is nothing odd about the packet; that of a dropped one is not.
+    /// Only senders of rejected packets are told that they are prohibited.
+    fn only_of(&self, rejected: &BTreeSet<Lasting>) -> Result<(), String> {
+        match self.prohibited.difference(rejected).next() {
+            Some(packet) => Err(format!("the sender of a packet that no rule rejects is told so: {packet:x?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A rejected packet's sender is told, if there is nothing odd about the packet.
     fn compare(&self, observed: &Observed, judged: &Judged, nice: bool) -> Result<(), String> {
         let packet = &judged.packet;
         let told = lasting(&observed.bytes).is_some_and(|packet| self.prohibited.contains(&packet));
@@ -162,7 +170,6 @@ impl Answers {
         // An error is from the address that was asked, which a host has to have (`ip_route_output_key_hash_rcu`).
         let from_nobody = observed.at(Point::BeforeInput) && source.is_ipv4() && !own(destination);
         match judged.reject {
-            None if told => Err(format!("its sender is told that it is prohibited: {judged:?}")),
             Some(Reject::AdminProhibited)
                 if nice && !told && !from_nobody && packet.protocol == Some(Protocol::UDP) =>
             {
@@ -188,6 +195,7 @@ fn transport_at(packet: &Packet) -> usize {
 fn is_plain(shape: &Shape, built: &Built) -> bool {
     shape.options == Options::None
         && shape.headers.is_empty()
+        && (shape.v4 || !is_extension(shape.protocol))
         && shape.lie == Lie::None
         && built.together == Together::Whole
         && shape.transport.cut.is_none()
@@ -272,6 +280,7 @@ impl Bed {
         let mut counted = Vec::new();
         let mut arrived = BTreeSet::new();
         let mut through = Arrivals::default();
+        let mut rejected = BTreeSet::new();
         let all = observations(said.collect())?;
         let answers = Answers::of(&all);
         let judge = Judge::new(&self.node, &effective, &ruleset);
@@ -304,6 +313,7 @@ impl Bed {
                     judge.arrives(&observed, &built.whole).map_err(of_shape)?;
                 }
             }
+            rejected.extend(lasting(&observed.bytes).filter(|_| judged.reject.is_some()));
             counted.extend(judged.counted.iter().cloned());
             through.seen.entry(observed.id()).or_default().push(observed.seen.clone());
             if judged.fate == Fate::Accepted && observed.hook != Entry::Device {
@@ -313,6 +323,7 @@ impl Bed {
             }
             outcomes.judged.push((judged, index));
         }
+        answers.only_of(&rejected)?;
         for (index, shape) in shapes.iter().enumerate().filter(|(index, _)| !arrived.contains(index)) {
             outcomes.unseen += usize::from(!matches!(shape.way, Way::Out { by: By::Socket, .. }));
             self.never_arrives(shape, &built[index]).map_err(|words| format!("{words}\n{shape:#?}"))?;

@@ -361,6 +361,11 @@ fn ipv6(shape: &Shape, (source, destination): ([u8; 16], [u8; 16]), transport: &
     (bytes, split_at)
 }
 
+/// Whether what is said to be a transport protocol is an extension header of IPv6 (RFC 8200 section 4), and its data read as one.
+pub fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 44 | 51 | 59 | 60 | 135)
+}
+
 fn number(header: Header) -> u8 {
     match header {
         Header::HopByHop | Header::HopByHopDiscard => 0,
@@ -486,8 +491,7 @@ fn fragments_v6(shape: &Shape, whole: &[u8], split: usize, id: u16) -> (Vec<Vec<
     });
     // A first fragment without all headers, the transport header included, goes by the reassembly of connection tracking
     // (`nf_ct_frag6_gather`): rules see it as it is, and the others never. What comes before the fragment header may be in the way.
-    let extension = matches!(shape.protocol, 0 | 43 | 44 | 51 | 59 | 60);
-    let plain = shape.headers.is_empty() && !extension && (first >= 24 || shape.protocol == 17);
+    let plain = shape.headers.is_empty() && !is_extension(shape.protocol) && (first >= 24 || shape.protocol == 17);
     (parts, if plain { together } else { Together::Unsaid })
 }
 
