@@ -31,6 +31,7 @@ bench: setup
 	$(CARGO) bench --bench daemon
 	$(CARGO) bench --bench drift
 	$(CARGO) bench --bench revoke
+	$(CARGO) bench --bench scale
 
 clean:
 	$(CARGO) clean

@@ -3,70 +3,13 @@
 
 mod support;
 
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use support::daemon::{Daemon, start};
 
 /// How long wake-ups are counted.
 const IDLE_SECONDS: u64 = 10;
-
-/// The daemon with a configuration of its own, ready.
-struct Daemon {
-    child: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(policies: &[(&str, String)]) -> Daemon {
-    let folder = tempfile::tempdir().unwrap();
-    let policy_directory = folder.path().join("policy.d");
-    std::fs::create_dir(&policy_directory).unwrap();
-    for (name, text) in policies {
-        std::fs::write(policy_directory.join(name), text).unwrap();
-    }
-    let config = folder.path().join("nodewall.toml");
-    let socket = folder.path().join("nodewall.sock");
-    std::fs::write(
-        &config,
-        format!("socket = \"{}\"\nstate_directory = \"{}\"\n", socket.display(), folder.path().join("state").display()),
-    )
-    .unwrap();
-    let notify = folder.path().join("notify");
-    let ready = UnixDatagram::bind(&notify).unwrap();
-    ready.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_nodewall"))
-        .arg("--config")
-        .arg(&config)
-        .arg("--policy-dir")
-        .arg(&policy_directory)
-        .arg("run")
-        .env("NOTIFY_SOCKET", &notify)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let daemon = Daemon { child, _folder: folder };
-    let mut message = [0; 4096];
-    loop {
-        let length = ready.recv(&mut message).expect("the daemon says READY within a minute");
-        if String::from_utf8_lossy(&message[..length]).contains("READY=1") {
-            return daemon;
-        }
-    }
-}
-
-/// A field of /proc/PID/status, as a number.
-fn status(daemon: &Daemon, field: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
-    let line = text.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 fn switches(daemon: &Daemon) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap();
@@ -96,22 +39,22 @@ fn main() {
             .collect();
     assert!(!shipped.is_empty(), "the shipped policy is gone");
     let shipped: Vec<(&str, String)> = shipped.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
-    let daemon = start(&shipped);
+    let daemon = start(shipped);
     std::thread::sleep(Duration::from_secs(2));
     let before = switches(&daemon);
     std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
     let woken = switches(&daemon) - before;
-    let idle = status(&daemon, "VmRSS") as f64 / 1024.0;
+    let idle = daemon.status("VmRSS") as f64 / 1024.0;
     drop(daemon);
     support::run("nft", &["delete", "table", "inet", "nodewall"]);
 
-    let large = start(&[("large.toml", support::fifty_rules(100_000))]);
+    let large = start([("large.toml", support::fifty_rules(100_000))]);
     // The sets are read back after READY, and a reload holds the old policy beside the new one.
     std::thread::sleep(Duration::from_secs(3));
     let pid = nix::unistd::Pid::from_raw(large.child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     std::thread::sleep(Duration::from_secs(3));
-    let peak = status(&large, "VmHWM") as f64 / 1024.0;
+    let peak = large.status("VmHWM") as f64 / 1024.0;
     drop(large);
 
     println!();

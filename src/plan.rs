@@ -205,15 +205,11 @@ impl Difference {
                 self.sets_gone.push(Change::DeleteSet { name: name.clone() });
                 self.sets_new.push(Change::AddSet { name: name.clone(), set: wanted.clone() });
             } else if wanted.dynamic.is_none() && !current.unread.contains(name) {
-                let (gone, new) = delta(&there.elements, &wanted.elements);
-                let change = |elements: Elements| (name.clone(), Set::with(wanted, elements));
-                if !gone.is_empty() {
-                    let (name, set) = change(gone);
-                    self.elements_gone.push(Change::DeleteElements { name, set });
-                }
-                if !new.is_empty() {
-                    let (name, set) = change(new);
-                    self.sets_new.push(Change::AddElements { name, set });
+                for change in elements(name, there, wanted) {
+                    match change {
+                        Change::DeleteElements { .. } => self.elements_gone.push(change),
+                        _ => self.sets_new.push(change),
+                    }
                 }
             }
         }
@@ -270,7 +266,7 @@ fn same_place(there: &Chain, wanted: &Chain) -> bool {
 }
 
 /// What a set is, which the kernel cannot change.
-fn shape(set: &Set) -> (&[DataType], bool, bool, Option<Dynamic>) {
+pub(crate) fn shape(set: &Set) -> (&[DataType], bool, bool, Option<Dynamic>) {
     (&set.key, set.interval, set.map, set.dynamic)
 }
 
@@ -355,6 +351,19 @@ fn longest_ascending(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
     run
 }
 
+/// What makes of a set one that holds what another one of its kind does: the elements that go, then those that come.
+pub(crate) fn elements(name: &str, there: &Set, wanted: &Set) -> Vec<Change> {
+    let (gone, new) = delta(&there.elements, &wanted.elements);
+    let mut changes = Vec::new();
+    if !gone.is_empty() {
+        changes.push(Change::DeleteElements { name: name.to_owned(), set: wanted.with(gone) });
+    }
+    if !new.is_empty() {
+        changes.push(Change::AddElements { name: name.to_owned(), set: wanted.with(new) });
+    }
+    changes
+}
+
 /// What has to be deleted and what added, as whole elements: the kernel knows a range only by its own two ends.
 fn delta(there: &Elements, wanted: &Elements) -> (Elements, Elements) {
     match (there, wanted) {
@@ -367,7 +376,7 @@ fn delta(there: &Elements, wanted: &Elements) -> (Elements, Elements) {
             Elements::V6(only_left(wanted.ranges(), there.ranges())),
         ),
         (Elements::Keys(there), Elements::Keys(wanted)) => {
-            (Elements::Keys(only_left_keys(there, wanted)), Elements::Keys(only_left_keys(wanted, there)))
+            (Elements::Keys(only_left_keys(there, wanted).into()), Elements::Keys(only_left_keys(wanted, there).into()))
         }
         _ => (there.clone(), wanted.clone()),
     }

@@ -5,6 +5,7 @@ pub mod drift;
 mod emergency;
 mod expiry;
 mod life;
+mod members;
 pub mod selftest;
 mod trial;
 
@@ -12,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::compile;
+use crate::compile::{compile, compile_noting};
 use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::Ruleset;
 use crate::policy::effective::{Effective, Interface};
 use crate::policy::local::LocalNames;
-use crate::policy::model::{Mode, Policy};
+use crate::policy::model::{Entity, Mode, NamedSet, Policy};
 use crate::policy::resolve::resolve;
 use crate::policy::settings::NodeSettings;
 use crate::revoke::Revocation;
@@ -95,6 +96,9 @@ pub enum Event {
     BreakGlassDue,
     /// The sources were read.
     DocumentsLoaded(Documents),
+    /// These sets of the documents in place, which are as they were otherwise, hold something else. The documents themselves come
+    /// later, with [`Event::DocumentsLoaded`].
+    MembersChanged(BTreeMap<String, NamedSet>),
     /// The machine was looked at.
     FactsChanged(Facts),
     /// The kernel answered an [`Effect::Apply`].
@@ -126,6 +130,16 @@ pub struct Done {
 pub enum Effect {
     /// Make the kernel have this. There is never a second one before the first is answered.
     Apply(Arc<Ruleset>),
+    /// Make the kernel have this, which differs from what it has in what these sets hold; answered as [`Effect::Apply`] is, and one of
+    /// both at a time.
+    ChangeMembers {
+        /// What is in force then.
+        ruleset: Arc<Ruleset>,
+        /// The sets.
+        sets: BTreeSet<String>,
+    },
+    /// Load the documents: what changed in them takes more than other elements.
+    Reload,
     /// Look whether the kernel still has this, and mend it where not; answered as [`Effect::Apply`] is, and one of both at a time.
     Repair(Arc<Ruleset>),
     /// Look whether our table is there, and send [`Event::KernelSeen`].
@@ -174,6 +188,13 @@ pub enum Report {
         changes: usize,
         /// Whether it is the lockdown.
         lockdown: bool,
+    },
+    /// Sets hold something else.
+    Members {
+        /// The generation whose they are.
+        generation: u64,
+        /// How many changes it took.
+        changes: usize,
     },
     /// A generation waits for its confirmation.
     Unconfirmed {
@@ -371,7 +392,10 @@ struct Target {
     ruleset: Arc<Ruleset>,
     /// What a boot has in its place; the same where the policy has nothing that a boot could not know.
     boot: Arc<Ruleset>,
-    summary: Summary,
+    /// How many rules it has.
+    rules: usize,
+    summary: Arc<Summary>,
+    members: Arc<Membership>,
     lockdown: bool,
     /// Whether it lets everything through.
     open: bool,
@@ -380,6 +404,15 @@ struct Target {
     /// Which flows it ends; none at all where the settings say so, and in the lockdown and in emergencies, which must not make a
     /// bad day worse.
     revocation: Option<Arc<Revocation>>,
+}
+
+/// Where the contents of sets are in a ruleset.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Membership {
+    /// See [`Effective::named`].
+    named: Arc<BTreeMap<String, Entity>>,
+    /// The names of those whose contents stand elsewhere as well.
+    mapped: BTreeSet<String>,
 }
 
 /// A request that is not answered yet. What is answered with a yes is in force and on disk, so that a crash takes nothing back.
@@ -422,8 +455,14 @@ pub struct State {
     record: Record,
     /// What of that the disk has or was given, and whether it did not take it.
     recorded: (Record, bool),
-    /// The digest of the documents in place.
+    /// The digest of the documents in place, as they were loaded last.
     documents: String,
+    /// Whether sets hold something else since.
+    ahead: bool,
+    /// Whether the documents in place came into force on trial, so that each change of them does.
+    on_trial: bool,
+    /// Sets that hold something else, until something is done about it.
+    members: BTreeMap<String, NamedSet>,
     /// What of the generation in force is on disk: its number, and what a boot loads.
     kept: Option<(u64, Arc<Ruleset>)>,
     /// The number of the last ticket.
@@ -474,6 +513,8 @@ pub struct State {
     drifted: bool,
     /// Whether what is on its way is a repair.
     repairing: bool,
+    /// Whether it is only other elements of sets.
+    refilling: bool,
     attempts: u32,
 }
 
@@ -493,7 +534,8 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
             }
         }
         Event::DocumentsLoaded(documents) => {
-            state.documents = documents.texts.digest();
+            in_place(state, documents.texts.digest());
+            state.on_trial = documents.trial.is_some();
             state.unjudged = Some(documents);
         }
         Event::Remembered(memory) => {
@@ -541,6 +583,10 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
                 return effects;
             }
         }
+        Event::MembersChanged(sets) => {
+            members::changed(state, sets, &mut effects);
+            return effects;
+        }
         Event::FactsChanged(facts) => {
             if state.facts.as_ref() == Some(&facts) {
                 return effects;
@@ -550,6 +596,7 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
         Event::Applied(answer) => {
             answered(state, answer, &mut effects);
             repair(state, &mut effects);
+            members::go(state, &mut effects);
             trial::baseline(state, &mut effects);
             return effects;
         }
@@ -573,6 +620,26 @@ pub fn step(state: &mut State, event: Event) -> Vec<Effect> {
     }
     decide(state, &mut effects);
     effects
+}
+
+/// Documents with this digest are in place. What was said of those in place while it was not known took them to be these.
+fn in_place(state: &mut State, digest: String) {
+    if std::mem::take(&mut state.ahead) {
+        let pinned = state.record.pin.as_mut().map(|pin| &mut pin.documents);
+        let pending = state.record.pending.as_mut().map(|pending| &mut pending.documents);
+        let held = state.held.as_mut().map(|held| &mut held.in_place);
+        for documents in [pinned, pending, held].into_iter().flatten().filter(|documents| documents.is_empty()) {
+            documents.clone_from(&digest);
+        }
+    }
+    state.documents = digest;
+    // They are in the documents.
+    state.members.clear();
+}
+
+/// The digest of the documents in place; empty while it is not known.
+fn digest_in_place(state: &State) -> String {
+    if state.ahead { String::new() } else { state.documents.clone() }
 }
 
 /// Works out the target and sends it to the kernel where it has to go there.
@@ -730,9 +797,11 @@ fn first_error(findings: &[Finding]) -> Option<String> {
 }
 
 fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
-    let (ruleset, summary) = (Arc::new(compile(effective)), summary(effective));
+    let (ruleset, mapped) = compile_noting(effective);
+    let (ruleset, summary) = (Arc::new(ruleset), Arc::new(summary(effective)));
+    let members = Arc::new(Membership::of(effective, mapped));
     let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
-    Target { ruleset, boot, summary, lockdown, open: false, number, revocation: None }
+    Target { rules: rules(&ruleset), ruleset, boot, summary, members, lockdown, open: false, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -772,16 +841,20 @@ fn repair(state: &mut State, effects: &mut Vec<Effect>) {
 fn answered(state: &mut State, answer: Result<Done, String>, effects: &mut Vec<Effect>) {
     let Some(landed) = state.flying.take() else { return };
     let repaired = std::mem::take(&mut state.repairing);
+    let refilled = std::mem::take(&mut state.refilling);
     let is_target = state.target.as_ref().is_some_and(|target| Arc::ptr_eq(&target.ruleset, &landed.ruleset));
     match answer {
         Ok(done) => {
-            let known = state.in_force.as_ref().is_some_and(|old| old.ruleset == landed.ruleset);
-            let renumbered = state.in_force.as_ref().is_none_or(|old| old.number != landed.number);
             // What a repair mended is told as drift.
-            if !known || renumbered || (done.changes > 0 && !repaired) {
+            let known = refilled || state.in_force.as_ref().is_some_and(|old| old.ruleset == landed.ruleset);
+            let renumbered = state.in_force.as_ref().is_none_or(|old| old.number != landed.number);
+            if refilled {
+                let report = Report::Members { generation: landed.number, changes: done.changes };
+                effects.push(Effect::Report(report));
+            } else if !known || renumbered || (done.changes > 0 && !repaired) {
                 effects.push(Effect::Report(Report::InForce {
                     generation: landed.number,
-                    rules: rules(&landed.ruleset),
+                    rules: landed.rules,
                     changes: done.changes,
                     lockdown: landed.lockdown,
                 }));
@@ -1018,7 +1091,7 @@ fn apply_requested(
         return false;
     }
     if elsewhere.is_none() {
-        state.documents.clone_from(&digest);
+        in_place(state, digest);
     }
     state.asked = Some(Asked { wanted: Wanted::Documents, text: String::new(), ticket: None });
     trial::forget_order(state);
@@ -1073,7 +1146,7 @@ fn adopt(
     let before = state.record.clone();
     let why = elsewhere.as_ref().map(|place| format!("it was applied from {place}"));
     state.record.pin =
-        why.map(|why| Pin { generation: number, documents: state.documents.clone(), why, expired: false });
+        why.map(|why| Pin { generation: number, documents: digest_in_place(state), why, expired: false });
     match wanted {
         Some((term, tried)) if !confirmed && state.confirmed.is_some() => {
             if state.record.pending.is_none() {
@@ -1081,7 +1154,7 @@ fn adopt(
                 effects.push(Effect::Deadline(Some(left)));
                 effects.push(Effect::Report(Report::Unconfirmed { generation: number, left, selftest }));
             }
-            let documents = state.documents.clone();
+            let documents = digest_in_place(state);
             state.record.pending = Some(Pending { generation: number, documents, term, before: tried });
             state.unwritten = !known || state.record != before;
         }
@@ -1216,7 +1289,7 @@ fn rollback(state: &mut State, version: Option<Version>, by: &str, effects: &mut
     }
     (state.awaited, state.unwritten, state.unjudged) = (None, false, None);
     let why = format!("it was brought back by {by}");
-    let pin = Pin { generation: number, documents: state.documents.clone(), why: why.clone(), expired: false };
+    let pin = Pin { generation: number, documents: digest_in_place(state), why: why.clone(), expired: false };
     state.record.pin = Some(pin);
     state.settings = Some(version.settings.clone());
     (state.good, state.refused) = (Some(version), None);
@@ -1444,7 +1517,7 @@ impl State {
 
     /// What is shown about what is in force, or about what should be.
     pub fn summary(&self) -> Option<&Summary> {
-        self.in_force.as_ref().or(self.target.as_ref()).map(|target| &target.summary)
+        self.in_force.as_ref().or(self.target.as_ref()).map(|target| &*target.summary)
     }
 
     /// The line for `systemctl status`.
@@ -1457,7 +1530,7 @@ impl State {
             (Phase::BreakGlass, _) => return "BREAK-GLASS: everything is let through".to_owned(),
             (Phase::InForce | Phase::Unconfirmed, None) => "in force".to_owned(),
             (phase @ (Phase::InForce | Phase::Unconfirmed), Some(summary)) => {
-                let rules = self.in_force().map_or(0, |ruleset| rules(ruleset));
+                let rules = self.in_force.as_ref().map_or(0, |target| target.rules);
                 let audit = if summary.mode == Mode::Audit { ", audit only" } else { "" };
                 let trial = if phase == Phase::Unconfirmed { ", unconfirmed" } else { "" };
                 format!(

@@ -122,6 +122,7 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
         unknown: labels(Role::Unknown, false),
         failsafe: Vec::new(),
         tiers: Vec::new(),
+        named: std::sync::Arc::default(),
         defaults: keys.map(allow_mgmt).collect(),
         early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
@@ -159,7 +160,7 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % below
     };
-    let rules: Vec<EffectiveRule> = (0..10u32)
+    let rules: Vec<EffectiveRule> = (0..14u32)
         .map(|number| {
             let v4 = (0..300).map(|_| next(60_000) as u32).map(|at| (POOL_V4 + at, POOL_V4 + at + at % 7));
             let v4 = v4.collect();
@@ -175,7 +176,7 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
             }
         })
         .chain([EffectiveRule {
-            id: RuleId { policy: "long".into(), number: 11 },
+            id: RuleId { policy: "long".into(), number: 15 },
             action: Action::Allow,
             l4: L4Match::Only([(Protocol::TCP, L4Detail::All)].into()),
             ..deny_everything()
@@ -200,6 +201,7 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
         unknown: labels(Role::Unknown, false),
         failsafe: Vec::new(),
         tiers: vec![tier],
+        named: std::sync::Arc::default(),
         defaults: keys.map(|key| (key, InterfaceDefault::Deny)).collect(),
         early: BTreeSet::new(),
         accept_mark: 0x10,

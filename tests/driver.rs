@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use nodewall::driver::{Error, Kernel, Memory, Netlink, Read, apply, coexisting};
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
+use nodewall::net::shared::Shared;
 use nodewall::nft::change::{Batch, Change};
 use nodewall::nft::ir::*;
 use nodewall::nft::key::{DataType, Datum, Key, Side};
@@ -62,7 +63,7 @@ fn v6(text: &str) -> u128 {
 }
 
 fn keys<const N: usize>(elements: [(ElementKey, Option<Verdict>); N]) -> Elements {
-    Elements::Keys(BTreeMap::from(elements))
+    Elements::Keys(elements.into())
 }
 
 fn input(rules: Vec<Rule>) -> Chain {
@@ -360,7 +361,7 @@ fn everything() -> Ruleset {
     ];
     Ruleset {
         sets: sets.into_iter().chain(local).map(|(name, set)| (name.to_owned(), set)).collect(),
-        chains: BTreeMap::from([
+        chains: Shared::from([
             ("early".to_owned(), early("lo")),
             ("input".to_owned(), input(rules)),
             (
@@ -451,7 +452,7 @@ fn pool(interval: bool, ranges: impl IntoIterator<Item = (u32, u32)>) -> Ruleset
             "pool".to_owned(),
             Set { key: vec![DataType::Ipv4Addr], interval, map: false, dynamic: None, elements },
         )]),
-        chains: BTreeMap::from([(
+        chains: Shared::from([(
             "input".to_owned(),
             input(vec![
                 rule("first", [is(Key::Port(TCP, Side::Destination), 22u16), Statement::Counter, ACCEPT]),
@@ -516,7 +517,7 @@ fn unchanged_rules_keep_their_handles() {
             let rules = ports.iter().map(|port| {
                 rule(&format!("p#{port}"), [is(Key::Port(TCP, Side::Destination), *port), Statement::Counter, ACCEPT])
             });
-            Ruleset { chains: BTreeMap::from([("input".to_owned(), input(rules.collect()))]), ..Ruleset::default() }
+            Ruleset { chains: Shared::from([("input".to_owned(), input(rules.collect()))]), ..Ruleset::default() }
         };
         let first = apply(&mut kernel, &rules(&[1, 2, 3, 4, 5]), None).unwrap().loaded;
         let second = apply(&mut kernel, &rules(&[9, 1, 3, 8, 4, 7]), None).unwrap();
@@ -718,7 +719,7 @@ fn metered(size: u32, rules: &[&str]) -> Ruleset {
     });
     Ruleset {
         sets: BTreeMap::from([("clients".to_owned(), dynamic(&[DataType::Ipv4Addr], 3600, size))]),
-        chains: BTreeMap::from([("input".to_owned(), input(rules.collect()))]),
+        chains: Shared::from([("input".to_owned(), input(rules.collect()))]),
     }
 }
 

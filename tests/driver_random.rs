@@ -152,7 +152,7 @@ impl Random {
                 let ranges = ranges().collect::<nodewall::net::range::RangeSet<u128>>();
                 if interval || ranges.is_discrete() { Elements::V6(ranges) } else { Elements::V6(Default::default()) }
             }
-            _ => Elements::Keys(elements),
+            _ => Elements::Keys(elements.into()),
         }
     }
 
@@ -190,7 +190,7 @@ impl Random {
         let elements = match elements {
             Elements::V4(_) => Elements::V4(Default::default()),
             Elements::V6(_) => Elements::V6(Default::default()),
-            Elements::Keys(_) => Elements::Keys(BTreeMap::new()),
+            Elements::Keys(_) => Elements::Keys(Default::default()),
         };
         (keys, Set { key, interval: false, map: false, dynamic, elements })
     }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use nodewall::net::addr::Family;
 use nodewall::net::protocol::Protocol;
+use nodewall::net::shared::Shared;
 use nodewall::nft::ir::{
     BaseChain, Chain, ChainPolicy, Dynamic, ElementKey, Elements, Hook, Limit, Reject, Rule, Ruleset, Set, SetRef,
     Statement, Value, Verdict, ct_state,
@@ -319,7 +320,7 @@ fn any_of(key: Key, bits: u32) -> Statement {
 }
 
 fn verdicts() -> Elements {
-    Elements::Keys(BTreeMap::from([
+    Elements::Keys(Shared::from([
         (ElementKey::of([ct_state::ESTABLISHED.into()]), Some(Verdict::Accept)),
         (ElementKey::of([ct_state::INVALID.into()]), Some(Verdict::Drop)),
         (ElementKey::of([ct_state::NEW.into()]), Some(Verdict::Jump("one".into()))),
@@ -435,7 +436,7 @@ fn sets() -> BTreeMap<String, Set> {
     };
     sets.insert("empty".into(), empty);
     let map = |key: &[DataType], elements: BTreeMap<ElementKey, Option<Verdict>>| {
-        let elements = Elements::Keys(elements);
+        let elements = Elements::Keys(elements.into());
         Set { key: key.to_vec(), interval: elements.needs_interval(), map: true, dynamic: None, elements }
     };
     let dispatch = BTreeMap::from([
@@ -478,7 +479,7 @@ fn every_word_of_the_ir_reads_as_we_say() {
         // One rule at a time where it fails, all of them together where it does not.
         for statements in rules() {
             let rule = Rule { statements, comment: Some("kubelet#1 20-kubelet.toml:14 ä ' \\ # ; {} $x".into()) };
-            let mut ruleset = Ruleset { sets: sets(), chains: BTreeMap::new() };
+            let mut ruleset = Ruleset { sets: sets(), chains: Shared::default() };
             let used = format!("{rule:?}");
             ruleset.sets.retain(|name, set| !set.map && used.contains(&format!("\"{name}\"")) || name == "dispatch");
             ruleset.chains.extend(["one", "two"].map(|name| (name.to_owned(), Chain::default())));
@@ -488,7 +489,7 @@ fn every_word_of_the_ir_reads_as_we_say() {
                 panic!("{difference}");
             }
         }
-        check(&Ruleset { sets: sets(), chains }).unwrap_or_else(|difference| panic!("{difference}"));
+        check(&Ruleset { sets: sets(), chains: chains.into() }).unwrap_or_else(|difference| panic!("{difference}"));
     });
 }
 
@@ -498,7 +499,7 @@ fn devices_and_dynamic_sets_are_listed_as_we_write_them() {
     lab::isolated("devices_and_dynamic_sets_are_listed_as_we_write_them", || {
         let mut chains = base_chains();
         chains.extend(["one", "two"].map(|name| (name.to_owned(), Chain::default())));
-        let ruleset = Ruleset { sets: sets(), chains };
+        let ruleset = Ruleset { sets: sets(), chains: chains.into() };
         let (whole, body) = (text::render(&ruleset), text::body(&ruleset));
         nft(&["-f", "-"], &whole).unwrap_or_else(|error| panic!("{error}\n{whole}"));
         let listing = nft(&["-s", "-y", "list", "table", "inet", "nodewall"], "").unwrap();
@@ -527,7 +528,7 @@ fn the_empty_ruleset_and_the_largest_comment_load() {
         check(&Ruleset::default()).unwrap();
         let rule = Rule { statements: vec![Statement::Counter], comment: Some("c".repeat(127)) };
         let chains = BTreeMap::from([("c".to_owned(), Chain { base: None, rules: vec![rule] })]);
-        check(&Ruleset { sets: BTreeMap::new(), chains }).unwrap();
+        check(&Ruleset { sets: BTreeMap::new(), chains: chains.into() }).unwrap();
     });
 }
 
@@ -540,7 +541,7 @@ fn chains_named_like_keywords_load_under_another_name() {
                 ("a".to_owned(), Chain { base: None, rules: vec![jump] }),
                 (word.to_owned(), Chain::default()),
             ]);
-            let whole = text::render(&Ruleset { sets: BTreeMap::new(), chains });
+            let whole = text::render(&Ruleset { sets: BTreeMap::new(), chains: chains.into() });
             nft(&["-f", "-"], &whole).unwrap_or_else(|error| panic!("{error}\n{whole}"));
         }
     });
@@ -550,7 +551,7 @@ fn chains_named_like_keywords_load_under_another_name() {
 fn a_hundred_thousand_prefixes_are_written_in_a_moment() {
     let addresses = Elements::V4((0..100_000u32).map(|index| (index * 1024, index * 1024 + 255)).collect());
     let set = Set { key: vec![DataType::Ipv4Addr], interval: true, map: false, dynamic: None, elements: addresses };
-    let ruleset = Ruleset { sets: BTreeMap::from([("large".to_owned(), set)]), chains: BTreeMap::new() };
+    let ruleset = Ruleset { sets: BTreeMap::from([("large".to_owned(), set)]), chains: Shared::default() };
     let start = std::time::Instant::now();
     let written = text::body(&ruleset);
     // Unoptimised and on a busy machine it takes about 0.1 s; anything quadratic takes minutes.
@@ -883,7 +884,7 @@ mod generated {
                 map: false,
                 // nft 1.0.6 prints sizes as signed numbers.
                 dynamic: Some(Dynamic { timeout: limit.burst % 100_000 + 1, size: limit.rate.div_ceil(2) }),
-                elements: Elements::Keys(BTreeMap::new()),
+                elements: Elements::Keys(Shared::default()),
             });
             statements.push(Statement::Meter { keys, set: "METER".into(), limit });
         }

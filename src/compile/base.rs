@@ -44,7 +44,7 @@ fn within(key: Key, start: impl Into<Datum>, length: u8) -> Statement {
 fn vmap(key: Key, elements: impl IntoIterator<Item = (Datum, Verdict)>) -> Statement {
     let elements: BTreeMap<ElementKey, Option<Verdict>> =
         elements.into_iter().map(|(value, verdict)| (ElementKey::of([value]), Some(verdict))).collect();
-    Statement::Vmap { keys: vec![key], map: SetRef::Anonymous(Elements::Keys(elements)) }
+    Statement::Vmap { keys: vec![key], map: SetRef::Anonymous(Elements::Keys(elements.into())) }
 }
 
 /// The name of the chain with the essentials of a point.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lower::{Effect, Target};
+use super::lower::{Effect, Maps, Target};
 use super::point::Point;
 use super::{base, comment, expected, lines, names};
 use crate::net::interface::{Direction, Role};
@@ -27,8 +27,8 @@ const PREROUTING_PRIORITY: i32 = -310;
 const INGRESS_PRIORITY: i32 = 0;
 
 /// Adds the chains, if any interface has early rules.
-pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize) {
-    let mut classes = Classes { effective, ruleset, room, by_key: BTreeMap::new() };
+pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, maps: &mut Maps) {
+    let mut classes = Classes { effective, ruleset, maps, by_key: BTreeMap::new() };
     let interfaces: Vec<_> = effective
         .interfaces
         .iter()
@@ -65,7 +65,7 @@ pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut usize
             (ElementKey::of([Datum::name(interface.name.as_str())]), Some(way(chain)))
         })
         .collect();
-    let elements = Elements::Keys(elements);
+    let elements = Elements::Keys(elements.into());
     // As with the stages: other chains to go to are another map.
     let map = format!("early_interfaces/{}", names::digest_text(&chains));
     let keys = vec![Key::InterfaceName(Side::Source)];
@@ -96,7 +96,7 @@ pub(super) fn hook_chain(interface: &str) -> String {
 struct Classes<'a, 'r> {
     effective: &'a Effective,
     ruleset: &'r mut Ruleset,
-    room: &'r mut usize,
+    maps: &'r mut Maps,
     by_key: BTreeMap<(Vec<usize>, Vec<String>), String>,
 }
 
@@ -132,7 +132,7 @@ impl Classes<'_, '_> {
 
     fn rules(&mut self, name: &str, failsafe: &[usize], rules: &[&EffectiveRule]) -> Vec<Rule> {
         let effective = self.effective;
-        let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN, room: self.room };
+        let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN, maps: self.maps };
         let accept = |_: &EffectiveRule| Effect::Verdict(Verdict::Accept);
         let entries = failsafe.iter().filter_map(|index| effective.failsafe.get(*index));
         // No flows are known yet, so that answers to what failsafe lets out need it as well. They are logged, and counted, where they

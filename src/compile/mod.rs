@@ -27,7 +27,7 @@ mod point;
 mod shards;
 pub mod stats;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use comment::rule_of;
 
@@ -40,13 +40,18 @@ use crate::policy::settings::Default;
 
 use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Limited, Line, MOST_RANGES_IN_MAPS, Target};
+use lower::{Effect, Limited, Line, Maps, Target};
 use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
 pub fn compile(effective: &Effective) -> Ruleset {
+    compile_noting(effective).0
+}
+
+/// The same, and the named sets (without the family suffix) whose contents stand not only in the kernel's sets of their names.
+pub fn compile_noting(effective: &Effective) -> (Ruleset, BTreeSet<String>) {
     let mut ruleset = Ruleset::default();
-    let mut room = MOST_RANGES_IN_MAPS;
+    let mut maps = Maps::none();
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -57,11 +62,11 @@ pub fn compile(effective: &Effective) -> Ruleset {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room: &mut room }.run();
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, maps: &mut maps }.run();
     }
     accepting(effective, &points, &mut ruleset);
-    early::add(effective, &mut ruleset, &mut room);
-    ruleset
+    early::add(effective, &mut ruleset, &mut maps);
+    (ruleset, maps.mapped)
 }
 
 const fn opposite(direction: Direction) -> Direction {
@@ -108,8 +113,7 @@ struct Compiler<'a> {
     point: Point,
     marks: Marks,
     ruleset: &'a mut Ruleset,
-    /// See [`Target::room`].
-    room: &'a mut usize,
+    maps: &'a mut Maps,
 }
 
 impl Compiler<'_> {
@@ -324,7 +328,7 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), room: self.room }
+        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), maps: self.maps }
     }
 }
 

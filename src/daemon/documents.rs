@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
-use crate::policy::model::Policy;
+use crate::policy::model::{NamedSet, Policy};
 use crate::reconcile;
-use crate::source::{self, Texts, Trust};
+use crate::source::{self, Decoded, DecodedFile, Texts, Trust};
 use crate::text::finding::{Finding, Severity};
 use crate::textfile::{self, Unread};
 
@@ -44,25 +44,49 @@ pub struct Documents {
     pub files: Vec<PathBuf>,
     /// The cluster API servers that the kubeconfig names.
     pub api_servers: BTreeSet<(IpAddr, u16)>,
+    /// The policy files as they were decoded, where they were loaded to be loaded again.
+    pub decoded: Decoded,
 }
 
 /// Loads everything. What is wrong is a finding, and the rest is loaded all the same.
 pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
+    load_all(whereabouts, trust, None)
+}
+
+/// The same once more: what did not change since is not decoded again.
+pub fn load_again(whereabouts: &Whereabouts, trust: Trust, before: &Decoded) -> Documents {
+    load_all(whereabouts, trust, Some(before))
+}
+
+fn load_all(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>) -> Documents {
     let (config, mut findings, text) = config::load(&whereabouts.config, trust);
-    let (looked_at, sourced) = if !whereabouts.paths.is_empty() {
-        (whereabouts.paths.clone(), source::load_paths(&whereabouts.paths, trust))
+    let Whereabouts { directories, paths, .. } = whereabouts;
+    let (looked_at, sourced) = if !paths.is_empty() {
+        let load = || source::load_paths(paths, trust);
+        (paths, before.map_or_else(load, |before| source::load_paths_again(paths, trust, before)))
     } else {
-        let directories =
-            if whereabouts.directories.is_empty() { &config.policy_directories } else { &whereabouts.directories };
-        (directories.clone(), source::load_directories(directories, trust))
+        let directories = if directories.is_empty() { &config.policy_directories } else { directories };
+        let load = || source::load_directories(directories, trust);
+        (directories, before.map_or_else(load, |before| source::load_directories_again(directories, trust, before)))
     };
+    let looked_at = looked_at.clone();
     let mut texts = sourced.texts;
     let settings: Arc<str> = Arc::from(text);
     texts.insert(textfile::name(&whereabouts.config), Arc::clone(&settings));
     let kept = reconcile::Texts { policy: sourced.kept, settings };
     findings.extend(sourced.findings);
     let api_servers = api_servers(&config, trust, &mut findings);
-    Documents { policy: sourced.policy, findings, texts, kept, looked_at, files: sourced.files, api_servers, config }
+    Documents {
+        policy: sourced.policy,
+        findings,
+        texts,
+        kept,
+        looked_at,
+        files: sourced.files,
+        api_servers,
+        decoded: sourced.decoded,
+        config,
+    }
 }
 
 /// The addresses of the cluster API that the kubeconfig names. Most hosts have none, and the shipped settings name the kubelet's
@@ -84,6 +108,26 @@ impl Documents {
     pub fn complete(&self, mut facts: Facts) -> Facts {
         facts.api_servers.clone_from(&self.api_servers);
         facts
+    }
+
+    /// Takes in that a file has other members of sets than when it was loaded; whether that is all that is different.
+    pub fn follow(&mut self, path: &Path, newer: &Arc<DecodedFile>) -> bool {
+        let Some(known) = self.decoded.get_mut(path) else { return false };
+        let Some(sets) = known.members_changed(newer) else { return false };
+        let name = textfile::name(path);
+        let in_force = |set: &NamedSet, there: &NamedSet| there.place.file == set.place.file;
+        for set in sets.into_values() {
+            if let Some(there) = self.policy.sets.get_mut(&set.name).filter(|there| in_force(&set, there)) {
+                *there = set;
+            }
+        }
+        *known = Arc::clone(newer);
+        self.texts.insert(Arc::clone(&name), Arc::clone(&newer.text));
+        let named = |kept: &str| kept.splitn(3, ' ').nth(2) == Some(&*name);
+        if let Some((_, text)) = self.kept.policy.iter_mut().find(|(kept, _)| named(kept)) {
+            *text = Arc::clone(&newer.text);
+        }
+        true
     }
 }
 

@@ -1,5 +1,6 @@
 //! Changes of nodewall.toml and of the policy directories, by inotify(7).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -19,11 +20,22 @@ pub(super) struct FileWatch {
     watched: BTreeMap<WatchDescriptor, Interest>,
 }
 
+/// What may have changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Changed {
+    /// Anything.
+    Anything,
+    /// This file of a watched directory, and somebody may still be at it.
+    Touched(PathBuf),
+    /// This file of a watched directory, by somebody who is done with it.
+    Written(PathBuf),
+}
+
 /// What counts in a watched directory.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Interest {
-    /// Every name.
-    all: bool,
+    /// Every name: the directory as it is named in the settings.
+    all: Option<PathBuf>,
     /// These names, when they come, go or are written.
     files: BTreeSet<OsString>,
     /// These names, when they come or go.
@@ -72,37 +84,51 @@ impl FileWatch {
     }
 
     /// Waits until something may have changed.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) -> Changed {
         loop {
             let Some(event) = self.events.recv().await else {
                 // The thread has given up and said so.
-                std::future::pending::<()>().await;
-                return;
+                return std::future::pending().await;
             };
-            if self.is_of_interest(&event) {
-                // A directory may be there now that was not before, or another one under its name.
-                self.resync();
-                return;
+            match self.judge(&event) {
+                Some(Changed::Anything) => {
+                    // A directory may be there now that was not before, or another one under its name.
+                    self.resync();
+                    return Changed::Anything;
+                }
+                Some(changed) => return changed,
+                None => {}
             }
         }
     }
 
-    fn is_of_interest(&self, event: &InotifyEvent) -> bool {
+    /// What an event means; `None`: nothing.
+    fn judge(&self, event: &InotifyEvent) -> Option<Changed> {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            return true;
+            return Some(Changed::Anything);
         }
-        let Some(interest) = self.watched.get(&event.wd) else { return false };
+        let interest = self.watched.get(&event.wd)?;
         let itself = AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_UNMOUNT
             | AddWatchFlags::IN_IGNORED;
-        if event.mask.intersects(itself) || interest.all {
-            return true;
+        if event.mask.intersects(itself) {
+            return Some(Changed::Anything);
         }
-        event.name.as_ref().is_some_and(|name| {
+        let name = event.name.as_ref();
+        let besides = name.is_some_and(|name| {
             interest.files.contains(name)
                 || (interest.directories.contains(name) && event.mask.intersects(comings_and_goings()))
-        })
+        });
+        match (&interest.all, name) {
+            (Some(directory), Some(name)) if !besides && !event.mask.contains(AddWatchFlags::IN_ISDIR) => {
+                let path = directory.join(name);
+                let done = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+                Some(if event.mask.intersects(done) { Changed::Written(path) } else { Changed::Touched(path) })
+            }
+            (Some(_), _) => Some(Changed::Anything),
+            (None, _) => besides.then_some(Changed::Anything),
+        }
     }
 
     /// Makes the watches be those that are wanted now.
@@ -113,7 +139,7 @@ impl FileWatch {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
-            if interest.all || !interest.files.is_empty() {
+            if interest.all.is_some() || !interest.files.is_empty() {
                 mask |= AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
             }
             match self.inotify.add_watch(&path, mask) {
@@ -146,13 +172,18 @@ fn wanted(directories: &[PathBuf], files: &[PathBuf]) -> BTreeMap<PathBuf, Inter
     let real = |path: &Path| std::fs::canonicalize(path).ok().filter(|path| path.is_dir());
     for directory in directories {
         if let Some(path) = real(directory) {
-            wanted.entry(path).or_default().all = true;
+            wanted.entry(path).or_default().all = Some(directory.clone());
         }
         if let Some((path, name, _)) = nearest(directory, real) {
             wanted.entry(path).or_default().directories.insert(name);
         }
     }
-    for file in files.iter().flat_map(|file| hops(file)) {
+    // Most files are in few directories.
+    let known: RefCell<BTreeMap<PathBuf, Option<PathBuf>>> = RefCell::default();
+    let real = |path: &Path| known.borrow_mut().entry(path.to_owned()).or_insert_with(|| real(path)).clone();
+    // A file of a directory that is watched needs nothing more, but where it leads to does.
+    let watched = |file: &Path| file.parent().is_some_and(|parent| directories.iter().any(|known| known == parent));
+    for file in files.iter().flat_map(|file| hops(file)).filter(|file| !watched(file)) {
         if let Some((path, name, is_parent)) = nearest(&file, real) {
             let interest = wanted.entry(path).or_default();
             if is_parent {

@@ -1,7 +1,7 @@
 //! The thread that talks to nf_tables, so that a long transaction or a long dump never stops the loop.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -37,14 +37,14 @@ pub(super) struct Look {
     pub(super) counters: BTreeMap<String, (u64, u64)>,
     /// What the kernel has otherwise than wanted; empty when in sync.
     pub(super) drift: Vec<String>,
+    /// SHA-256 of the nft(8) text of what is in force.
+    pub(super) hash: Option<String>,
 }
 
 /// A ruleset that is in force.
 #[derive(Clone, Debug)]
 pub(super) struct Applied {
     pub(super) changes: usize,
-    /// SHA-256 of its nft(8) text.
-    pub(super) hash: String,
     /// What the kernel had otherwise, where it was a repair.
     pub(super) difference: Vec<String>,
     /// How long the kernel and we were busy with it.
@@ -55,7 +55,21 @@ enum Request {
     Exists(oneshot::Sender<Result<bool, driver::Error>>),
     Apply(Arc<Ruleset>, Option<Arc<Revocation>>, oneshot::Sender<Result<Applied, driver::Error>>),
     Repair(Arc<Ruleset>, Depth, Option<Arc<Revocation>>, oneshot::Sender<Result<Applied, driver::Error>>),
-    Look(Option<Arc<Ruleset>>, oneshot::Sender<Result<Look, driver::Error>>),
+    ChangeMembers(
+        Arc<Ruleset>,
+        BTreeSet<String>,
+        Option<Arc<Revocation>>,
+        oneshot::Sender<Result<Applied, driver::Error>>,
+    ),
+    Look(Wanted, oneshot::Sender<Result<Look, driver::Error>>),
+}
+
+/// What a look at the kernel is for.
+struct Wanted {
+    /// What the kernel should have.
+    wanted: Option<Arc<Ruleset>>,
+    /// What is in force.
+    in_force: Option<Arc<Ruleset>>,
 }
 
 /// How much of the kernel's table is read before it is mended.
@@ -86,7 +100,8 @@ impl KernelThread {
         let revoker = Revoker::start()?;
         let revocation = revoker.progress();
         let (verifier, otherwise) = Verifier::start()?;
-        let mut work = Work { kernel, revoker, verifier, known: None, missing: Missing::default(), hashed: None };
+        let mut work =
+            Work { kernel, revoker, verifier, known: None, missing: Missing::default(), hashed: None, owed: false };
         thread::Builder::new().name("nf_tables".to_owned()).spawn(move || work.serve(&receiver))?;
         Ok((Self { requests, revocation }, otherwise))
     }
@@ -121,9 +136,24 @@ impl KernelThread {
         self.ask(|reply| Request::Repair(ruleset, depth, revocation, reply)).await
     }
 
+    /// Makes the kernel have a ruleset that differs from what it has in what these sets hold; the flows that it denies are ended with
+    /// the next [`KernelThread::apply`].
+    pub(super) async fn change_members(
+        &self,
+        ruleset: Arc<Ruleset>,
+        sets: BTreeSet<String>,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Applied, Error> {
+        self.ask(|reply| Request::ChangeMembers(ruleset, sets, revocation, reply)).await
+    }
+
     /// Reads the whole table with its counters, and compares it with what should be there.
-    pub(super) async fn look(&self, wanted: Option<Arc<Ruleset>>) -> Result<Look, Error> {
-        self.ask(|reply| Request::Look(wanted, reply)).await
+    pub(super) async fn look(
+        &self,
+        wanted: Option<Arc<Ruleset>>,
+        in_force: Option<Arc<Ruleset>>,
+    ) -> Result<Look, Error> {
+        self.ask(|reply| Request::Look(Wanted { wanted, in_force }, reply)).await
     }
 
     async fn ask<T>(
@@ -146,6 +176,8 @@ struct Work {
     missing: Missing,
     /// The last ruleset with its hash, which takes longer than a small repair.
     hashed: Option<(Arc<Ruleset>, String)>,
+    /// Whether members of sets changed since flows were judged.
+    owed: bool,
 }
 
 impl Work {
@@ -162,9 +194,14 @@ impl Work {
                 Request::Repair(ruleset, depth, revocation, reply) => {
                     let _ = reply.send(self.repair(&ruleset, &depth, revocation));
                 }
-                Request::Look(wanted, reply) => {
+                Request::ChangeMembers(ruleset, sets, revocation, reply) => {
+                    let _ = reply.send(self.change_members(&ruleset, &sets, revocation));
+                }
+                Request::Look(Wanted { wanted, in_force }, reply) => {
                     let wanted = wanted.as_deref().map(|wanted| self.missing.left_out_of(wanted));
-                    let _ = reply.send(look(self.kernel.as_mut(), wanted.as_deref()));
+                    let look = look(self.kernel.as_mut(), wanted.as_deref());
+                    let hash = in_force.map(|in_force| self.hash(&in_force));
+                    let _ = reply.send(look.map(|look| Look { hash, ..look }));
                 }
             }
         }
@@ -177,12 +214,36 @@ impl Work {
             driver::apply(self.kernel.as_mut(), ruleset, known.as_ref())?;
         self.missing.are(without);
         self.known = Some(loaded);
-        if changes > 0 {
+        if std::mem::take(&mut self.owed) || changes > 0 {
             self.revoker.changed(revocation);
         }
         self.verifier.later(ruleset, deferred);
-        let hash = self.hash(ruleset);
-        Ok(Applied { changes, hash, difference: Vec::new(), spent: start.elapsed() })
+        Ok(Applied { changes, difference: Vec::new(), spent: start.elapsed() })
+    }
+
+    fn change_members(
+        &mut self,
+        ruleset: &Arc<Ruleset>,
+        sets: &BTreeSet<String>,
+        revocation: Option<Arc<Revocation>>,
+    ) -> Result<Applied, driver::Error> {
+        let start = Instant::now();
+        let Some(known) = &mut self.known else { return self.apply(ruleset, revocation) };
+        let changed = driver::change_members(self.kernel.as_mut(), ruleset, sets, known);
+        self.owed = true;
+        match changed {
+            Ok(changes) => {
+                self.verifier.later(ruleset, Vec::new());
+                Ok(Applied { changes, difference: Vec::new(), spent: start.elapsed() })
+            }
+            Err(error) => {
+                tracing::debug!("members of sets take the whole table: {error}");
+                let applied = self.apply(ruleset, revocation);
+                // The flows that the new members deny are for the policy that has them.
+                self.owed = true;
+                applied
+            }
+        }
     }
 
     fn repair(
@@ -215,8 +276,7 @@ impl Work {
             assumed.extend(applied.deferred);
             self.verifier.later(ruleset, assumed);
         }
-        let hash = self.hash(ruleset);
-        Ok(Applied { changes, hash, difference, spent: start.elapsed() })
+        Ok(Applied { changes, difference, spent: start.elapsed() })
     }
 
     /// Whether no transaction of anybody's came after our last one.
@@ -318,7 +378,7 @@ const REPAIR_ATTEMPTS: usize = 4;
 pub(super) fn look(kernel: &mut dyn Kernel, wanted: Option<&Ruleset>) -> Result<Look, driver::Error> {
     let loaded = kernel.load(&Read::Everything)?;
     let drift = wanted.map(|wanted| drift(&loaded, wanted)).unwrap_or_default();
-    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift })
+    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift, hash: None })
 }
 
 /// How many differences are named one by one.

@@ -25,6 +25,7 @@ mod log;
 mod motd;
 mod notify;
 mod peers;
+mod reading;
 mod requests;
 mod revoke;
 mod selftest;
@@ -68,6 +69,7 @@ use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
+use reading::{Reading, Reread};
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
@@ -101,10 +103,6 @@ pub enum Error {
     },
 }
 
-/// Several writes of one change, and several changes of one configuration run, are one reload.
-const FILES_SETTLE: Duration = Duration::from_millis(200);
-/// A file that is written without a pause is read all the same after this time.
-const FILES_SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 /// A new link comes with several messages in a row.
 const LINKS_SETTLE: Duration = Duration::from_millis(5);
 /// rtnetlink did not answer; it is asked again after this time.
@@ -178,7 +176,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
             }
             () = until(daemon.drift.repair_at) => daemon.repair(),
             () = sleep_until(daemon.drift.look_at) => daemon.look_unasked(),
-            () = files.changed() => daemon.files_changed(),
+            changed = files.changed() => daemon.files_changed(changed),
             () = local::changed(&mut daemon.local.watch) => daemon.units_changed(),
             () = until(daemon.collect_at) => daemon.collect(),
             () = until(daemon.local.scan_at) => daemon.scan(),
@@ -186,7 +184,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
                 daemon.local.ask_at = None;
                 daemon.look_up(Next::Facts);
             }
-            () = until(daemon.load_at) => daemon.load(),
+            () = until(daemon.reading.load_at) => daemon.load(),
             () = until(daemon.deadline_at) => {
                 daemon.deadline_at = None;
                 daemon.happened(Event::DeadlineDue);
@@ -232,6 +230,8 @@ async fn until(deadline: Option<Instant>) {
 /// What work off the loop came to.
 enum Input {
     Loaded(Box<Documents>),
+    /// One file was looked at.
+    Reread(Box<Reread>),
     Collected(Result<Facts, machine::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
@@ -311,14 +311,12 @@ struct Daemon {
     telling: Work,
     /// Who wants to know the status.
     curious: Vec<oneshot::Sender<Status>>,
-    load_at: Option<Instant>,
-    load_at_latest: Option<Instant>,
+    reading: Reading,
     collect_at: Option<Instant>,
     retry_at: Option<Instant>,
     ready: bool,
     reload: Reload,
     status_line: String,
-    hash: Option<String>,
     since: Option<SystemTime>,
     socket: Option<PathBuf>,
     listening: bool,
@@ -362,14 +360,12 @@ impl Daemon {
             collecting: Work::Idle,
             telling: Work::Idle,
             curious: Vec::new(),
-            load_at: None,
-            load_at_latest: None,
+            reading: Reading::default(),
             collect_at: None,
             retry_at: None,
             ready: false,
             reload: Reload::No,
             status_line: String::new(),
-            hash: None,
             since: None,
             socket: None,
             listening: false,
@@ -421,6 +417,14 @@ impl Daemon {
                         let _ = inbox.send(Input::Repaired(kernel.repair(ruleset, depth, revocation).await));
                     });
                 }
+                Effect::ChangeMembers { ruleset, sets } => {
+                    let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
+                    let revocation = self.state.revocation();
+                    tokio::spawn(async move {
+                        let _ = inbox.send(Input::Applied(kernel.change_members(ruleset, sets, revocation).await));
+                    });
+                }
+                Effect::Reload => self.reading.all_changed(),
                 Effect::Look => {
                     let (kernel, inbox) = (self.kernel.clone(), self.inbox.clone());
                     tokio::spawn(async move {
@@ -486,6 +490,7 @@ impl Daemon {
     }
 
     fn settled(&mut self) {
+        self.reading.ends();
         if !self.ready || self.reload == Reload::Settling {
             self.ready = true;
             self.reload = Reload::No;
@@ -510,21 +515,16 @@ impl Daemon {
         self.collect();
     }
 
-    fn files_changed(&mut self) {
-        let now = Instant::now();
-        let latest = *self.load_at_latest.get_or_insert(now + FILES_SETTLE_AT_MOST);
-        self.load_at = Some((now + FILES_SETTLE).min(latest));
-    }
-
     /// Reads the documents, off the loop: they may be large, or on a file system that hangs.
     fn load(&mut self) {
-        (self.load_at, self.load_at_latest) = (None, None);
+        self.reading.load_at = None;
         if !self.loading.begin() {
             return;
         }
-        let (whereabouts, inbox) = (self.options.whereabouts.clone(), self.inbox.clone());
+        self.reading.begins();
+        let (whereabouts, inbox, before) = (self.options.whereabouts.clone(), self.inbox.clone(), self.reading.files());
         tokio::task::spawn_blocking(move || {
-            let documents = documents::load(&whereabouts, Trust::Required);
+            let documents = documents::load_again(&whereabouts, Trust::Required, &before);
             let _ = inbox.send(Input::Loaded(Box::new(documents)));
         });
     }
@@ -545,6 +545,7 @@ impl Daemon {
             Input::Loaded(documents) if !self.started => {
                 self.remember(*documents);
             }
+            Input::Reread(reread) => self.reread_one(*reread),
             Input::Loaded(documents) => return self.look_up(Next::Documents(documents)),
             Input::Collected(collected) => {
                 let again = self.collecting.end();
@@ -613,7 +614,8 @@ impl Daemon {
         });
     }
 
-    fn loaded(&mut self, documents: Documents) {
+    fn loaded(&mut self, mut documents: Documents) {
+        self.reading.loaded(&mut documents);
         if self.loading.end() {
             // What was loaded is out of date already.
             self.load();
@@ -650,10 +652,7 @@ impl Daemon {
 
     fn applied(&mut self, answer: Result<Applied, kernel::Error>) {
         let before = self.state.generation();
-        let answer = answer.map_err(|error| error.to_string()).map(|applied| {
-            self.hash = Some(applied.hash);
-            Done { changes: applied.changes }
-        });
+        let answer = answer.map_err(|error| error.to_string()).map(|applied| Done { changes: applied.changes });
         self.happened(Event::Applied(answer));
         // After the first rules: asking takes the kernel's lock for a moment.
         self.ask_features();
@@ -729,20 +728,21 @@ impl Daemon {
         }
         let curious = std::mem::take(&mut self.curious);
         let mut status = Status::of(&self.state);
-        status.hash.clone_from(&self.hash);
         status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
+        let in_force = self.state.in_force().cloned();
         let inbox = self.inbox.clone();
         if let Features::Known(missing) = &self.features {
             status.kernel_lacks = Some(missing.clone());
         }
         let root = self.options.root.clone();
         tokio::spawn(async move {
-            match kernel.look(wanted.clone()).await {
+            match kernel.look(wanted.clone(), in_force).await {
                 Ok(look) => {
+                    status.hash = look.hash;
                     status.in_sync = wanted.map(|_| look.drift.is_empty());
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
@@ -796,6 +796,9 @@ fn log_report(report: &Report) {
         Report::InForce { generation, rules, changes, lockdown: true } => {
             let message_id = log::message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
+        }
+        Report::Members { generation, changes } => {
+            tracing::debug!(generation, changes, "members of sets changed");
         }
         Report::Unconfirmed { generation, left, selftest } => log_unconfirmed(*generation, *left, *selftest),
         Report::Held { until } => {

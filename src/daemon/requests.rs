@@ -88,7 +88,9 @@ impl Daemon {
         let inbox = self.inbox.clone();
         match what {
             What::Apply { confirm, paths } => {
-                (self.load_at, self.load_at_latest) = (None, None);
+                if paths.is_empty() {
+                    self.reading.is_done_for();
+                }
                 let whereabouts = Whereabouts { paths: paths.clone(), ..self.options.whereabouts.clone() };
                 let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
                 let elsewhere = (!names.is_empty()).then(|| names.join(", "));

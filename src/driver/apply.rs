@@ -139,43 +139,9 @@ fn read_back(
     before: &Loaded,
     changes: &[Change],
 ) -> Result<(Loaded, Vec<String>), Error> {
-    let mut deferred = BTreeSet::new();
-    let (mut whole, mut single): (BTreeSet<&str>, Vec<(&str, Set, bool)>) = Default::default();
-    for change in changes {
-        match change {
-            Change::AddSet { name, set } if set.elements.len() > LARGEST_SET_READ_AT_ONCE => {
-                deferred.insert(name.clone());
-            }
-            Change::AddSet { name, .. } => drop(whole.insert(name)),
-            Change::AddElements { name, set } | Change::DeleteElements { name, set } => {
-                let there = matches!(change, Change::AddElements { .. });
-                match singles(set) {
-                    Some(elements) => {
-                        single.extend(elements.into_iter().map(|element| (name.as_str(), element, there)));
-                    }
-                    None => drop(whole.insert(name)),
-                }
-            }
-            _ => {}
-        }
-    }
-    // A range that is split leaves its first and last value in place as ends of others, and only ends can be looked up:
-    // where something new begins at the start of something deleted, the set is read.
-    let starts: BTreeSet<(&str, u128)> =
-        single.iter().filter(|(.., there)| *there).map(|(name, element, _)| (*name, start(element))).collect();
-    for (name, element, there) in &single {
-        if !there && starts.contains(&(name, start(element))) {
-            whole.insert(name);
-        }
-    }
-    single.retain(|(name, ..)| !whole.contains(name));
-    let mut loaded = kernel.load(&Read::Only(whole.into_iter().map(str::to_owned).collect()))?;
-    for (name, element, there) in &single {
-        if kernel.has_element(name, element)? != *there {
-            let words = if *there { "without an element that was added" } else { "with an element that was deleted" };
-            return Err(Error::Differs(format!("set {name} {words}")));
-        }
-    }
+    let Written { whole, single, deferred } = Written::of(changes);
+    let mut loaded = kernel.load(&Read::Only(whole.into_iter().collect()))?;
+    single.iter().try_for_each(|single| single.look(kernel))?;
     if !single.is_empty() && kernel.generation()? != loaded.generation {
         // Another transaction came in between: the elements and the rest were read at different times.
         loaded = kernel.load(&Read::Everything)?;
@@ -183,7 +149,7 @@ fn read_back(
     for name in std::mem::take(&mut loaded.unread) {
         // A set that was not written holds what it held before, and one of which single elements were written and
         // found holds what it should: the kernel takes a batch as a whole.
-        let written = single.iter().any(|(single, ..)| *single == name) || deferred.contains(&name);
+        let written = single.iter().any(|single| single.name == name) || deferred.contains(&name);
         let there = if written { desired.sets.get(&name) } else { before.ruleset.sets.get(&name) };
         match (loaded.ruleset.sets.get_mut(&name), there) {
             (Some(set), Some(there)) => set.elements = there.elements.clone(),
@@ -191,6 +157,73 @@ fn read_back(
         }
     }
     Ok((loaded, deferred.into_iter().collect()))
+}
+
+/// What a batch wrote into sets, and how to find out whether it is there.
+pub(super) struct Written {
+    /// Sets to read.
+    pub(super) whole: BTreeSet<String>,
+    /// Elements to look up.
+    pub(super) single: Vec<Single>,
+    /// Sets that are too large to be read at once.
+    deferred: BTreeSet<String>,
+}
+
+/// One element that was written.
+pub(super) struct Single {
+    name: String,
+    element: Set,
+    /// Whether it was added; else it was deleted.
+    there: bool,
+}
+
+impl Written {
+    pub(super) fn of(changes: &[Change]) -> Self {
+        let mut deferred = BTreeSet::new();
+        let (mut whole, mut single): (BTreeSet<String>, Vec<Single>) = Default::default();
+        for change in changes {
+            match change {
+                Change::AddSet { name, set } if set.elements.len() > LARGEST_SET_READ_AT_ONCE => {
+                    deferred.insert(name.clone());
+                }
+                Change::AddSet { name, .. } => drop(whole.insert(name.clone())),
+                Change::AddElements { name, set } | Change::DeleteElements { name, set } => {
+                    let there = matches!(change, Change::AddElements { .. });
+                    match singles(set) {
+                        Some(elements) => {
+                            let each = |element| Single { name: name.clone(), element, there };
+                            single.extend(elements.into_iter().map(each));
+                        }
+                        None => drop(whole.insert(name.clone())),
+                    }
+                }
+                _ => {}
+            }
+        }
+        // A range that is split leaves its first and last value in place as ends of others, and only ends can be looked up:
+        // where something new begins at the start of something deleted, the set is read.
+        let added = single.iter().filter(|single| single.there);
+        let starts: BTreeSet<(&str, u128)> =
+            added.map(|single| (single.name.as_str(), start(&single.element))).collect();
+        let split = single
+            .iter()
+            .filter(|single| !single.there && starts.contains(&(single.name.as_str(), start(&single.element))));
+        whole.extend(split.map(|single| single.name.clone()).collect::<Vec<_>>());
+        single.retain(|single| !whole.contains(&single.name));
+        Self { whole, single, deferred }
+    }
+}
+
+impl Single {
+    /// Asks the kernel.
+    pub(super) fn look(&self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        let Self { name, element, there } = self;
+        if kernel.has_element(name, element)? == *there {
+            return Ok(());
+        }
+        let words = if *there { "without an element that was added" } else { "with an element that was deleted" };
+        Err(Error::Differs(format!("set {name} {words}")))
+    }
 }
 
 /// The first address of a set of addresses.

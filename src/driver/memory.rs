@@ -101,7 +101,7 @@ fn none_like(elements: &Elements) -> Elements {
     match elements {
         Elements::V4(_) => Elements::V4(RangeSet::empty()),
         Elements::V6(_) => Elements::V6(RangeSet::empty()),
-        Elements::Keys(_) => Elements::Keys(BTreeMap::new()),
+        Elements::Keys(_) => Elements::Keys(Default::default()),
     }
 }
 

@@ -4,6 +4,7 @@
 mod apply;
 mod conntrack;
 mod foreign;
+mod members;
 mod memory;
 mod probe;
 mod route;
@@ -14,13 +15,14 @@ mod watch;
 pub use apply::{apply, verify};
 pub use conntrack::{Conntrack, Revoked};
 pub use foreign::{Drops, OtherChain, coexisting};
+pub use members::change_members;
 pub use memory::Memory;
 pub use probe::features;
 pub use socket::Netlink;
 pub use watch::{Ear, Touch, Watch};
 
 use crate::nft::change::{Batch, Loaded};
-use crate::nft::ir::Set;
+use crate::nft::ir::{Elements, Set};
 use crate::nft::netlink::AnyChain;
 
 /// Which sets' elements a read-back includes.
@@ -96,6 +98,12 @@ pub trait Kernel: Send {
     /// All chains of all tables, without their rules. There are none besides ours in a kernel that holds only our table.
     fn chains(&mut self) -> Result<Vec<AnyChain>, Error> {
         Ok(Vec::new())
+    }
+    /// What is in a set of this shape, and nothing else of the table.
+    fn elements(&mut self, name: &str, shape: &Set) -> Result<Elements, Error> {
+        let loaded = self.load(&Read::Only(vec![name.to_owned()]))?;
+        let there = loaded.ruleset.sets.get(name).filter(|there| there.key == shape.key);
+        there.map(|there| there.elements.clone()).ok_or_else(|| Error::Differs(format!("no set {name}")))
     }
     /// Whether the named set has the one element of `element`: cheaper than reading a large set. Of a range the kernel is
     /// asked for its start and its end, so that two ranges with a gap between them may answer for one without it.

@@ -15,7 +15,7 @@ use nix::sys::time::TimeVal;
 
 use super::{Ear, Error, Kernel, Read};
 use crate::nft::change::{Batch, Change, Loaded, next_generation};
-use crate::nft::ir::Set;
+use crate::nft::ir::{Elements, Set};
 use crate::nft::netlink::constant::{
     NFT_MSG_GETCHAIN, NFT_MSG_GETFLOWTABLE, NFT_MSG_GETGEN, NFT_MSG_GETOBJ, NFT_MSG_GETRULE, NFT_MSG_GETSET,
     NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFTA_CHAIN_TABLE, NFTA_FLOWTABLE_TABLE, NFTA_OBJ_TABLE, NFTA_RULE_TABLE,
@@ -494,6 +494,23 @@ impl Kernel for Netlink {
                 Answer::Complete => return Ok(chains),
                 Answer::Interrupted => {}
                 Answer::Error(answer) => return Err(refused("to show all chains".to_owned(), &answer)),
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    fn elements(&mut self, name: &str, shape: &Set) -> Result<Elements, Error> {
+        let texts = [(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME), (NFTA_SET_ELEM_LIST_SET, name)];
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut payloads = Vec::new();
+            let answer = self.ask(NFT_MSG_GETSETELEM, NLM_F_DUMP, &texts, &mut |message| {
+                payloads.push(message.payload.to_vec());
+                Ok(())
+            })?;
+            match answer {
+                Answer::Complete => return Ok(elements_of(&payloads, shape)?),
+                Answer::Interrupted => {}
+                Answer::Error(answer) => return Err(refused(format!("to show set {name}"), &answer)),
             }
         }
         Err(Error::Contended)

@@ -6,3 +6,4 @@ pub mod flow;
 pub mod interface;
 pub mod protocol;
 pub mod range;
+pub mod shared;

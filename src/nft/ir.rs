@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 
 use super::key::{DataType, Datum, Key};
 use crate::net::range::RangeSet;
+use crate::net::shared::Shared;
 
 /// Everything in our table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ruleset {
     /// The named sets and verdict maps by name.
     pub sets: BTreeMap<String, Set>,
-    /// The chains by name.
-    pub chains: BTreeMap<String, Chain>,
+    /// The chains by name. Rulesets that differ in their sets only share them.
+    pub chains: Shared<BTreeMap<String, Chain>>,
 }
 
 /// A chain.
@@ -232,7 +233,7 @@ pub enum Elements {
     /// `ipv6_addr` ranges.
     V6(RangeSet<u128>),
     /// Anything else, and every map: key to verdict (`None` in a plain set). Keys must not overlap.
-    Keys(BTreeMap<ElementKey, Option<Verdict>>),
+    Keys(Shared<BTreeMap<ElementKey, Option<Verdict>>>),
 }
 
 impl Elements {

@@ -777,7 +777,7 @@ mod tests {
         assert_eq!(line(vec![name_match(""), accept()]), "# iifname \"\" accept");
         assert_eq!(line(vec![name_match("eth*"), accept()]), "iifname \"eth\\*\" accept");
         assert_eq!(line(vec![Statement::Foreign("quota over\n5".into()), accept()]), "# quota over 5 accept");
-        let empty = SetRef::Anonymous(Elements::Keys(BTreeMap::new()));
+        let empty = SetRef::Anonymous(Elements::Keys(Default::default()));
         let lookup = Statement::Lookup { keys: vec![Key::L4Proto], negated: false, set: empty };
         assert_eq!(line(vec![lookup, accept()]), "# meta l4proto { } accept");
         assert_eq!(line(vec![]), "# no statements");

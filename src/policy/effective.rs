@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::model::{Action, Limit, Mode, Stage, TierDefault};
+use super::model::{Action, Entity, Limit, Mode, Stage, TierDefault};
 use super::selector::{Labels, Selector};
 use super::settings::{Default, LogSettings};
 use crate::net::addr::{AddrSet, Family};
@@ -30,6 +30,8 @@ pub struct Effective {
     pub failsafe: Vec<EffectiveFailsafe>,
     /// The tiers in order of evaluation.
     pub tiers: Vec<EffectiveTier>,
+    /// What the names of [`Addresses::Named`] stand for, so that a change of a set is known to be one of them.
+    pub named: Arc<BTreeMap<String, Entity>>,
     /// What each role does with what no policy decided; every role and direction is there.
     pub defaults: BTreeMap<(Role, Direction), Default>,
     /// The roles whose deny sets hold as a packet arrives ([`super::early`]).

@@ -1,6 +1,7 @@
 //! What the operator means: interfaces, sets, services, tiers, policies and rules as typed, checked values
 //! (`policy.md` section 2), and what they come to on one node.
 
+pub mod addresses;
 mod boot;
 pub mod early;
 pub mod effective;

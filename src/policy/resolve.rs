@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
+use super::addresses::Book;
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
@@ -15,17 +14,13 @@ use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePor
 use super::roles;
 use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
-use crate::net::addr::{AddrSet, Family};
+use crate::net::addr::Family;
 use crate::net::facts::Facts;
 use crate::net::interface::{Direction, Role};
 use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
 
-/// The kernel name of the set of this host's own addresses. Names of documents have no '/', so it is nobody else's.
-const LOCAL_SET: &str = "host/local";
-/// Longer set names than this are cut and get a hash: nf_tables takes 255 bytes, people fewer.
-const LONGEST_SET_NAME: usize = 80;
 /// RoCEv2's destination port (`ROCE_V2_UDP_DPORT`, include/rdma/ib_verbs.h).
 const ROCE_V2_PORT: u16 = 4791;
 
@@ -36,8 +31,8 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         policy,
         facts,
         node: labels_of_node(settings, facts),
-        local: facts.local_addresses(),
-        contents: policy.sets.iter().map(|(name, set)| (name.as_str(), set.cidrs.iter().copied().collect())).collect(),
+        book: Book::new(&policy.sets, facts),
+        named: BTreeMap::new(),
         findings: Vec::new(),
     };
     let interfaces = roles::classify(&policy.interfaces, facts);
@@ -61,6 +56,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
             );
         }
     }
+    let named = Arc::new(resolver.named);
     let mut findings = resolver.findings;
     findings.sort_by(|left, right| {
         (&left.place, left.code, &left.message).cmp(&(&right.place, right.code, &right.message))
@@ -77,6 +73,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         unknown,
         failsafe,
         tiers,
+        named,
         defaults,
         early: settings.early.clone(),
         accept_mark: settings.accept_mark,
@@ -98,16 +95,10 @@ struct Resolver<'a> {
     policy: &'a Policy,
     facts: &'a Facts,
     node: Labels,
-    local: AddrSet,
-    contents: BTreeMap<&'a str, AddrSet>,
+    book: Book<'a>,
+    /// See [`Effective::named`].
+    named: BTreeMap<String, Entity>,
     findings: Vec<Finding>,
-}
-
-/// Addresses of an entity, and the words that name them in the kernel if they come from sets.
-struct Resolved {
-    addresses: AddrSet,
-    /// Empty when everything was written out as prefixes; never depends on the contents of a set.
-    names: BTreeSet<String>,
 }
 
 impl Resolver<'_> {
@@ -243,7 +234,11 @@ impl Resolver<'_> {
             return Addresses::Any;
         }
         let errors = self.errors();
-        let resolved = self.entity(entity);
+        let mut unknown = Vec::new();
+        let resolved = self.book.look_up(entity, &mut |name, place| unknown.push((name.to_owned(), place.clone())));
+        for (name, place) in unknown {
+            self.unknown_name("set", &name, &place, self.policy.sets.keys().map(String::as_str));
+        }
         if resolved.addresses.is_empty() && self.errors() == errors {
             let place = entity.place.as_ref().unwrap_or(place);
             self.findings.push(
@@ -252,56 +247,11 @@ impl Resolver<'_> {
                     .help("fill the set, or leave the rule out"),
             );
         }
-        if resolved.names.is_empty() {
-            Addresses::Literal(resolved.addresses)
-        } else {
-            Addresses::Named(kernel_name(&resolved), resolved.addresses)
+        let Some(name) = resolved.kernel_name() else { return Addresses::Literal(resolved.addresses) };
+        if !self.named.contains_key(&name) {
+            self.named.insert(name.clone(), entity.clone());
         }
-    }
-
-    fn entity(&mut self, entity: &Entity) -> Resolved {
-        let mut addresses: AddrSet = entity.cidrs.iter().copied().collect();
-        let mut names = BTreeSet::new();
-        if !entity.names_addresses() {
-            addresses = AddrSet::full();
-        }
-        for (name, place) in &entity.sets {
-            match self.contents.get(name.as_str()) {
-                Some(contents) => {
-                    addresses = addresses.union(contents);
-                    names.insert(name.clone());
-                }
-                None => self.unknown_name("set", name, place, self.policy.sets.keys().map(String::as_str)),
-            }
-        }
-        if let Some(selector) = &entity.select {
-            for set in self.policy.sets.values().filter(|set| selector.matches(&set.labels)) {
-                if let Some(contents) = self.contents.get(set.name.as_str()) {
-                    addresses = addresses.union(contents);
-                }
-            }
-            names.insert(format!("select/{}", digest(&format!("{selector:?}"))));
-        }
-        if entity.local {
-            addresses = addresses.union(&self.local);
-            names.insert(LOCAL_SET.to_owned());
-        }
-        if !names.is_empty() && !entity.cidrs.is_empty() {
-            names.insert(format!("cidrs/{}", digest(&format!("{:?}", entity.cidrs))));
-        }
-        let Some(except) = &entity.except else { return Resolved { addresses, names } };
-        let taken = self.entity(except);
-        addresses = addresses.difference(&taken.addresses);
-        if !names.is_empty() || !taken.names.is_empty() {
-            // The contents of a set on either side may change, so the difference is a set of its own.
-            let word = |names: &BTreeSet<String>, written: &Entity| match names.is_empty() {
-                false => names.iter().cloned().collect::<Vec<_>>().join("/"),
-                true if written.cidrs.is_empty() => "any".to_owned(),
-                true => format!("cidrs/{}", digest(&format!("{:?}", written.cidrs))),
-            };
-            names = [format!("{}/except/{}", word(&names, entity), word(&taken.names, except))].into();
-        }
-        Resolved { addresses, names }
+        Addresses::Named(name, resolved.addresses)
     }
 
     fn failsafe(&mut self, settings: &NodeSettings, facts: &Facts) -> Vec<EffectiveFailsafe> {
@@ -481,24 +431,4 @@ fn can_match(rule: &EffectiveRule) -> bool {
     });
     let ports = rule.source_ports.as_ref().is_none_or(|ports| !ports.is_empty());
     family && ports && !rule.l4.is_empty()
-}
-
-/// The name of a set in the kernel, after what it holds: nft(8) identifiers begin with a letter.
-fn kernel_name(resolved: &Resolved) -> String {
-    let mut name = resolved.names.iter().cloned().collect::<Vec<_>>().join("/");
-    if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
-        name.insert_str(0, "set/");
-    }
-    if name.len() > LONGEST_SET_NAME {
-        let hash = digest(&name);
-        name.truncate(LONGEST_SET_NAME - hash.len() - 1);
-        name.push('/');
-        name.push_str(&hash);
-    }
-    name
-}
-
-/// Eight hexadecimal digits that stand for a text.
-fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }

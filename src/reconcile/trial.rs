@@ -25,7 +25,7 @@ pub(super) struct Held {
     documents: Documents,
     elsewhere: Option<String>,
     /// The digest of the documents in place when these came.
-    in_place: String,
+    pub(super) in_place: String,
     /// The probes that are under way.
     ticket: Option<u64>,
     rounds: u8,
@@ -113,7 +113,7 @@ pub(super) fn admit(
     state.held = Some(Held {
         documents,
         elsewhere: state.elsewhere.take(),
-        in_place: state.documents.clone(),
+        in_place: super::digest_in_place(state),
         ticket: None,
         rounds: 0,
         results: Vec::new(),
@@ -159,6 +159,9 @@ fn waits_until(state: &State, facts: &Facts) -> Option<&'static str> {
 /// Tries the probes without the documents that wait, as soon as that says something.
 pub(super) fn baseline(state: &mut State, effects: &mut Vec<Effect>) {
     let Some(facts) = &state.facts else { return };
+    if state.held.is_none() {
+        return;
+    }
     let busy = state.flying.is_some() || state.awaited.is_some() || state.record.pending.is_some();
     if busy || waits_until(state, facts).is_some() {
         return;

@@ -57,6 +57,7 @@ pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
         unknown: labels(Role::Unknown),
         failsafe: Vec::new(),
         tiers,
+        named: std::sync::Arc::default(),
         defaults: Role::ALL
             .iter()
             .flat_map(|role| Direction::BOTH.map(|direction| default(*role, direction)))

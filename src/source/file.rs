@@ -8,40 +8,52 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Sourced;
-use super::document::{Documents, decode};
+use super::decoded::{Decoded, DecodedFile};
 use super::merge::{Level, merge};
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
-use crate::text::tree::Source;
 use crate::textfile::{self, Trust, Unread};
 
 /// What is loaded so far.
 #[derive(Default)]
-struct Loading {
-    documents: Vec<(Level, Documents)>,
+struct Loading<'a> {
+    files: Vec<(Level, Arc<DecodedFile>)>,
     sourced: Sourced,
+    /// The files as they were, of which those are kept that did not change.
+    before: Option<&'a Decoded>,
 }
 
-impl Loading {
+impl Loading<'_> {
     fn report(&mut self, finding: Finding) {
         self.sourced.findings.push(finding);
     }
 
-    fn text(&mut self, level: Level, name: Arc<str>, text: impl Into<Arc<str>>) {
-        let source = Source::new(name, text);
-        let (documents, findings) = decode(&source);
-        self.documents.push((level, documents));
-        self.sourced.findings.extend(findings);
-        self.sourced.texts.insert(source.file.clone(), source.text.clone());
+    fn text(&mut self, level: Level, name: &Arc<str>, text: impl Into<Arc<str>>) {
+        self.decoded(level, name, Arc::new(DecodedFile::new(Arc::clone(name), text)));
+    }
+
+    fn decoded(&mut self, level: Level, name: &Arc<str>, file: Arc<DecodedFile>) {
+        self.sourced.findings.extend(file.findings.iter().cloned());
+        self.sourced.texts.insert(Arc::clone(name), Arc::clone(&file.text));
         // Order and standing decide how documents merge.
         let order = self.sourced.kept.len();
-        self.sourced.kept.insert(format!("{order:06} {level} {}", source.file), source.text.clone());
+        self.sourced.kept.insert(format!("{order:06} {level} {name}"), Arc::clone(&file.text));
+        self.files.push((level, file));
     }
 
     fn file(&mut self, level: Level, path: &Path, trust: Trust) {
         self.sourced.files.push(path.to_owned());
         match textfile::read(path, trust) {
-            Ok(text) => self.text(level, textfile::name(path), text),
+            Ok(text) => {
+                let known = self.before.and_then(|before| before.get(path)).filter(|known| *known.text == *text);
+                match known.cloned() {
+                    Some(known) => self.decoded(level, &textfile::name(path), known),
+                    None => self.text(level, &textfile::name(path), text),
+                }
+                if let (Some(_), Some((_, file))) = (self.before, self.files.last()) {
+                    self.sourced.decoded.insert(path.to_owned(), Arc::clone(file));
+                }
+            }
             Err(Unread::Missing) => {
                 self.report(Finding::error(Code::Unreadable, &Place::file(textfile::name(path)), "does not exist"));
             }
@@ -50,7 +62,8 @@ impl Loading {
     }
 
     fn finish(mut self) -> Sourced {
-        let (policy, findings) = merge(self.documents);
+        let documents = self.files.into_iter().map(|(level, file)| (level, Arc::unwrap_or_clone(file).documents));
+        let (policy, findings) = merge(documents.collect());
         self.sourced.policy = policy;
         self.sourced.findings.extend(findings);
         self.sourced
@@ -58,8 +71,8 @@ impl Loading {
 }
 
 /// See [`super::load_directories`].
-pub(super) fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
-    let mut loading = Loading::default();
+pub(super) fn load_directories(directories: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+    let mut loading = Loading { before, ..Loading::default() };
     let mut chosen: BTreeMap<OsString, (Level, PathBuf)> = BTreeMap::new();
     for (level, directory) in directories.iter().enumerate() {
         match list(directory, trust) {
@@ -82,8 +95,8 @@ pub(super) fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced
 }
 
 /// See [`super::load_paths`].
-pub(super) fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
-    let mut loading = Loading::default();
+pub(super) fn load_paths(paths: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+    let mut loading = Loading { before, ..Loading::default() };
     let mut files: Vec<PathBuf> = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -109,7 +122,7 @@ pub(super) fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
 pub(super) fn decode_text(file: &str, text: &str) -> Sourced {
     let mut loading = Loading::default();
     loading.sourced.files.push(PathBuf::from(file));
-    loading.text(0, file.into(), text);
+    loading.text(0, &file.into(), text);
     loading.finish()
 }
 
@@ -121,7 +134,7 @@ pub(super) fn decode_kept(kept: &BTreeMap<String, Arc<str>>) -> Sourced {
         let level = words.next().and_then(|level| level.parse().ok()).unwrap_or_default();
         let file = words.next().unwrap_or(name);
         loading.sourced.files.push(PathBuf::from(file));
-        loading.text(level, file.into(), Arc::clone(text));
+        loading.text(level, &file.into(), Arc::clone(text));
     }
     loading.finish()
 }
@@ -153,7 +166,7 @@ fn list(directory: &Path, trust: Trust) -> Result<Vec<OsString>, Option<Box<Find
 
 /// `*.toml`, but no dotfile. What editors and package managers leave behind (`x.toml~`, `x.toml.dpkg-old`, `x.toml.rpmsave`)
 /// does not end so.
-fn counts(name: &str) -> bool {
+pub(super) fn counts(name: &str) -> bool {
     name.ends_with(".toml") && !name.starts_with('.') && !name.contains(".dpkg-")
 }
 
@@ -200,7 +213,7 @@ mod tests {
             fs::write(at(ignored), "nonsense").unwrap();
         }
         fs::write(at("99-last.toml"), set("last", "fd00::/8")).unwrap();
-        let sourced = load_directories(&[temporary.path().to_owned(), at("missing")], Trust::Anyone);
+        let sourced = load_directories(&[temporary.path().to_owned(), at("missing")], Trust::Anyone, None);
         assert_eq!(sourced.policy.sets.keys().collect::<Vec<_>>(), ["good", "last"]);
         assert_eq!(
             lines(&sourced, temporary.path()),
@@ -247,7 +260,7 @@ mod tests {
             ],
         );
         symlink("/dev/null", admin.join("30-c.toml")).unwrap();
-        let sourced = load_directories(&[vendor, admin], Trust::Required);
+        let sourced = load_directories(&[vendor, admin], Trust::Required, None);
         let sets: Vec<String> =
             sourced.policy.sets.iter().map(|(name, set)| format!("{name} {}", set.cidrs[0])).collect();
         // "d" is broken where it counts, so that the one below must not come back.
@@ -262,7 +275,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("x.toml");
         fs::write(&path, set("x", "10.0.0.0/8")).unwrap();
-        let load = || load_directories(&[temporary.path().to_owned()], Trust::Required);
+        let load = || load_directories(&[temporary.path().to_owned()], Trust::Required, None);
         assert!(load().findings.is_empty());
         for mode in [0o620, 0o602, 0o666] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -274,7 +287,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         assert!(lines(&load(), temporary.path())[0].contains("owned by user 65534"));
-        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone).findings.is_empty());
+        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone, None).findings.is_empty());
         std::os::unix::fs::chown(&path, Some(0), None).unwrap();
         fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let sourced = load();
@@ -282,7 +295,7 @@ mod tests {
         // A link from a good directory to a file in a bad one.
         let good = tempfile::tempdir().unwrap();
         symlink(&path, good.path().join("y.toml")).unwrap();
-        let sourced = load_directories(&[good.path().to_owned()], Trust::Required);
+        let sourced = load_directories(&[good.path().to_owned()], Trust::Required, None);
         assert!(sourced.policy.sets.is_empty() && sourced.findings[0].code == Code::Untrusted);
     }
 
@@ -293,7 +306,7 @@ mod tests {
         fs::write(at("policy"), set("any-suffix", "10.0.0.0/8")).unwrap();
         fs::create_dir(at("d")).unwrap();
         fs::write(at("d/a.toml"), set("a", "10.0.0.0/8")).unwrap();
-        let sourced = load_paths(&[at("policy"), at("d"), at("d/a.toml"), at("nope.toml")], Trust::Anyone);
+        let sourced = load_paths(&[at("policy"), at("d"), at("d/a.toml"), at("nope.toml")], Trust::Anyone, None);
         assert_eq!(sourced.policy.sets.keys().collect::<Vec<_>>(), ["a", "any-suffix"]);
         assert_eq!(lines(&sourced, temporary.path()), ["nope.toml: error[unreadable]: does not exist"]);
     }

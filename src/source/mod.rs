@@ -1,5 +1,6 @@
 //! Where policy comes from: TOML files in three directories.
 
+mod decoded;
 mod document;
 mod file;
 mod merge;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use crate::policy::model::Policy;
 use crate::text::finding::Finding;
 pub use crate::textfile::Trust;
+pub use decoded::{Decoded, DecodedFile, reread};
 
 /// The texts of files that findings point into, by the name that [`crate::text::place::Place`] gives the file.
 pub type Texts = BTreeMap<Arc<str>, Arc<str>>;
@@ -29,17 +31,34 @@ pub struct Sourced {
     pub files: Vec<PathBuf>,
     /// The texts in the form that [`decode_kept`] takes.
     pub kept: BTreeMap<String, Arc<str>>,
+    /// The files as they were decoded, where they were loaded to be loaded again.
+    pub decoded: Decoded,
 }
 
 /// Loads `*.toml` of directories, lowest precedence first (`policy.md` section 6): a file in a later directory replaces
 /// the one of the same name in an earlier one, and a link to /dev/null masks it. A directory that does not exist is empty.
 pub fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
-    file::load_directories(directories, trust)
+    file::load_directories(directories, trust, None)
+}
+
+/// The same once more: what did not change since is not decoded again.
+pub fn load_directories_again(directories: &[PathBuf], trust: Trust, before: &Decoded) -> Sourced {
+    file::load_directories(directories, trust, Some(before))
 }
 
 /// Loads exactly these files, and the `*.toml` of these directories.
 pub fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
-    file::load_paths(paths, trust)
+    file::load_paths(paths, trust, None)
+}
+
+/// The same once more, as [`load_directories_again`].
+pub fn load_paths_again(paths: &[PathBuf], trust: Trust, before: &Decoded) -> Sourced {
+    file::load_paths(paths, trust, Some(before))
+}
+
+/// Whether a directory's file of this name counts.
+pub fn counts(name: &str) -> bool {
+    file::counts(name)
 }
 
 /// The documents of texts that were loaded once ([`Sourced::kept`]), merged as they were then. Pure.

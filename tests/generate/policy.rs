@@ -69,6 +69,7 @@ pub fn effective() -> impl Strategy<Value = Effective> {
                 unknown,
                 failsafe,
                 tiers,
+                named: std::sync::Arc::default(),
                 defaults,
                 accept_mark,
                 drop_invalid,

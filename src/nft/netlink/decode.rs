@@ -248,7 +248,7 @@ impl Snapshot {
         for name in self.chains.keys() {
             loaded.rules.entry(name.clone()).or_default();
         }
-        loaded.ruleset.chains = self.chains;
+        loaded.ruleset.chains = self.chains.into();
         self.foreign.sort();
         self.foreign.dedup();
         loaded.foreign = self.foreign;

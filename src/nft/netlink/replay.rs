@@ -255,7 +255,7 @@ mod tests {
         let lookup = Statement::Lookup {
             keys: vec![Key::Port(Some(crate::net::protocol::Protocol::TCP), Side::Destination)],
             negated: false,
-            set: SetRef::Anonymous(Elements::Keys(ports)),
+            set: SetRef::Anonymous(Elements::Keys(ports.into())),
         };
         let set = Set {
             key: vec![DataType::Ipv4Addr],
@@ -267,7 +267,7 @@ mod tests {
         let limit = Limit { rate: 5, seconds: 60, burst: 5 };
         let meter = Statement::Meter { keys: vec![Key::Mark], set: "senders".to_owned(), limit };
         let dynamic = Some(Dynamic { timeout: 60, size: 100 });
-        let none = Elements::Keys(BTreeMap::new());
+        let none = Elements::Keys(Default::default());
         let senders = Set { key: vec![DataType::Mark], interval: false, map: false, dynamic, elements: none };
         let rule = Rule {
             statements: vec![lookup, meter, Statement::MarkSet(1), Statement::Verdict(Verdict::Accept)],

@@ -1,7 +1,5 @@
 //! Sets and their elements, to attributes and back.
 
-use std::collections::BTreeMap;
-
 use super::attribute::{Attributes, Malformed, Walk, Writer};
 use super::constant::*;
 use super::expression::{data_verdict, verdict_of};
@@ -321,7 +319,7 @@ fn empty(key: &[DataType], map: bool) -> Elements {
     match key {
         [DataType::Ipv4Addr] if !map => Elements::V4(Default::default()),
         [DataType::Ipv6Addr] if !map => Elements::V6(Default::default()),
-        _ => Elements::Keys(BTreeMap::new()),
+        _ => Elements::Keys(Default::default()),
     }
 }
 

@@ -531,6 +531,7 @@ impl<S: Shelf> World<S> {
             // No policy of the book expires.
             Effect::Expiry(at) => assert_eq!(at, None),
             Effect::SelfTest { .. } => panic!("a self-test that nobody asked for"),
+            Effect::ChangeMembers { .. } | Effect::Reload => panic!("no set of the book changes"),
             Effect::Ready | Effect::Report(_) => {}
         }
     }

@@ -162,7 +162,7 @@ fn a_key_that_the_packet_does_not_have_breaks_the_rule_negated_or_not() {
         let zero = Datum::from_number(0, key.data_type().size());
         for negated in [false, true] {
             assert_eq!(holds(test(key, negated, Value::Is(zero)), &view), Ok(false), "{key:?} {negated}");
-            let set = SetRef::Anonymous(Elements::Keys(BTreeMap::new()));
+            let set = SetRef::Anonymous(Elements::Keys(Default::default()));
             assert_eq!(holds(Statement::Lookup { keys: vec![key], negated, set }, &view), Ok(false), "{key:?}");
         }
     }
