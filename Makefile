@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test bench clean setup
+.PHONY: all build run test oracle bench clean setup
 
 all: build
 
@@ -19,6 +19,10 @@ run: build
 
 test: setup
 	scripts/test.sh
+
+# The long run of tests/oracle.rs, as root: NODEWALL_PAIRS=N pairs of policy and packet (a million) with fresh seeds.
+oracle: setup
+	scripts/oracle.sh
 
 # Ratios against the nft program and hand-written rules in the same run; the figures of the README.
 bench: setup

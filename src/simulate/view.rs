@@ -49,6 +49,9 @@ pub struct View {
     pub words: Option<(u16, u16)>,
     /// ICMP type and code, if this is ICMP or ICMPv6 and they can be read.
     pub icmp: Option<(u8, u8)>,
+    /// The bytes of a transport header that breaks off within its first four: a source port without a destination port, an ICMP type
+    /// without a code. The kernel reads the one and not the other, a policy neither; to connection tracking the packet is invalid.
+    pub broken_off: Vec<u8>,
     /// The bit of `ct state` (see [`ct_state`]) from connection tracking on.
     pub state: u32,
     /// The packet mark.
@@ -88,6 +91,7 @@ impl View {
             protocol: packet.protocol,
             words,
             icmp,
+            broken_off: Vec::new(),
             state: match packet.state {
                 ConntrackState::New => ct_state::NEW,
                 ConntrackState::Established => ct_state::ESTABLISHED,
@@ -155,10 +159,18 @@ impl View {
             Key::IpAddr(_, Side::Source) => Some(address(self.source)),
             Key::IpAddr(_, Side::Destination) => Some(address(self.destination)),
             Key::HopLimit => Some(Datum::from(self.hop_limit)),
-            Key::Port(_, Side::Source) => self.words.map(|(first, _)| Datum::from(first)),
+            Key::Port(_, Side::Source) => match (self.words, self.broken_off.as_slice()) {
+                (Some((first, _)), _) => Some(Datum::from(first)),
+                (None, [high, low, ..]) => Some(Datum::from(u16::from_be_bytes([*high, *low]))),
+                (None, _) => None,
+            },
             Key::Port(_, Side::Destination) => self.words.map(|(_, second)| Datum::from(second)),
-            Key::IcmpType | Key::Icmpv6Type => self.icmp.map(|(kind, _)| Datum::from(kind)),
-            Key::IcmpCode | Key::Icmpv6Code => self.icmp.map(|(_, code)| Datum::from(code)),
+            Key::IcmpType | Key::Icmpv6Type => {
+                self.icmp.map(|(kind, _)| kind).or(self.broken_off.first().copied()).map(Datum::from)
+            }
+            Key::IcmpCode | Key::Icmpv6Code => {
+                self.icmp.map(|(_, code)| code).or(self.broken_off.get(1).copied()).map(Datum::from)
+            }
             Key::Mark => Some(Datum::from(self.mark)),
             Key::SocketUser => self.socket.as_ref().map(|socket| Datum::from(socket.uid)),
             Key::SocketGroup => self.socket.as_ref().map(|socket| Datum::from(socket.gid)),

@@ -78,7 +78,7 @@ pub enum WireError {
     /// IPv6: an address that no packet may have there.
     #[error("an IPv6 packet must not have this {0} address")]
     Address(&'static str),
-    /// IPv6: hop-by-hop options that a host has to discard.
+    /// IPv6, of a packet that arrives: hop-by-hop options that a host has to discard.
     #[error("the hop-by-hop options are invalid or have to be discarded")]
     HopByHop,
     /// Not the packet's fault: the capture has only its beginning, and what rules read comes after that.
@@ -91,7 +91,7 @@ pub enum WireError {
 /// # Errors
 /// The kernel would not take it for a packet: see [`WireError`]. What else it drops on arrival is for [`arriving`] to say.
 pub fn packet(bytes: &[u8]) -> Result<Headers<'_>, WireError> {
-    read(bytes, bytes.len())
+    read(bytes, bytes.len(), false)
 }
 
 /// The same for a packet of `length` bytes of which only the first are there.
@@ -99,7 +99,7 @@ pub fn packet(bytes: &[u8]) -> Result<Headers<'_>, WireError> {
 /// # Errors
 /// As [`packet`], and [`WireError::Cut`].
 pub fn beginning(bytes: &[u8], length: usize) -> Result<Headers<'_>, WireError> {
-    read(bytes, length.max(bytes.len()))
+    read(bytes, length.max(bytes.len()), false)
 }
 
 /// The same for a packet that comes from another host, which goes through more checks before any rule is asked.
@@ -108,7 +108,7 @@ pub fn beginning(bytes: &[u8], length: usize) -> Result<Headers<'_>, WireError> 
 /// As [`beginning`], and where the kernel drops it on arrival. Not looked at: checksums of transport headers (a wrong one makes the
 /// packet invalid to connection tracking), and IPv4 options, which are judged after the prerouting rules.
 pub fn arriving(bytes: &[u8], length: usize) -> Result<Headers<'_>, WireError> {
-    let headers = beginning(bytes, length)?;
+    let headers = read(bytes, length.max(bytes.len()), true)?;
     match (headers.source, headers.destination) {
         (IpAddr::V4(_), _) => {
             let header = bytes.get(..header_length(bytes)).ok_or(WireError::Cut)?;
@@ -232,12 +232,12 @@ impl<'a> Skb<'a> {
     }
 }
 
-fn read(bytes: &[u8], length: usize) -> Result<Headers<'_>, WireError> {
+fn read(bytes: &[u8], length: usize, arriving: bool) -> Result<Headers<'_>, WireError> {
     let skb = Skb { bytes, length };
     let [first] = skb.get(0)?.ok_or(WireError::Short)?;
     let headers = match first >> 4 {
         4 => ipv4(ipv4_whole(skb)?, header_length(bytes))?,
-        6 => ipv6(ipv6_whole(skb)?)?,
+        6 => ipv6(ipv6_whole(skb, arriving)?)?,
         other => return Err(WireError::Version(other)),
     };
     // Rules read ports and ICMP types; where the capture ends before them, nobody knows what they are.
@@ -319,8 +319,8 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// An IPv6 packet without what comes after it.
-fn ipv6_whole(skb: Skb<'_>) -> Result<Skb<'_>, WireError> {
+/// An IPv6 packet without what comes after it. Nobody looks at the hop-by-hop options of a packet that this host sends.
+fn ipv6_whole(skb: Skb<'_>, arriving: bool) -> Result<Skb<'_>, WireError> {
     let header: [u8; IPV6_HEADER] = skb.get(0)?.ok_or(WireError::Short)?;
     let said = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let next = header[6];
@@ -337,7 +337,7 @@ fn ipv6_whole(skb: Skb<'_>) -> Result<Skb<'_>, WireError> {
         }
         whole = skb.trimmed(length);
     }
-    if next == HOP_BY_HOP {
+    if next == HOP_BY_HOP && arriving {
         whole = hop_by_hop::checked(whole, said)?;
     }
     Ok(whole)

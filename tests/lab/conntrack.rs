@@ -22,40 +22,54 @@ pub fn plain(protocol: Protocol, source: IpAddr, sport: u16, destination: IpAddr
 
 /// Makes the entries; each must be new.
 pub fn inject(entries: &[Entry]) {
-    let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
-    socket.bind_auto().expect("an address");
-    for entries in entries.chunks(32) {
-        let mut bytes = Vec::new();
-        for entry in entries {
-            bytes.extend_from_slice(&message(entry));
+    let answers = Conntrack::open().add(entries);
+    assert!(answers.iter().all(|code| *code == 0), "the kernel does not take an entry: {answers:?}");
+}
+
+/// Forgets every flow of the namespace of this thread.
+pub fn flush() {
+    Conntrack::open().flush();
+}
+
+/// A socket for more than one injection.
+pub struct Conntrack(Socket);
+
+impl Conntrack {
+    /// In the network namespace of this thread.
+    pub fn open() -> Self {
+        let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
+        socket.bind_auto().expect("an address");
+        Self(socket)
+    }
+
+    /// Makes the entries; the kernel's error for each, 0 for none.
+    pub fn add(&self, entries: &[Entry]) -> Vec<i32> {
+        let mut answers = Vec::new();
+        for entries in entries.chunks(32) {
+            let bytes: Vec<u8> = entries.iter().flat_map(message).collect();
+            self.0.send(&bytes, 0).expect("sent");
+            answers.extend(entries.iter().map(|_| self.answer()));
         }
-        socket.send(&bytes, 0).expect("sent");
+        answers
+    }
+
+    /// Forgets every entry of the namespace.
+    pub fn flush(&self) {
+        // IPCTNL_MSG_CT_DELETE for any family; REQUEST, ACK.
+        let mut bytes = 20u32.to_ne_bytes().to_vec();
+        bytes.extend((1u16 << 8 | 2).to_ne_bytes());
+        bytes.extend(5u16.to_ne_bytes());
+        bytes.extend([0; 12]);
+        self.0.send(&bytes, 0).expect("sent");
+        assert_eq!(self.answer(), 0, "the kernel does not forget its entries");
+    }
+
+    fn answer(&self) -> i32 {
         let mut buffer = Vec::with_capacity(4096);
-        for _ in entries {
-            buffer.clear();
-            socket.recv(&mut buffer, 0).expect("an answer");
-            let code = i32::from_ne_bytes(buffer[16..20].try_into().unwrap());
-            assert_eq!(code, 0, "the kernel does not take an entry");
-        }
+        self.0.recv(&mut buffer, 0).expect("an answer");
+        i32::from_ne_bytes(buffer[16..20].try_into().unwrap())
     }
 }
-
-/// Forgets every flow (`IPCTNL_MSG_CT_DELETE` that names none).
-pub fn flush() {
-    let mut socket = Socket::new(NETLINK_NETFILTER).expect("a socket");
-    socket.bind_auto().expect("an address");
-    let mut bytes = Vec::new();
-    bytes.extend(20u32.to_ne_bytes());
-    bytes.extend((1u16 << 8 | 2).to_ne_bytes());
-    // REQUEST, ACK
-    bytes.extend((0x1u16 | 0x4).to_ne_bytes());
-    bytes.extend([0; 12]);
-    socket.send(&bytes, 0).expect("sent");
-    let mut buffer = Vec::with_capacity(4096);
-    socket.recv(&mut buffer, 0).expect("an answer");
-    assert_eq!(buffer[16..20], [0; 4], "the kernel does not forget its flows");
-}
-
 fn message((original, reply, zone): &Entry) -> Vec<u8> {
     let family = if original.source.is_ipv4() { 2 } else { 10 };
     let mut payload = vec![family, 0, 0, 0];

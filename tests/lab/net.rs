@@ -79,7 +79,7 @@ impl Host {
     }
 
     /// Moves this thread into the host.
-    fn step_into(&self) {
+    pub fn step_into(&self) {
         setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("the namespace is there");
     }
 
@@ -89,7 +89,7 @@ impl Host {
     }
 
     /// A path that names the namespace to `ip link ... netns`.
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
     }
 }

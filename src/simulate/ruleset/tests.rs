@@ -24,6 +24,7 @@ fn view() -> View {
         protocol: Some(Protocol::TCP),
         words: Some((40_000, 22)),
         icmp: None,
+        broken_off: Vec::new(),
         state: ct_state::NEW,
         mark: 0,
         socket: None,
