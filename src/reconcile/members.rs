@@ -53,7 +53,8 @@ fn refilled(state: &State, sets: &BTreeMap<String, NamedSet>) -> Option<(Ruleset
     let plain = record.emergency.is_none() && record.pending.is_none() && record.pin.is_none();
     let (target, in_force, good) = (state.target.as_ref()?, state.in_force.as_ref()?, state.good.as_ref()?);
     let current = Arc::ptr_eq(&target.ruleset, &in_force.ruleset) && target.number == good.number && good.number != 0;
-    if !(quiet && plain && current) || !sets.values().all(|set| replaces(&good.policy, set)) {
+    let same = || sets.values().all(|set| replaces(&good.policy, set));
+    if !(quiet && plain && current && same()) {
         return None;
     }
     let facts = state.facts.as_ref()?;
