@@ -121,6 +121,8 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
     };
     let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
     let effective = Effective {
+        rails: std::collections::BTreeMap::new(),
+        remembered: std::collections::BTreeMap::new(),
         mode: Mode::Enforce,
         interfaces: Vec::new(),
         expected: vec![
@@ -203,6 +205,8 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
     let tier = EffectiveTier { name: "tier".to_owned(), default: TierDefault::Pass, policies: vec![policy] };
     let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
     let effective = Effective {
+        rails: std::collections::BTreeMap::new(),
+        remembered: std::collections::BTreeMap::new(),
         mode: Mode::Enforce,
         interfaces: Vec::new(),
         expected: Vec::new(),
@@ -384,6 +388,8 @@ fn effective() -> impl Strategy<Value = Effective> {
             let accept_mark = 0x10;
             let early = if drop_invalid { ROLES.into() } else { BTreeSet::new() };
             let mut effective = Effective {
+                rails: std::collections::BTreeMap::new(),
+                remembered: std::collections::BTreeMap::new(),
                 early,
                 mode,
                 interfaces,

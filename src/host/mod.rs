@@ -5,12 +5,14 @@ pub mod accounts;
 pub mod cgroup;
 mod cgroup_watch;
 pub mod coexistence;
+mod devices;
 mod fixture;
 mod netlink;
 mod sysfs;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -60,10 +62,21 @@ pub async fn collect(root: &Path) -> Result<Facts, Error> {
     }
     netlink::add_addresses(&mut links).await?;
     netlink::add_default_routes(&mut links).await?;
+    netlink::add_tc_hooks(&mut links).await?;
+    let root = root.to_owned();
+    // A driver may take its time to tell a speed, and there are many small files.
+    let devices = tokio::task::spawn_blocking(move || add_devices(&root, links)).await;
+    devices.map_err(|error| Error::Netlink { attempt: "look at devices", source: io::Error::other(error) })
+}
+
+/// What sysfs knows of the links and of the devices behind them.
+fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>) -> Facts {
     for link in links.values_mut() {
         sysfs::add_device(root, link);
     }
-    Ok(Facts { node: sysfs::host_name(root), links, ..Facts::default() })
+    let mut facts = Facts { node: sysfs::host_name(root), links, ..Facts::default() };
+    devices::add(root, &mut facts, BTreeMap::new());
+    facts
 }
 
 /// Adds what a policy needs to know of accounts and units to the facts of the machine below `root`; what there is to say about it.

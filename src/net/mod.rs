@@ -1,8 +1,11 @@
 //! Shared words: protocols, ports, addresses, interface names, and [`facts::Facts`] about this node as plain data.
 
 pub mod addr;
+pub mod device;
 pub mod facts;
 pub mod flow;
 pub mod interface;
+pub mod pci;
 pub mod protocol;
+pub mod rail;
 pub mod range;

@@ -2,6 +2,7 @@
 //! (`policy.md` section 2), and what they come to on one node.
 
 mod boot;
+pub mod coverage;
 pub mod early;
 pub mod effective;
 pub mod expiry;
@@ -9,6 +10,7 @@ mod l4;
 pub mod local;
 pub mod model;
 pub mod parse;
+pub mod rails;
 pub mod resolve;
 pub mod roles;
 pub mod selector;
