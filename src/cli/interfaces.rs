@@ -17,7 +17,7 @@ use super::status::{names, table};
 use crate::daemon::documents;
 use crate::net::device::{RdmaDevice, RdmaLinkLayer};
 use crate::net::facts::{Facts, Link};
-use crate::net::interface::Direction;
+use crate::net::interface::{Direction, Role};
 use crate::net::pci::{Location, PciAddress, Proximity};
 use crate::net::rail;
 use crate::policy::coverage::{self, Coverage, State};
@@ -186,10 +186,13 @@ impl Report {
         let ingress: Vec<Coverage> =
             pairs().map(|(_, link)| coverage::of_link(facts, link, Direction::Ingress)).collect();
         let counts = coverage::counts(ingress.iter().chain(elsewhere.values()));
+        let mut interfaces: Vec<InterfaceRecord> =
+            pairs().map(|(found, link)| InterfaceRecord::of(facts, effective, found, link)).collect();
+        interfaces.sort_by_cached_key(InterfaceRecord::order);
         Self {
             version: 1,
             node: facts.node.clone(),
-            interfaces: pairs().map(|(found, link)| InterfaceRecord::of(facts, effective, found, link)).collect(),
+            interfaces,
             rails: rails(facts, effective),
             gpus: gpus(facts),
             rdma: facts.rdma.values().map(RdmaRecord::of).collect(),
@@ -289,6 +292,14 @@ impl InterfaceRecord {
                 .map(|direction| (direction.name(), coverage::of_link(facts, link, direction).into()))
                 .collect(),
         }
+    }
+
+    /// By role in the order of the manual, rails by their number, then by name.
+    fn order(&self) -> (usize, usize, String, String) {
+        let role = Role::ALL.iter().take_while(|role| role.name() != self.role).count();
+        // "rail10" comes after "rail9".
+        let rail = self.rail.clone().unwrap_or_default();
+        (role, rail.len(), rail, self.name.clone())
     }
 
     fn way(&self, direction: Direction) -> &CoverageRecord {

@@ -87,10 +87,12 @@ pub(super) fn number32(path: &Path) -> Option<u32> {
 
 /// Where a device is that sysfs has at this path, a link to it or itself.
 pub(super) fn location(device: &Path) -> Option<Location> {
-    let path = PciPath::of(fs::canonicalize(device).ok()?.to_str()?)?;
-    // virtio, USB and auxiliary devices have no node of their own; the function that carries them does.
-    let numa = number32(&device.join("numa_node")).or_else(|| number32(&device.join("../numa_node")));
-    Some(Location { path, numa })
+    let device = fs::canonicalize(device).ok()?;
+    let path = PciPath::of(device.to_str()?)?;
+    // virtio, USB and auxiliary devices have no node of their own; the function that carries them has.
+    let address = path.address.to_string();
+    let function = device.ancestors().find(|part| part.ends_with(&address))?;
+    Some(Location { numa: number32(&function.join("numa_node")), path })
 }
 
 /// The PCI address that a symbolic link points to.

@@ -2,9 +2,9 @@
 //!
 //! Nothing here claims more than is known: what shares a function with an RDMA device is never "enforced".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::roles::rdma_of;
+use super::roles::{rdma_of, represented, uplinks};
 use crate::net::device::{Ahead, Function, Protocol, RdmaDevice};
 use crate::net::facts::{Facts, Link};
 use crate::net::interface::Direction;
@@ -113,6 +113,13 @@ pub fn coverage(facts: &Facts, link: &Link, direction: Direction, device: AtDevi
         );
         return Coverage { rdma: Some(rdma.to_owned()), ..Coverage::new(State::Partial, reason) };
     }
+    if let Some(port) = represented(link) {
+        let reason = format!(
+            "{port}: nftables rules enforced for what comes to this host from another function; \
+             what the NIC's switch forwards by itself is NOT filtered by nodewall"
+        );
+        return Coverage::new(State::Partial, reason);
+    }
     // On the way out, programs come behind us.
     if direction == Direction::Ingress
         && let Some(first) = ahead(facts, link)
@@ -196,6 +203,14 @@ fn ahead(facts: &Facts, link: &Link) -> Option<String> {
             || other.master.as_ref() == Some(&link.name)
             || stands_on_parent(link) && link.parent.as_ref() == Some(&other.name)
     };
+    // Cilium's programs are attached by tcx since Linux 6.6, and only bpf(2) tells of that.
+    if facts.link("cilium_host").is_some() && link.name.as_str() != "cilium_host" && uplinks(facts).contains(&link.name)
+    {
+        return Some(
+            "nftables rules enforced for what gets there; Cilium's programs come first and may redirect packets"
+                .to_owned(),
+        );
+    }
     let (program, place) =
         facts.links.values().filter(on).find_map(|other| Some((other.ahead.first()?, other.name.as_str())))?;
     let what = match program {
@@ -209,8 +224,14 @@ fn ahead(facts: &Facts, link: &Link) -> Option<String> {
 
 /// What has no interface here, by name, with how far rules reach there: RDMA devices, and functions of network cards.
 pub fn elsewhere(facts: &Facts) -> BTreeMap<String, Coverage> {
-    let mut found = BTreeMap::new();
-    for device in facts.rdma.values().filter(|device| !device.software) {
+    let mut found: BTreeMap<String, Coverage> = facts
+        .functions
+        .values()
+        .filter_map(|function| Some((function.location.path.address.to_string(), of_function(function)?)))
+        .collect();
+    // With a function in another namespace, that is said of it and not of its RDMA device too.
+    let told: BTreeSet<String> = found.values().filter_map(|coverage| coverage.rdma.clone()).collect();
+    for device in facts.rdma.values().filter(|device| !device.software && !told.contains(&device.name)) {
         let has_link =
             facts.links.values().any(|link| below(facts, link, 0).is_some_and(|(name, _)| name == device.name));
         if !has_link {
@@ -218,11 +239,6 @@ pub fn elsewhere(facts: &Facts) -> BTreeMap<String, Coverage> {
             let reason = format!("no interface; {} never reaches nftables: {}", protocol.name(), unfiltered(protocol));
             let coverage = Coverage { rdma: Some(device.name.clone()), ..Coverage::new(State::Bypassed, reason) };
             found.insert(device.name.clone(), coverage);
-        }
-    }
-    for function in facts.functions.values() {
-        if let Some(coverage) = of_function(function) {
-            found.insert(function.location.path.address.to_string(), coverage);
         }
     }
     found
@@ -248,8 +264,10 @@ fn of_function(function: &Function) -> Option<Coverage> {
     if !function.rdma.is_empty() && function.physfn.is_none() {
         return None;
     }
+    let rdma = function.rdma.first().map(|name| format!(" and RDMA device {name}")).unwrap_or_default();
     let reason = format!(
-        "{what}, driver {driver}: no interface in this network namespace, left host netns - not protected; rules here see none of its packets"
+        "left host netns - not protected; {what}, driver {driver}, has no interface in this network namespace, \
+         and rules here see no packet of it{rdma}"
     );
     Some(Coverage { rdma: function.rdma.first().cloned(), ..Coverage::new(State::OutOfNetns, reason) })
 }

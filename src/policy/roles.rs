@@ -183,7 +183,7 @@ impl Node<'_> {
 
 /// What says that a link stands for another function: devlink, else the port's name (Documentation/networking/representors.rst and
 /// switchdev.rst: "pf0vf3", "c1pf0sf88"). A port with a connector ("p0") is one of the host's own.
-fn represented(link: &Link) -> Option<String> {
+pub(super) fn represented(link: &Link) -> Option<String> {
     match link.flavour {
         Some(flavour) if flavour.is_representor() => {
             let port = link.port.as_deref().map(|port| format!(" {port}")).unwrap_or_default();
@@ -220,7 +220,7 @@ fn labels_of(link: &Link, role: Role, own: Labels) -> Labels {
 }
 
 /// The links with a default route, and what those bonds and bridges are made of, at any depth.
-fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
+pub(super) fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
     let mut found: BTreeSet<InterfaceName> =
         facts.links.values().filter(|link| link.default_route).map(|link| link.name.clone()).collect();
     loop {

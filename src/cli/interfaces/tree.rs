@@ -56,10 +56,11 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// What is on PCI, by socket, NUMA node and root complex.
     fn hardware(&self) -> Vec<Branch> {
-        let mut roots: BTreeMap<(Option<u32>, Option<u32>, &str), Bridge<'a>> = BTreeMap::new();
+        let mut roots: BTreeMap<(bool, Option<u32>, Option<u32>, &str), Bridge<'a>> = BTreeMap::new();
         for location in self.locations() {
             let socket = location.numa.and_then(|numa| self.facts.sockets.get(&numa).copied());
-            let mut bridge = roots.entry((socket, location.numa, &location.path.root)).or_default();
+            let mut bridge =
+                roots.entry((location.numa.is_none(), socket, location.numa, &location.path.root)).or_default();
             for address in &location.path.bridges {
                 bridge = bridge.bridges.entry(*address).or_default();
             }
@@ -67,7 +68,7 @@ impl<'a> Machine<'a> {
         }
         let mut sockets: Vec<Branch> = Vec::new();
         let mut last = None;
-        for ((socket, numa, root), bridge) in &roots {
+        for ((_, socket, numa, root), bridge) in &roots {
             if last != Some((socket, numa)) {
                 last = Some((socket, numa));
                 sockets.push(leaf(match (socket, numa) {
