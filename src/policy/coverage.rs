@@ -280,3 +280,155 @@ pub fn counts<'a>(all: impl IntoIterator<Item = &'a Coverage>) -> BTreeMap<State
     }
     counts
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::net::device::{Flavour, RdmaLinkLayer, RdmaNode, RdmaPort};
+    use crate::net::interface::InterfaceName;
+    use crate::net::pci::{Location, PciPath};
+
+    fn link(index: u32, name: &str, change: impl FnOnce(&mut Link)) -> (u32, Link) {
+        let mut link = Link::named(index, InterfaceName::new(name).unwrap());
+        change(&mut link);
+        (index, link)
+    }
+
+    fn device(name: &str, node: RdmaNode, layer: Option<RdmaLinkLayer>, software: bool) -> (String, RdmaDevice) {
+        let port = RdmaPort { link_layer: layer, ..RdmaPort::default() };
+        (name.to_owned(), RdmaDevice { node, software, ports: [(1, port)].into(), ..RdmaDevice::named(name) })
+    }
+
+    fn node() -> Facts {
+        let ethernet = Some(RdmaLinkLayer::Ethernet);
+        let named = |name: &str| Some(InterfaceName::new(name).unwrap());
+        let links = [
+            link(1, "lo", |link| link.hardware = 772),
+            link(2, "eno1", |link| link.default_route = true),
+            link(3, "rail3", |link| link.rdma = Some("mlx5_3".to_owned())),
+            link(4, "rail3.7", |link| (link.kind, link.parent) = (Some("vlan".to_owned()), named("rail3"))),
+            link(5, "iw0", |link| link.rdma = Some("irdma0".to_owned())),
+            link(6, "soft0", |link| link.rdma = Some("rxe0".to_owned())),
+            link(7, "odd0", |link| link.rdma = Some("nobody-knows".to_owned())),
+            link(8, "xdp0", |link| link.ahead = [Ahead::Xdp].into()),
+            link(9, "pf0vf1", |link| link.flavour = Some(Flavour::PciVf)),
+            link(10, "vx0", |link| (link.kind, link.parent) = (Some("vxlan".to_owned()), named("rail3"))),
+            link(11, "bond0", |link| link.kind = Some("bond".to_owned())),
+            link(12, "slave0", |link| (link.master, link.ahead) = (named("bond0"), [Ahead::Tc].into())),
+            link(13, "both0", |link| (link.rdma, link.ahead) = (Some("mlx5_3".to_owned()), [Ahead::Tc].into())),
+        ];
+        let rdma = [
+            device("mlx5_3", RdmaNode::Ca, ethernet, false),
+            device("irdma0", RdmaNode::Rnic, ethernet, false),
+            device("rxe0", RdmaNode::Ca, ethernet, true),
+        ];
+        Facts { links: links.into(), rdma: rdma.into(), ..Facts::default() }
+    }
+
+    fn states(facts: &Facts, name: &str) -> [State; 2] {
+        Direction::BOTH.map(|direction| of_link(facts, facts.link(name).unwrap(), direction).state)
+    }
+
+    #[test]
+    fn only_what_the_kernel_sees_is_enforced() {
+        use State::{Enforced, Partial, TcFirst};
+        let facts = node();
+        for (name, expected) in [
+            ("lo", [Enforced; 2]),
+            ("eno1", [Enforced; 2]),
+            ("rail3", [Partial; 2]),
+            ("rail3.7", [Partial; 2]),
+            ("iw0", [Partial; 2]),
+            ("soft0", [Enforced; 2]),
+            ("odd0", [Partial; 2]),
+            ("xdp0", [TcFirst, Enforced]),
+            ("pf0vf1", [Partial; 2]),
+            ("vx0", [Enforced; 2]),
+            ("bond0", [TcFirst, Enforced]),
+            ("slave0", [TcFirst, Enforced]),
+            ("both0", [Partial; 2]),
+        ] {
+            assert_eq!(states(&facts, name), expected, "{name}");
+        }
+        assert_eq!(
+            states(&Facts { rdma: [].into(), ..facts.clone() }, "soft0"),
+            [Partial; 2],
+            "of what nobody knows, the worst"
+        );
+    }
+
+    #[test]
+    fn where_cilium_is_its_programs_come_first_on_the_uplink() {
+        let mut facts = node();
+        facts.links.extend([link(20, "cilium_host", |link| link.kind = Some("veth".to_owned()))]);
+        assert_eq!(states(&facts, "eno1"), [State::TcFirst, State::Enforced]);
+        assert_eq!(states(&facts, "soft0"), [State::Enforced; 2]);
+    }
+
+    #[test]
+    fn what_is_bypassed_is_said_with_the_device_and_who_could_filter_it() {
+        let facts = node();
+        let said = |name: &str, subject: &str| {
+            of_link(&facts, facts.link(name).unwrap(), Direction::Ingress).sentence(subject)
+        };
+        // The words of domain.md section 5.4.
+        assert_eq!(
+            said("rail3", "rail3 (enp193s0f0np0)"),
+            "rail3 (enp193s0f0np0): PARTIAL - nftables rules enforced for IP traffic; RDMA device mlx5_3 (RoCEv2) bypasses the kernel: \
+             UDP 4791 data and RDMA-CM ports (e.g. 4420, 20049) are NOT filtered by nodewall. Enforce in the fabric (switch ACL / P_Key / \
+             DPU) or disable RoCE on this port."
+        );
+        assert!(
+            said("iw0", "iw0").contains("irdma0 (iWARP) bypasses the kernel: TCP connections that the NIC carries")
+        );
+        assert!(said("soft0", "soft0").ends_with("RDMA device rxe0 is software and sends through the kernel"));
+    }
+
+    #[test]
+    fn a_hardware_filter_is_believed_when_it_is_proven() {
+        let facts = node();
+        let of = |name: &str, device| coverage(&facts, facts.link(name).unwrap(), Direction::Ingress, device).state;
+        let asked = AtDevice { offload: Some(Offload::Requested), unbound: false };
+        assert_eq!(of("eno1", asked), State::OffloadRequested);
+        assert_eq!(of("eno1", AtDevice { offload: Some(Offload::Proven), ..asked }), State::EnforcedOffload);
+        assert_eq!(of("eno1", AtDevice { offload: None, unbound: true }), State::KernelTooOld);
+        assert_eq!(of("rail3", asked), State::Partial, "what the RDMA engine took, no filter of the NIC's sees");
+    }
+
+    #[test]
+    fn what_has_no_interface_is_told_of_too() {
+        let mut facts = node();
+        let at = |address: &str| Location {
+            path: PciPath::of(&format!("/sys/devices/pci0000:3a/{address}")).unwrap(),
+            numa: None,
+        };
+        let physfn = Some("0000:3a:00.0".parse().unwrap());
+        let mut function = |address: &str, driver: Option<&str>, physfn, rdma: &[&str]| {
+            let location = at(address);
+            let driver = driver.map(str::to_owned);
+            let rdma = rdma.iter().map(|name| (*name).to_owned()).collect();
+            let function = Function { driver, physfn, ids: (0x15b3, 0x101e), rdma, location };
+            facts.functions.insert(function.location.path.address, function);
+        };
+        function("0000:3a:00.1", Some("mlx5_core"), physfn, &["mlx5_9"]);
+        function("0000:3a:00.2", Some("vfio-pci"), physfn, &[]);
+        function("0000:3a:00.3", None, physfn, &[]);
+        function("0000:3a:00.4", Some("mlx5_core"), None, &["mlx5_8"]);
+        function("0000:3a:00.5", Some("ice"), None, &[]);
+        facts.rdma.extend(
+            ["mlx5_8", "mlx5_9"].map(|name| device(name, RdmaNode::Ca, Some(RdmaLinkLayer::Infiniband), false)),
+        );
+        let found = elsewhere(&facts);
+        let found: Vec<(&str, State)> = found.iter().map(|(name, coverage)| (name.as_str(), coverage.state)).collect();
+        assert_eq!(
+            found,
+            [
+                ("0000:3a:00.1", State::OutOfNetns),
+                ("0000:3a:00.2", State::Bypassed),
+                ("0000:3a:00.5", State::OutOfNetns),
+                ("mlx5_8", State::Bypassed),
+            ]
+        );
+    }
+}

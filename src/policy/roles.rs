@@ -457,6 +457,35 @@ mod tests {
     }
 
     #[test]
+    fn representors_are_known_by_devlink_or_by_the_name_of_their_port() {
+        let port = |port: &str, flavour: Option<Flavour>| {
+            let (_, link) = link(1, "eth0", |link| {
+                link.switch = Some("0c42a1".to_owned());
+                link.port = Some(port.to_owned());
+                link.flavour = flavour;
+            });
+            represented(&link).is_some()
+        };
+        for (name, expected) in [
+            ("p0", false),
+            ("p0s1", false),
+            ("pf0", true),
+            ("pf1vf2", true),
+            ("pf0sf88", true),
+            ("c1pf0vf3", true),
+            ("p0pf1vf2", true),
+            ("pfvf", false),
+            ("", false),
+        ] {
+            assert_eq!(port(name, None), expected, "{name}");
+        }
+        assert!(port("0", Some(Flavour::PciVf)), "devlink says so");
+        assert!(!port("pf0vf0", Some(Flavour::Virtual)), "the function itself");
+        let (_, outside) = link(1, "eth0", |link| link.port = Some("pf0vf0".to_owned()));
+        assert_eq!(represented(&outside), None, "without a switch there is nothing to represent");
+    }
+
+    #[test]
     fn globs() {
         for (pattern, text, expected) in [
             ("eth*", "eth0", true),
