@@ -25,6 +25,7 @@ mod log;
 mod motd;
 mod notify;
 mod peers;
+pub mod rails;
 mod requests;
 mod revoke;
 mod selftest;
@@ -48,6 +49,7 @@ use crate::driver::{self, Kernel, Touch};
 use crate::host as machine;
 use crate::host::cgroup::Scan;
 use crate::net::facts::Facts;
+use crate::net::rail::Rails;
 use crate::nft::feature::{Feature, Support};
 use crate::nft::netlink::TouchedSets;
 use crate::policy::local::LocalNames;
@@ -68,6 +70,7 @@ use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
+use rails::Remembered;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
@@ -240,7 +243,9 @@ enum Input {
     /// Whoever wanted the status has it.
     StatusTold,
     /// What is on disk, and the documents that waited for it.
-    Remembered(Box<(Memory, Vec<String>, Documents)>),
+    Remembered(Box<(Memory, Vec<String>, Documents, Rails)>),
+    /// Whether the numbers of rails are on disk.
+    RailsKept(Result<(), String>),
     Kept(u64, Result<(), String>),
     SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
@@ -328,6 +333,8 @@ struct Daemon {
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
     started: bool,
+    /// The numbers of rails.
+    remembered: Remembered,
     /// Who waits for the outcome of an order.
     orderer: Option<Orderer>,
     /// How many orders there were.
@@ -377,6 +384,7 @@ impl Daemon {
             features: Features::default(),
             disk: None,
             started: false,
+            remembered: Remembered::default(),
             orderer: None,
             orders: 0,
             damages: Vec::new(),
@@ -394,6 +402,7 @@ impl Daemon {
     fn happened(&mut self, event: Event) {
         self.step(Event::Clock(clock::now()));
         self.step(event);
+        self.remember_rails();
         self.tell_status();
     }
 
@@ -573,7 +582,8 @@ impl Daemon {
             }
             Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
-                let (memory, troubles, documents) = *remembered;
+                let (memory, troubles, documents, rails) = *remembered;
+                self.remembered = Remembered::of(rails);
                 for trouble in &troubles {
                     tracing::error!(message_id = log::message_id::NOT_KEPT, "passed over on disk: {trouble}");
                 }
@@ -582,6 +592,7 @@ impl Daemon {
                 self.started = true;
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
+            Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
                 self.happened(Event::SelfTested { ticket, results, now: disk::now() });
@@ -608,8 +619,12 @@ impl Daemon {
         self.disk = Some(disk.clone());
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            let (memory, troubles) = disk.remember().await;
-            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents))));
+            let ((memory, mut troubles), rails) = tokio::join!(disk.remember(), disk.rails());
+            let rails = rails.unwrap_or_else(|trouble| {
+                troubles.push(trouble);
+                Rails::new()
+            });
+            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails))));
         });
     }
 
@@ -644,6 +659,7 @@ impl Daemon {
         if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
             self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
+            facts.rails.clone_from(&self.remembered.rails);
             self.happened(Event::FactsChanged(facts));
         }
     }
@@ -682,6 +698,7 @@ impl Daemon {
     /// The second line behind the notifications.
     fn look_unasked(&mut self) {
         self.drift.looking();
+        self.write_rails_again();
         self.happened(Event::Drifted);
     }
 

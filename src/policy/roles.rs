@@ -163,7 +163,8 @@ impl Node<'_> {
             let key = link.pkey.map(|key| format!(", P_Key {key:#06x}")).unwrap_or_default();
             return (Role::Ipoib, format!("IP over InfiniBand{key}"));
         }
-        let software = matches!(link.kind.as_deref(), Some(kind) if !matches!(kind, "bond" | "team"));
+        // A VLAN on a rail is none, though its packets take the same way.
+        let software = link.location.is_none() && link.kind.is_some() && !is_bond(link);
         match rdma_of(self.facts, link).filter(|_| !software) {
             Some(device) if self.facts.rdma.get(device).is_some_and(|device| device.software) => {}
             Some(device) => {
