@@ -3,7 +3,7 @@
 //! ```text
 //!  signals ───────────┐                       ┌─> Apply ──> kernel thread ──┐
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
-//!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
+//!  links and devices ─┤ collect ───────────┼─> reconcile::step              │
 //!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
 //!  control socket ────┘                    │  ├─> SelfTest ──> probes ──────┤
 //!                                          │  ├─> Ready, status ──> systemd │
@@ -126,7 +126,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
-    let mut links = machine::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut links = machine::Watch::open(&options.root).map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;

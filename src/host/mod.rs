@@ -2,12 +2,17 @@
 //! control groups; all below a root directory, so that a fixture can be another machine.
 
 pub mod accounts;
+mod ask;
+pub mod attribute;
 pub mod cgroup;
 mod cgroup_watch;
 pub mod coexistence;
+pub mod device_watch;
 mod devices;
+pub mod devlink;
 mod fixture;
 mod netlink;
+pub mod nldev;
 mod sysfs;
 mod watch;
 
@@ -74,8 +79,15 @@ fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>) -> Facts {
     for link in links.values_mut() {
         sysfs::add_device(root, link);
     }
+    if links.values().any(|link| link.location.is_some()) {
+        for (index, port) in devlink::ports() {
+            if let Some(link) = links.get_mut(&index).filter(|link| link.name.as_str() == port.name) {
+                link.flavour = Some(port.flavour);
+            }
+        }
+    }
     let mut facts = Facts { node: sysfs::host_name(root), links, ..Facts::default() };
-    devices::add(root, &mut facts, BTreeMap::new());
+    devices::add(root, &mut facts, nldev::devices(root));
     facts
 }
 
@@ -183,7 +195,7 @@ mod tests {
             ip("link add a0 type veth peer name a1");
             ip("link set a0 up");
             ip("link set a1 up");
-            let mut watch = Watch::open().unwrap();
+            let mut watch = Watch::open(Path::new("/")).unwrap();
             while tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_ok() {}
             for change in [
                 "link add b0 type veth peer name b1",

@@ -1,15 +1,19 @@
-//! Changes of links, addresses and default routes, by rtnetlink multicast.
+//! Changes of links, addresses and default routes, by rtnetlink multicast, and of the devices behind them.
 
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 
-/// Says that something about links, addresses or default routes changed; what it was, is for [`super::collect`] to see.
+use super::device_watch::DeviceWatch;
+
+/// Says that something about links, addresses, default routes or devices changed; what it was, is for [`super::collect`] to see.
 pub struct Watch {
     socket: TokioSocket,
     buffer: Vec<u8>,
+    devices: DeviceWatch,
 }
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE`
@@ -25,11 +29,12 @@ impl Watch {
     /// nothing falls between.
     ///
     /// # Errors
-    /// When the socket cannot be opened; needs no privilege.
-    pub fn open() -> io::Result<Self> {
+    /// When rtnetlink's socket cannot be opened; needs no privilege. RDMA netlink, devlink and events of devices are listened to where
+    /// they are to be had. `root` has the /sys that tells whether RDMA is loaded.
+    pub fn open(root: &Path) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES) })
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), devices: DeviceWatch::open(root) })
     }
 
     /// Waits for the next change. Everything that is queued by then counts as one change, and so does an overrun
@@ -46,7 +51,10 @@ impl Watch {
             let received = if changed {
                 self.socket.socket_ref().recv(&mut self.buffer, 0).map(|_| ())
             } else {
-                poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)).await
+                tokio::select! {
+                    received = poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)) => received,
+                    () = self.devices.changed() => return Ok(()),
+                }
             };
             match received {
                 Ok(()) => changed |= is_of_interest(&self.buffer),
