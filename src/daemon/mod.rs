@@ -46,8 +46,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
-use crate::host as machine;
 use crate::host::cgroup::Scan;
+use crate::host::{self as machine, Changed};
 use crate::net::facts::Facts;
 use crate::net::rail::Rails;
 use crate::nft::feature::{Feature, Support};
@@ -168,7 +168,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
             },
             Some(query) = queried.recv() => daemon.asked(query),
             changed = links.changed() => {
-                changed.map_err(failed("watch links by rtnetlink"))?;
+                daemon.asks_devices |= changed.map_err(failed("watch links by rtnetlink"))? == Changed::Devices;
                 daemon.collect_at.get_or_insert(Instant::now() + LINKS_SETTLE);
             }
             touched = foreign.touched() => {
@@ -307,6 +307,8 @@ struct Daemon {
     state: State,
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
+    /// Whether what is known of devices is out of date.
+    asks_devices: bool,
     api_servers: BTreeSet<(IpAddr, u16)>,
     local: Local,
     watched_directories: Vec<PathBuf>,
@@ -361,6 +363,7 @@ impl Daemon {
             inbox,
             state: State::default(),
             facts: None,
+            asks_devices: false,
             api_servers: BTreeSet::new(),
             local: Local::default(),
             watched_directories: Vec::new(),
@@ -513,6 +516,7 @@ impl Daemon {
 
     fn reload(&mut self) {
         tracing::info!("reloading");
+        self.asks_devices = true;
         self.systemd.reloading();
         self.reload = Reload::Loading;
         self.load();
@@ -544,8 +548,9 @@ impl Daemon {
             return;
         }
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
+        let known = self.facts.clone().filter(|_| !std::mem::take(&mut self.asks_devices));
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(machine::collect(&root).await));
+            let _ = inbox.send(Input::Collected(machine::collect_again(&root, known).await));
         });
     }
 
@@ -564,6 +569,7 @@ impl Daemon {
                     }
                     Err(error) => {
                         tracing::error!("{error}: {}", source_of(&error));
+                        self.asks_devices = true;
                         self.collect_at = Some(Instant::now() + COLLECT_AGAIN);
                     }
                 }

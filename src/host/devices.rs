@@ -44,14 +44,12 @@ fn add_rdma(root: &Path, device: &mut RdmaDevice) {
     device.software = std::fs::canonicalize(&directory).is_ok_and(|path| {
         path.ancestors().any(|part| part.ends_with("devices/virtual/infiniband")) || directory.join("parent").exists()
     });
+    // A device of software is on the interface that it names, whatever its GIDs are: on a port of a bond they are the bond's.
+    let parent = text(&directory.join("parent")).and_then(|name| InterfaceName::new(&name));
     for number in names(&directory.join("ports")).iter().filter_map(|name| name.parse().ok()) {
-        add_port(&directory.join(format!("ports/{number}")), device.ports.entry(number).or_default());
-    }
-    // A device of software is on the interface that it names, whatever its GIDs are.
-    if let Some(parent) = text(&directory.join("parent")).and_then(|name| InterfaceName::new(&name)) {
-        for port in device.ports.values_mut() {
-            port.netdev.get_or_insert_with(|| parent.clone());
-        }
+        let port = device.ports.entry(number).or_default();
+        port.netdev = port.netdev.take().or_else(|| parent.clone());
+        add_port(&directory.join(format!("ports/{number}")), port);
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) fn add_device(root: &Path, link: &mut Link) {
     link.bus = target_name(&device.join("subsystem"));
     link.location = location(&device);
     link.pci = link.location.as_ref().map(|location| location.path.address.to_string());
-    link.rdma = names(&device.join("infiniband")).into_iter().next().or_else(|| software_rdma(root, link));
+    // Of what is software (rxe, siw), the RDMA device itself says on which link it is (`super::devices`).
+    link.rdma = names(&device.join("infiniband")).into_iter().next();
     link.physfn = pci_target(&device.join("physfn"));
     link.sriov = number32(&device.join("sriov_totalvfs"))
         .map(|most| Sriov { vfs: number32(&device.join("sriov_numvfs")).unwrap_or_default(), most });
@@ -109,12 +110,4 @@ fn is_the_same(directory: &Path, link: &Link) -> bool {
         _ => true,
     };
     same_index && same_address
-}
-
-/// The RDMA device that software (rxe, siw) put on a link: it has no PCI function to share, its `parent` names the link.
-fn software_rdma(root: &Path, link: &Link) -> Option<String> {
-    let devices = root.join("sys/class/infiniband");
-    names(&devices)
-        .into_iter()
-        .find(|device| text(&devices.join(device).join("parent")).as_deref() == Some(link.name.as_str()))
 }

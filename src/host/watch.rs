@@ -16,6 +16,15 @@ pub struct Watch {
     devices: DeviceWatch,
 }
 
+/// What changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changed {
+    /// Links, addresses or default routes.
+    Links,
+    /// Devices: what is known of them is out of date.
+    Devices,
+}
+
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE`
 /// (kernel include/uapi/linux/rtnetlink.h).
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
@@ -37,13 +46,13 @@ impl Watch {
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), devices: DeviceWatch::open(root) })
     }
 
-    /// Waits for the next change. Everything that is queued by then counts as one change, and so does an overrun
+    /// Waits for the next change, and says of what. Everything that is queued by then counts as one change, and so does an overrun
     /// (`ENOBUFS`): then something happened that nobody will tell us about. Routes that are no default routes are no
     /// change, as a cluster network adds and removes one per pod.
     ///
     /// # Errors
     /// When the socket is broken.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&mut self) -> io::Result<Changed> {
         let mut changed = false;
         loop {
             self.buffer.clear();
@@ -53,12 +62,12 @@ impl Watch {
             } else {
                 tokio::select! {
                     received = poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)) => received,
-                    () = self.devices.changed() => return Ok(()),
+                    () = self.devices.changed() => return Ok(Changed::Devices),
                 }
             };
             match received {
                 Ok(()) => changed |= is_of_interest(&self.buffer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Changed::Links),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => changed = true,
                 Err(error) => return Err(error),
