@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod boot;
+pub mod coverage;
 pub mod early;
 pub mod effective;
 pub mod expiry;
@@ -10,6 +11,7 @@ mod l4;
 pub mod local;
 pub mod model;
 pub mod parse;
+pub mod rails;
 pub mod resolve;
 pub mod roles;
 pub mod selector;

@@ -11,7 +11,7 @@ use super::effective::{
 use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
-use super::roles;
+use super::roles::{self, Classified};
 use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
 use crate::net::addr::Family;
@@ -35,7 +35,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         named: BTreeMap::new(),
         findings: Vec::new(),
     };
-    let interfaces = roles::classify(&policy.interfaces, facts);
+    let Classified { interfaces, rails, remembered } = roles::classify(&policy.interfaces, facts);
     let expected = roles::expected(&policy.interfaces);
     let unknown = roles::unknown_labels();
     let failsafe = resolver.failsafe(settings, facts);
@@ -69,6 +69,8 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
     let effective = Effective {
         mode: settings.mode,
         interfaces,
+        rails,
+        remembered,
         expected,
         unknown,
         failsafe,
