@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::effective::Interface;
 use super::roles::{rdma_of, represented, uplinks};
+use super::selector::Labels;
 use crate::net::device::{Ahead, Function, Protocol, RdmaDevice};
 use crate::net::facts::{Facts, Link};
 use crate::net::interface::Direction;
@@ -150,6 +152,32 @@ fn enforced(facts: &Facts, link: &Link) -> Coverage {
         None => "nftables rules enforced".to_owned(),
     };
     Coverage { rdma: software.map(|device| device.name.clone()), ..Coverage::new(State::Enforced, reason) }
+}
+
+/// An interface on which traffic passes the kernel by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unseen {
+    /// What to call it: "rail3 (enp193s0f0np0)".
+    pub subject: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Why: "RDMA device mlx5_3 carries it".
+    pub why: String,
+}
+
+/// The interfaces whose RoCE packets, udp/4791, never reach nftables.
+pub fn roce(facts: &Facts, interfaces: &[Interface]) -> Vec<Unseen> {
+    let unseen = |interface: &Interface| {
+        let (name, labels) = (interface.name.as_str(), &interface.labels);
+        let link = facts.links.get(&interface.index).filter(|link| link.name == interface.name)?;
+        let why = match below(facts, link, 0)? {
+            (device, Protocol::Roce) => format!("RDMA device {device} carries it"),
+            _ => return None,
+        };
+        let subject = labels.get("rail").map_or_else(|| name.to_owned(), |rail| format!("{rail} ({name})"));
+        Some(Unseen { subject, labels: labels.clone(), why })
+    };
+    interfaces.iter().filter_map(unseen).collect()
 }
 
 /// What nodewall does not filter, and who could.
