@@ -57,7 +57,7 @@ fn add_port(directory: &Path, port: &mut RdmaPort) {
     port.link_layer = match text(&directory.join("link_layer")).as_deref() {
         Some("InfiniBand") => Some(RdmaLinkLayer::Infiniband),
         Some("Ethernet") => Some(RdmaLinkLayer::Ethernet),
-        _ => None,
+        _ => port.link_layer,
     };
     if port.state.is_empty() {
         // "4: ACTIVE"
@@ -168,12 +168,8 @@ fn kfd(root: &Path) -> BTreeSet<PciAddress> {
             properties.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
         };
         let (place, domain) = (value("location_id")?, value("domain").unwrap_or_default());
-        (value("simd_count")? > 0).then(|| PciAddress {
-            domain,
-            bus: (place >> 8 & 0xff) as u8,
-            device: (place >> 3 & 0x1f) as u8,
-            function: (place & 0x7) as u8,
-        })
+        let (bus, device, function) = ((place >> 8 & 0xff) as u8, (place >> 3 & 0x1f) as u8, (place & 0x7) as u8);
+        (value("simd_count")? > 0).then_some(PciAddress { domain, bus, device, function })
     });
     gpus.collect()
 }
