@@ -204,12 +204,11 @@ fn ahead(facts: &Facts, link: &Link) -> Option<String> {
             || stands_on_parent(link) && link.parent.as_ref() == Some(&other.name)
     };
     // Cilium's programs are attached by tcx since Linux 6.6, and only bpf(2) tells of that.
-    if facts.link("cilium_host").is_some() && link.name.as_str() != "cilium_host" && uplinks(facts).contains(&link.name)
-    {
-        return Some(
-            "nftables rules enforced for what gets there; Cilium's programs come first and may redirect packets"
-                .to_owned(),
-        );
+    let may_be_uplink = link.default_route || link.master.is_some();
+    if may_be_uplink && facts.link("cilium_host").is_some() && uplinks(facts).contains(&link.name) {
+        let reason =
+            "nftables rules enforced for what gets there; Cilium's programs come first and may redirect packets";
+        return Some(reason.to_owned());
     }
     let (program, place) =
         facts.links.values().filter(on).find_map(|other| Some((other.ahead.first()?, other.name.as_str())))?;
