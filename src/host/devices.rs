@@ -24,6 +24,7 @@ pub(super) fn add(root: &Path, facts: &mut Facts, rdma: BTreeMap<String, RdmaDev
     }
     add_cxi(root, facts);
     add_pci(root, facts);
+    add_subfunctions(root, facts);
     facts.sockets = sockets(root);
     name_rdma(facts);
 }
@@ -147,6 +148,22 @@ fn add_pci(root: &Path, facts: &mut Facts) {
             let (physfn, ids) = (pci_target(&directory.join("physfn")), (id("vendor"), id("device")));
             facts.functions.insert(address, Function { location, driver, physfn, ids, rdma });
         }
+    }
+}
+
+/// Subfunctions (Documentation/networking/device_drivers/ethernet/mellanox/mlx5/switchdev.rst: "mlx5_core.sf.4" on the auxiliary bus) whose
+/// interface is not in this network namespace.
+fn add_subfunctions(root: &Path, facts: &mut Facts) {
+    let devices = root.join("sys/bus/auxiliary/devices");
+    for name in names(&devices).into_iter().filter(|name| name.contains(".sf.")) {
+        let directory = devices.join(&name);
+        let Some(location) = location(&directory).filter(|_| names(&directory.join("net")).is_empty()) else {
+            continue;
+        };
+        let driver = target_name(&directory.join("driver"));
+        let rdma = names(&directory.join("infiniband")).into_iter().collect();
+        let physfn = Some(location.path.address);
+        facts.subfunctions.insert(name, Function { location, driver, physfn, ids: (0, 0), rdma });
     }
 }
 

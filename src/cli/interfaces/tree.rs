@@ -145,6 +145,12 @@ impl<'a> Machine<'a> {
         });
         let mut below: Vec<Branch> = links.iter().map(|link| leaf(self.interface(link))).collect();
         below.extend(devices.map(|device| leaf(self.rdma(&device.name))));
+        let on_it = self.facts.subfunctions.iter().filter(|(_, sub)| sub.location.path.address == address);
+        below.extend(on_it.map(|(name, sub)| {
+            let driver = sub.driver.as_deref().unwrap_or("no driver");
+            let state = self.elsewhere.get(name).map(|coverage| format!("  {}", coverage.state.name()));
+            leaf(format!("SF {name}  {driver}{}", state.unwrap_or_default()))
+        }));
         let function = self.facts.functions.get(&address);
         let physfn =
             function.and_then(|function| function.physfn).or_else(|| links.iter().find_map(|link| link.physfn));
