@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nodewall::store::{Directory, Store};
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -119,4 +120,59 @@ fn nothing_that_shares_a_card_with_rdma_is_called_enforced() {
         nics.dedup();
         assert_eq!(nics.len(), rails.len(), "{machine}");
     }
+}
+
+/// What a daemon of that machine would have left: the numbers of a start on which every card was there.
+fn remember(root: &Path) {
+    let report: Value = serde_json::from_str(&interfaces(root, &["--json"]).1).unwrap();
+    let rails: serde_json::Map<String, Value> = report["rails"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .map(|(number, rail)| {
+            let slot = serde_json::json!({ "pci": rail["pci"], "guid": rail["guid"], "gpu": rail["gpu"]["pci"] });
+            (number.to_string(), slot)
+        })
+        .collect();
+    let directory = root.join("var/lib/nodewall");
+    std::fs::create_dir_all(&directory).unwrap();
+    let text = serde_json::json!({ "version": 1, "rails": rails }).to_string();
+    Store::new(Directory::open(&directory).unwrap()).keep_rails(&text).unwrap();
+}
+
+#[test]
+fn a_dead_card_is_named_and_the_others_keep_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-a").arg(fixture("dgx-h100")).arg(folder.path()).status().unwrap();
+    assert!(copied.success());
+    let root = folder.path().join("dgx-h100");
+    let kill = || {
+        for path in ["class/net/enp94s0np0", "class/infiniband/mlx5_5", "bus/pci/devices/0000:5e:00.0"] {
+            std::fs::remove_file(root.join("sys").join(path)).unwrap();
+        }
+    };
+    let rails = || {
+        let report: Value = serde_json::from_str(&interfaces(&root, &["--json"]).1).unwrap();
+        let interfaces = report["interfaces"].as_array().unwrap().clone().into_iter();
+        let rails =
+            interfaces.filter_map(|link| Some((link["rail"].as_str()?.to_owned(), link["name"].as_str()?.to_owned())));
+        rails.collect::<std::collections::BTreeMap<String, String>>()
+    };
+    remember(&root);
+    let mut all = rails();
+    assert_eq!((all.len(), all["rail4"].as_str()), (8, "enp154s0np0"));
+    kill();
+    all.remove("rail3");
+    assert_eq!(rails(), all);
+    let text = interfaces(&root, &[]).1;
+    assert!(text.contains("\nrail3: its NIC at 0000:5e:00.0 is not there; the number stays free\n"), "{text}");
+    assert!(interfaces(&root, &["--tree"]).1.contains("GPU 0000:61:00.0  gpu3"), "its GPU is there");
+    // A file that is not what was written is said, and then the numbers are those of a first start.
+    let kept = root.join("var/lib/nodewall/rails");
+    std::fs::write(&kept, "garbage").unwrap();
+    let (code, _, stderr) = interfaces(&root, &[]);
+    assert_eq!(code, 0);
+    assert!(stderr.contains("the numbers of rails are those of a first start: rails:"), "{stderr}");
+    assert_eq!(rails()["rail3"], "enp154s0np0");
 }

@@ -104,6 +104,25 @@ fn a_rail_keeps_its_number_and_its_policy_over_a_start_without_another_ones_card
         let all: BTreeMap<String, String> = (0..3).map(|n| (format!("nic{n}"), format!("rail{n}"))).collect();
         assert_eq!(rails(&status), all, "{status:#}");
         assert_eq!(status["policies"][0]["interfaces"], serde_json::json!(["nic2"]));
+        // A pod's link comes, and nothing is asked about devices: what is known of them stays.
+        sh("ip link add pod0 type veth peer name pod0p");
+        node.until("the pod's link", |_, status| {
+            status["interfaces"].as_array().unwrap().iter().any(|link| link["name"] == "pod0")
+        });
+        assert_eq!(rails(&node.status().1), all);
+        // A reload asks again.
+        let device = sys.join("class/infiniband/mlx5_1");
+        let target = fs::read_link(&device).unwrap();
+        let hidden = sys.join("hidden");
+        fs::remove_file(&device).unwrap();
+        fs::rename(target.parent().unwrap(), &hidden).unwrap();
+        node.signal(Signal::SIGHUP);
+        node.until("one rail less", |_, status| !rails(status).contains_key("nic1"));
+        assert_eq!(rails(&node.status().1)["nic2"], "rail2", "the others keep their numbers");
+        fs::rename(&hidden, target.parent().unwrap()).unwrap();
+        link(&device, &target);
+        node.signal(Signal::SIGHUP);
+        node.until("all of them", |_, status| rails(status) == all);
         let kept = node.path("state/rails");
         node.until("the numbers on disk", |_, _| kept.exists());
         node.signal(Signal::SIGTERM);

@@ -24,6 +24,7 @@ pub(super) fn add(root: &Path, facts: &mut Facts, rdma: BTreeMap<String, RdmaDev
     }
     add_cxi(root, facts);
     add_pci(root, facts);
+    add_subfunctions(root, facts);
     facts.sockets = sockets(root);
     name_rdma(facts);
 }
@@ -57,7 +58,7 @@ fn add_port(directory: &Path, port: &mut RdmaPort) {
     port.link_layer = match text(&directory.join("link_layer")).as_deref() {
         Some("InfiniBand") => Some(RdmaLinkLayer::Infiniband),
         Some("Ethernet") => Some(RdmaLinkLayer::Ethernet),
-        _ => None,
+        _ => port.link_layer,
     };
     if port.state.is_empty() {
         // "4: ACTIVE"
@@ -150,6 +151,22 @@ fn add_pci(root: &Path, facts: &mut Facts) {
     }
 }
 
+/// Subfunctions (Documentation/networking/device_drivers/ethernet/mellanox/mlx5/switchdev.rst: "mlx5_core.sf.4" on the auxiliary bus) whose
+/// interface is not in this network namespace.
+fn add_subfunctions(root: &Path, facts: &mut Facts) {
+    let devices = root.join("sys/bus/auxiliary/devices");
+    for name in names(&devices).into_iter().filter(|name| name.contains(".sf.")) {
+        let directory = devices.join(&name);
+        let Some(location) = location(&directory).filter(|_| names(&directory.join("net")).is_empty()) else {
+            continue;
+        };
+        let driver = target_name(&directory.join("driver"));
+        let rdma = names(&directory.join("infiniband")).into_iter().collect();
+        let physfn = Some(location.path.address);
+        facts.subfunctions.insert(name, Function { location, driver, physfn, ids: (0, 0), rdma });
+    }
+}
+
 /// What NVIDIA's driver says of one of its GPUs: lines "Model:" and "Device Minor:" (`domain.md` section 7).
 fn nvidia(root: &Path, address: PciAddress) -> (Option<String>, Option<u32>) {
     let path = root.join(format!("proc/driver/nvidia/gpus/{address}/information"));
@@ -168,12 +185,8 @@ fn kfd(root: &Path) -> BTreeSet<PciAddress> {
             properties.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
         };
         let (place, domain) = (value("location_id")?, value("domain").unwrap_or_default());
-        (value("simd_count")? > 0).then(|| PciAddress {
-            domain,
-            bus: (place >> 8 & 0xff) as u8,
-            device: (place >> 3 & 0x1f) as u8,
-            function: (place & 0x7) as u8,
-        })
+        let (bus, device, function) = ((place >> 8 & 0xff) as u8, (place >> 3 & 0x1f) as u8, (place & 0x7) as u8);
+        (value("simd_count")? > 0).then_some(PciAddress { domain, bus, device, function })
     });
     gpus.collect()
 }

@@ -94,8 +94,8 @@ fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>
                 _ => sysfs::add_device(root, link),
             }
         }
-        let Facts { rdma, gpus, functions, sockets, .. } = known;
-        return Facts { node, links, rdma, gpus, functions, sockets, ..Facts::default() };
+        let Facts { rdma, gpus, functions, subfunctions, sockets, .. } = known;
+        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ..Facts::default() };
     }
     for link in links.values_mut() {
         sysfs::add_device(root, link);

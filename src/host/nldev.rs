@@ -23,6 +23,7 @@ const RDMA_NLDEV_ATTR_SUBNET_PREFIX: u16 = 8;
 const RDMA_NLDEV_ATTR_PORT_STATE: u16 = 12;
 const RDMA_NLDEV_ATTR_DEV_NODE_TYPE: u16 = 14;
 const RDMA_NLDEV_ATTR_NDEV_NAME: u16 = 51;
+const RDMA_NLDEV_ATTR_DEV_PROTOCOL: u16 = 67;
 
 /// `RDMA_NL_GET_TYPE`.
 const fn message_type(command: u16) -> u16 {
@@ -41,21 +42,25 @@ fn ask() -> io::Result<BTreeMap<String, RdmaDevice>> {
     let mut asker = Asker::open(NETLINK_RDMA)?;
     let found = asker.dump(message_type(RDMA_NLDEV_CMD_GET), &[], |message| device(message.payload))?;
     let mut devices = BTreeMap::new();
-    for (index, mut device) in found {
+    for (index, mut device, layer) in found {
         let of_device = attribute(RDMA_NLDEV_ATTR_DEV_INDEX, &index.to_ne_bytes());
         // A device may be gone by now.
         if let Ok(ports) =
             asker.dump(message_type(RDMA_NLDEV_CMD_PORT_GET), &of_device, |message| port(message.payload))
         {
             device.ports = ports.into_iter().collect();
+            for port in device.ports.values_mut() {
+                port.link_layer = port.link_layer.or(layer);
+            }
         }
         devices.insert(device.name.clone(), device);
     }
     Ok(devices)
 }
 
-/// The index and the device of an answer to `RDMA_NLDEV_CMD_GET` (kernel `fill_dev_info`, drivers/infiniband/core/nldev.c).
-pub fn device(payload: &[u8]) -> Option<(u32, RdmaDevice)> {
+/// The index and the device of an answer to `RDMA_NLDEV_CMD_GET` (kernel `fill_dev_info`, drivers/infiniband/core/nldev.c), and the link
+/// layer of its ports, since Linux 5.2.
+pub fn device(payload: &[u8]) -> Option<(u32, RdmaDevice, Option<RdmaLinkLayer>)> {
     let attributes = Attributes::of(payload);
     let index = attributes.u32(RDMA_NLDEV_ATTR_DEV_INDEX)?;
     let mut device = RdmaDevice::named(attributes.text(RDMA_NLDEV_ATTR_DEV_NAME).filter(|name| !name.is_empty())?);
@@ -63,7 +68,12 @@ pub fn device(payload: &[u8]) -> Option<(u32, RdmaDevice)> {
         device.node = node;
     }
     device.node_guid = attributes.u64(RDMA_NLDEV_ATTR_NODE_GUID).filter(|guid| *guid != 0).map(guid);
-    Some((index, device))
+    let layer = match attributes.text(RDMA_NLDEV_ATTR_DEV_PROTOCOL) {
+        Some("ib" | "opa") => Some(RdmaLinkLayer::Infiniband),
+        Some("roce" | "iw" | "usnic") => Some(RdmaLinkLayer::Ethernet),
+        _ => None,
+    };
+    Some((index, device, layer))
 }
 
 /// The number and the port of an answer to `RDMA_NLDEV_CMD_PORT_GET` (kernel `fill_port_info`). The interface is one of our network
@@ -108,41 +118,36 @@ mod tests {
         attribute(kind, &[text.as_bytes(), &[0]].concat())
     }
 
-    /// What the kernel answers for `rdma link show rxe0/1`, which domain.md section 2.2 has as text, put together from nldev.c.
+    /// Hexadecimal digits as bytes.
+    fn recorded(digits: &str) -> Vec<u8> {
+        digits
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    /// What Linux 6.12 answered with `rdma link add rxe0 type rxe netdev enp0s3`, where rdma(8) printed "link rxe0/1 state ACTIVE
+    /// physical_state LINK_UP netdev enp0s3" and "0: rxe0: node_type ca node_guid 5054:00ff:fe00:000a".
     #[test]
     fn a_device_and_its_port_are_what_rdma_link_shows() {
-        let handle =
-            [attribute(RDMA_NLDEV_ATTR_DEV_INDEX, &2u32.to_ne_bytes()), text(RDMA_NLDEV_ATTR_DEV_NAME, "rxe0")]
-                .concat();
-        let answer = [
-            handle.clone(),
-            attribute(RDMA_NLDEV_ATTR_PORT_INDEX, &1u32.to_ne_bytes()),
-            attribute(4, &0x22_3c76u64.to_ne_bytes()),
-            attribute(RDMA_NLDEV_ATTR_NODE_GUID, &0x5054_00ff_fe12_3456u64.to_ne_bytes()),
-            attribute(7, &0x5054_00ff_fe12_3456u64.to_ne_bytes()),
-            attribute(RDMA_NLDEV_ATTR_DEV_NODE_TYPE, &[1]),
-            text(67, "roce"),
-        ]
-        .concat();
-        let (index, found) = device(&answer).unwrap();
-        assert_eq!((index, found.name.as_str(), found.node), (2, "rxe0", RdmaNode::Ca));
-        assert_eq!(found.node_guid.as_deref(), Some("5054:00ff:fe12:3456"));
-        let answer = [
-            handle,
-            attribute(RDMA_NLDEV_ATTR_PORT_INDEX, &1u32.to_ne_bytes()),
-            attribute(4, &0x1_0000u64.to_ne_bytes()),
-            attribute(RDMA_NLDEV_ATTR_PORT_STATE, &[4]),
-            attribute(13, &[5]),
-            attribute(50, &2u32.to_ne_bytes()),
-            text(RDMA_NLDEV_ATTR_NDEV_NAME, "eth0"),
-        ]
-        .concat();
+        let (index, found, layer) = device(&recorded(
+            "080001000000000009000200727865300000000008000300010000000c000400763c2201c00100000c0006000a0000feff005450\
+             0c0007000a0000feff00545005000e00010000000500540000000000050065000100000009004300726f636500000000",
+        ))
+        .unwrap();
+        assert_eq!((index, found.name.as_str(), found.node), (0, "rxe0", RdmaNode::Ca));
+        assert_eq!(found.node_guid.as_deref(), Some("5054:00ff:fe00:000a"));
+        assert_eq!(layer, Some(RdmaLinkLayer::Ethernet));
+        let answer = recorded(
+            "0800010000000000090002007278653000000000080003000100000005000c000400000005000d00050000000800320002000000\
+             0b003300656e703073330000",
+        );
         let (number, found) = port(&answer).unwrap();
         assert_eq!((number, found.state.as_str(), found.link_layer), (1, "ACTIVE", None));
-        assert_eq!(found.netdev, InterfaceName::new("eth0"));
-        let infiniband =
-            [answer, attribute(RDMA_NLDEV_ATTR_SUBNET_PREFIX, &0xfe80_0000_0000_0000u64.to_ne_bytes())].concat();
-        assert_eq!(port(&infiniband).unwrap().1.link_layer, Some(RdmaLinkLayer::Infiniband));
+        assert_eq!(found.netdev, InterfaceName::new("enp0s3"));
+        let subnet = attribute(RDMA_NLDEV_ATTR_SUBNET_PREFIX, &0xfe80_0000_0000_0000u64.to_ne_bytes());
+        assert_eq!(port(&[answer, subnet].concat()).unwrap().1.link_layer, Some(RdmaLinkLayer::Infiniband));
     }
 
     #[test]

@@ -190,14 +190,14 @@ impl GpuVendor {
     }
 }
 
-/// A PCI function of a network card that has no interface in this network namespace.
+/// A PCI function of a network card, or a subfunction on one, that has no interface in this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Function {
     /// Where it is.
     pub location: Location,
     /// The kernel driver; `None` when nothing drives it.
     pub driver: Option<String>,
-    /// The physical function that this is a virtual one of.
+    /// The physical function that this is a virtual one of, or a subfunction on.
     pub physfn: Option<PciAddress>,
     /// The PCI vendor and device ids.
     pub ids: (u16, u16),

@@ -26,6 +26,8 @@ pub struct Facts {
     pub gpus: BTreeMap<PciAddress, Gpu>,
     /// The PCI functions of network cards that have no link here.
     pub functions: BTreeMap<PciAddress, Function>,
+    /// Subfunctions of network cards that have no link here, by their names on the auxiliary bus ("mlx5_core.sf.4").
+    pub subfunctions: BTreeMap<String, Function>,
     /// The CPU socket (`physical_package_id`) of each NUMA node.
     pub sockets: BTreeMap<u32, u32>,
     /// The rails as they were numbered before, from the state directory.

@@ -232,12 +232,11 @@ fn ahead(facts: &Facts, link: &Link) -> Option<String> {
             || stands_on_parent(link) && link.parent.as_ref() == Some(&other.name)
     };
     // Cilium's programs are attached by tcx since Linux 6.6, and only bpf(2) tells of that.
-    if facts.link("cilium_host").is_some() && link.name.as_str() != "cilium_host" && uplinks(facts).contains(&link.name)
-    {
-        return Some(
-            "nftables rules enforced for what gets there; Cilium's programs come first and may redirect packets"
-                .to_owned(),
-        );
+    let may_be_uplink = link.default_route || link.master.is_some();
+    if may_be_uplink && facts.link("cilium_host").is_some() && uplinks(facts).contains(&link.name) {
+        let reason =
+            "nftables rules enforced for what gets there; Cilium's programs come first and may redirect packets";
+        return Some(reason.to_owned());
     }
     let (program, place) =
         facts.links.values().filter(on).find_map(|other| Some((other.ahead.first()?, other.name.as_str())))?;
@@ -252,11 +251,19 @@ fn ahead(facts: &Facts, link: &Link) -> Option<String> {
 
 /// What has no interface here, by name, with how far rules reach there: RDMA devices, and functions of network cards.
 pub fn elsewhere(facts: &Facts) -> BTreeMap<String, Coverage> {
-    let mut found: BTreeMap<String, Coverage> = facts
-        .functions
-        .values()
-        .filter_map(|function| Some((function.location.path.address.to_string(), of_function(function)?)))
-        .collect();
+    let functions = facts.functions.iter().map(|(address, function)| {
+        let what = match function.physfn {
+            Some(physfn) => format!("virtual function of {physfn}"),
+            None => "network function".to_owned(),
+        };
+        (address.to_string(), of_function(function, &what))
+    });
+    let subfunctions = facts.subfunctions.iter().map(|(name, function)| {
+        let what = format!("subfunction of {}", function.location.path.address);
+        (name.clone(), of_function(function, &what))
+    });
+    let mut found: BTreeMap<String, Coverage> =
+        functions.chain(subfunctions).filter_map(|(name, coverage)| Some((name, coverage?))).collect();
     // With a function in another namespace, that is said of it and not of its RDMA device too.
     let told: BTreeSet<String> = found.values().filter_map(|coverage| coverage.rdma.clone()).collect();
     for device in facts.rdma.values().filter(|device| !device.software && !told.contains(&device.name)) {
@@ -277,12 +284,8 @@ const USER_SPACE: &[&str] = &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5-vf
 
 /// How far rules reach on a function without an interface here; nothing for one that nobody drives, and for one whose RDMA device is
 /// told of by itself.
-fn of_function(function: &Function) -> Option<Coverage> {
+fn of_function(function: &Function, what: &str) -> Option<Coverage> {
     let driver = function.driver.as_deref()?;
-    let what = match function.physfn {
-        Some(physfn) => format!("virtual function of {physfn}"),
-        None => "network function".to_owned(),
-    };
     if USER_SPACE.contains(&driver) {
         let reason = format!(
             "{what}, driver {driver}: a virtual machine or a program has it, and its packets never reach nftables"
@@ -444,6 +447,11 @@ mod tests {
         function("0000:3a:00.3", None, physfn, &[]);
         function("0000:3a:00.4", Some("mlx5_core"), None, &["mlx5_8"]);
         function("0000:3a:00.5", Some("ice"), None, &[]);
+        let sub = Function {
+            driver: Some("mlx5_core.sf".to_owned()),
+            ..facts.functions[&"0000:3a:00.5".parse().unwrap()].clone()
+        };
+        facts.subfunctions.insert("mlx5_core.sf.4".to_owned(), Function { physfn, ..sub });
         facts.rdma.extend(
             ["mlx5_8", "mlx5_9"].map(|name| device(name, RdmaNode::Ca, Some(RdmaLinkLayer::Infiniband), false)),
         );
@@ -456,6 +464,7 @@ mod tests {
                 ("0000:3a:00.2", State::Bypassed),
                 ("0000:3a:00.5", State::OutOfNetns),
                 ("mlx5_8", State::Bypassed),
+                ("mlx5_core.sf.4", State::OutOfNetns),
             ]
         );
     }

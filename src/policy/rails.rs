@@ -94,20 +94,39 @@ pub fn assign(remembered: &Rails, facts: &Facts, nics: &[Nic]) -> (BTreeMap<u32,
     (rails, memory)
 }
 
+/// A rail before it has a number: its NIC and the accelerator that it is paired with.
+type Found<'a> = (&'a Nic, Option<(PciAddress, Distance)>);
+
+/// How a NIC is known again, surest first.
+#[derive(Clone, Copy)]
+enum Known {
+    Both,
+    Guid,
+    Address,
+}
+
+impl Known {
+    fn holds(self, slot: &Slot, nic: &Nic) -> bool {
+        let guid = slot.guid.is_some() && slot.guid == nic.guid;
+        let address = slot.pci == nic.location.path.address;
+        match self {
+            Self::Both => guid && address,
+            Self::Guid => guid,
+            Self::Address => address,
+        }
+    }
+}
+
 /// Which of the rails has which of the remembered numbers.
-fn recognise(remembered: &Rails, found: &[(&Nic, Option<(PciAddress, Distance)>)]) -> BTreeMap<u32, usize> {
-    let same_guid = |slot: &Slot, nic: &Nic| slot.guid.is_some() && slot.guid == nic.guid;
-    let same_address = |slot: &Slot, nic: &Nic| slot.pci == nic.location.path.address;
-    let ways: [&dyn Fn(&Slot, &Nic) -> bool; 3] =
-        [&|slot, nic| same_guid(slot, nic) && same_address(slot, nic), &same_guid, &same_address];
-    let mut numbers = BTreeMap::new();
-    for way in ways {
+fn recognise(remembered: &Rails, found: &[Found<'_>]) -> BTreeMap<u32, usize> {
+    let mut numbers: BTreeMap<u32, usize> = BTreeMap::new();
+    for way in [Known::Both, Known::Guid, Known::Address] {
         for (number, slot) in remembered {
             if numbers.contains_key(number) {
                 continue;
             }
             let taken = |index: usize| numbers.values().any(|taken| *taken == index);
-            if let Some(index) = (0..found.len()).find(|index| !taken(*index) && way(slot, found[*index].0)) {
+            if let Some(index) = (0..found.len()).find(|index| !taken(*index) && way.holds(slot, found[*index].0)) {
                 numbers.insert(*number, index);
             }
         }
@@ -116,7 +135,7 @@ fn recognise(remembered: &Rails, found: &[(&Nic, Option<(PciAddress, Distance)>)
 }
 
 /// The rails in the order of their first numbering.
-fn natural<'a>(facts: &Facts, nics: &'a [Nic]) -> Vec<(&'a Nic, Option<(PciAddress, Distance)>)> {
+fn natural<'a>(facts: &Facts, nics: &'a [Nic]) -> Vec<Found<'a>> {
     let mut pairs: Vec<(Distance, PciAddress, usize)> = facts
         .gpus
         .iter()
@@ -134,7 +153,7 @@ fn natural<'a>(facts: &Facts, nics: &'a [Nic]) -> Vec<(&'a Nic, Option<(PciAddre
             of_gpu.insert(*gpu, (*distance, *index));
         }
     }
-    let mut rails: Vec<(&Nic, Option<(PciAddress, Distance)>)> =
+    let mut rails: Vec<Found<'_>> =
         of_gpu.iter().map(|(gpu, (distance, index))| (&nics[*index], Some((*gpu, *distance)))).collect();
     let mut others: Vec<usize> = (0..nics.len()).filter(|index| !taken.contains(index)).collect();
     others.sort_by_key(|index| nics[*index].location.path.address);

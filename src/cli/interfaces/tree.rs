@@ -47,6 +47,16 @@ struct Bridge<'a> {
     devices: BTreeSet<&'a PciPath>,
 }
 
+/// A root complex, in the order of the picture.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Root<'a> {
+    /// Whether its NUMA node is not known; such come last.
+    unknown: bool,
+    socket: Option<u32>,
+    numa: Option<u32>,
+    name: &'a str,
+}
+
 struct Machine<'a> {
     facts: &'a Facts,
     effective: &'a Effective,
@@ -56,11 +66,17 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// What is on PCI, by socket, NUMA node and root complex.
     fn hardware(&self) -> Vec<Branch> {
-        let mut roots: BTreeMap<(bool, Option<u32>, Option<u32>, &str), Bridge<'a>> = BTreeMap::new();
+        let mut roots: BTreeMap<Root<'a>, Bridge<'a>> = BTreeMap::new();
         for location in self.locations() {
             let socket = location.numa.and_then(|numa| self.facts.sockets.get(&numa).copied());
-            let mut bridge =
-                roots.entry((location.numa.is_none(), socket, location.numa, &location.path.root)).or_default();
+            let mut bridge = roots
+                .entry(Root {
+                    unknown: location.numa.is_none(),
+                    socket,
+                    numa: location.numa,
+                    name: &location.path.root,
+                })
+                .or_default();
             for address in &location.path.bridges {
                 bridge = bridge.bridges.entry(*address).or_default();
             }
@@ -68,7 +84,7 @@ impl<'a> Machine<'a> {
         }
         let mut sockets: Vec<Branch> = Vec::new();
         let mut last = None;
-        for ((_, socket, numa, root), bridge) in &roots {
+        for (Root { socket, numa, name, .. }, bridge) in &roots {
             if last != Some((socket, numa)) {
                 last = Some((socket, numa));
                 sockets.push(leaf(match (socket, numa) {
@@ -78,7 +94,7 @@ impl<'a> Machine<'a> {
                 }));
             }
             if let Some(socket) = sockets.last_mut() {
-                socket.below.push(Branch { text: format!("root complex {root}"), below: self.below(bridge) });
+                socket.below.push(Branch { text: format!("root complex {name}"), below: self.below(bridge) });
             }
         }
         sockets
@@ -129,6 +145,12 @@ impl<'a> Machine<'a> {
         });
         let mut below: Vec<Branch> = links.iter().map(|link| leaf(self.interface(link))).collect();
         below.extend(devices.map(|device| leaf(self.rdma(&device.name))));
+        let on_it = self.facts.subfunctions.iter().filter(|(_, sub)| sub.location.path.address == address);
+        below.extend(on_it.map(|(name, sub)| {
+            let driver = sub.driver.as_deref().unwrap_or("no driver");
+            let state = self.elsewhere.get(name).map(|coverage| format!("  {}", coverage.state.name()));
+            leaf(format!("SF {name}  {driver}{}", state.unwrap_or_default()))
+        }));
         let function = self.facts.functions.get(&address);
         let physfn =
             function.and_then(|function| function.physfn).or_else(|| links.iter().find_map(|link| link.physfn));
