@@ -16,8 +16,10 @@
 //! elsewhere the packet goes on.
 
 mod base;
+mod branch;
 mod class;
 mod comment;
+mod depth;
 mod early;
 mod emit;
 mod flat;
@@ -40,13 +42,16 @@ use crate::policy::settings::Default;
 
 use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Limited, Line, MOST_RANGES_IN_MAPS, Target};
+use lower::{Effect, Limited, Line, Room, Target};
 use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
 pub fn compile(effective: &Effective) -> Ruleset {
+    Room::fitting(|room| compile_in(effective, room))
+}
+
+fn compile_in(effective: &Effective, room: &mut Room) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    let mut room = MOST_RANGES_IN_MAPS;
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -57,10 +62,10 @@ pub fn compile(effective: &Effective) -> Ruleset {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room: &mut room }.run();
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room }.run();
     }
     accepting(effective, &points, &mut ruleset);
-    early::add(effective, &mut ruleset, &mut room);
+    early::add(effective, &mut ruleset, room);
     ruleset
 }
 
@@ -109,7 +114,7 @@ struct Compiler<'a> {
     marks: Marks,
     ruleset: &'a mut Ruleset,
     /// See [`Target::room`].
-    room: &'a mut usize,
+    room: &'a mut Room,
 }
 
 impl Compiler<'_> {
@@ -324,7 +329,13 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), room: self.room }
+        Target {
+            ruleset: self.ruleset,
+            log: self.effective.log,
+            prefix: self.point.prefix(),
+            alike: self.point.alike(),
+            room: self.room,
+        }
     }
 }
 
