@@ -188,8 +188,11 @@ impl Target<'_> {
             let (run, after) = rest.split_at(length);
             let keyed: Vec<&Line> = run.iter().filter(|line| matches!(line.flat.l4, FlatL4::Ports(_))).collect();
             // Where some of the lines with ports have limits, one map over the ports alone does for all.
-            let asking = rest.iter().take_while(|line| matches!(line.flat.l4, FlatL4::Ports(_))).count();
-            let mixed = branches > 0 && asking > 2 * length && asking >= FEWEST_LINES_FOR_A_LOOKUP;
+            let asking = match branches {
+                0 => 0,
+                _ => rest.iter().take_while(|line| matches!(line.flat.l4, FlatL4::Ports(_))).count(),
+            };
+            let mixed = asking > 2 * length && asking >= FEWEST_LINES_FOR_A_LOOKUP;
             if !mixed
                 && let Some(by_key) =
                     (keyed.len() >= FEWEST_LINES_FOR_A_LOOKUP).then(|| lines_by_port(&keyed)).flatten()
