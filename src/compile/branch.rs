@@ -40,9 +40,14 @@ pub(super) struct Map {
 }
 
 impl Map {
+    /// The most lines that a value has.
+    pub(super) fn longest(&self) -> usize {
+        self.lists.lists.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// Whether each value has half of the lines at most.
     pub(super) fn tells_apart(&self) -> bool {
-        self.lists.lists.iter().all(|list| list.len() * 2 <= self.lines.len())
+        self.longest() * 2 <= self.lines.len()
     }
 
     /// How many bits a value has.

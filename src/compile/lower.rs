@@ -372,27 +372,36 @@ impl Target<'_> {
             .collect();
         ways.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         let longest = ways.first()?.0;
-        for (length, way) in ways {
-            let mut run = length;
-            while run >= FEWEST_LINES_FOR_A_LOOKUP {
-                let maps = way.maps(&lines[..run], run * most).filter(|maps| {
-                    let ranges: usize = maps.iter().map(|map| map.lists.segments.len()).sum();
-                    ranges <= self.room.ranges
-                });
-                match maps {
-                    Some(maps) if maps.iter().all(|map| is_small(map) || map.tells_apart()) => {
-                        if maps.iter().all(is_small) {
-                            break;
-                        }
-                        let rules =
-                            maps.iter().flat_map(|map| self.branch_map(chain, map, &lines[..run], branches - 1));
-                        return Some((run, rules.collect()));
-                    }
-                    // A packet that still meets most of them is little better off.
-                    Some(_) => break,
-                    None => run /= 2,
+        let mut run = longest;
+        while run >= FEWEST_LINES_FOR_A_LOOKUP {
+            let mut too_large = false;
+            let mut best: Option<(usize, Vec<Map>)> = None;
+            for (_, way) in ways.iter().filter(|(length, _)| *length >= run) {
+                let Some(maps) = way.maps(&lines[..run], run * most) else {
+                    too_large = true;
+                    continue;
+                };
+                let ranges: usize = maps.iter().map(|map| map.lists.segments.len()).sum();
+                // A packet that still meets most of them is little better off.
+                let apart = maps.iter().all(|map| is_small(map) || map.tells_apart());
+                if ranges > self.room.ranges || !apart || maps.iter().all(is_small) {
+                    continue;
+                }
+                let left = maps.iter().map(Map::longest).max().unwrap_or(0);
+                if best.as_ref().is_none_or(|(least, _)| left < *least) {
+                    best = Some((left, maps));
+                }
+                if left < FEWEST_LINES_FOR_A_LOOKUP {
+                    break;
                 }
             }
+            if let Some((_, maps)) = best {
+                let rules = maps.iter().flat_map(|map| self.branch_map(chain, map, &lines[..run], branches - 1));
+                return Some((run, rules.collect()));
+            }
+            let shorter = ways.iter().map(|(length, _)| *length).filter(|length| *length < run).max();
+            let half = if too_large { run / 2 } else { 0 };
+            run = half.max(shorter.unwrap_or(0));
         }
         // Not every line of a long run is tried again: that would take as long as the run is long, each time.
         let hopeless = longest / 8;
