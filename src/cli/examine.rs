@@ -79,7 +79,7 @@ pub(super) fn facts(options: &Options, policy: &Policy, state: &Path, output: &O
 }
 
 /// The facts of the machine below `root`, or of this one. Where rtnetlink may not be asked, sysfs and procfs have to do.
-fn links(root: Option<&Path>, output: &Output) -> Facts {
+pub(super) fn links(root: Option<&Path>, output: &Output) -> Facts {
     if let Some(root) = root {
         return host::collect_fixture(root);
     }

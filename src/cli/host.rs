@@ -6,12 +6,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::examine;
 use super::exit::{self, Exit};
 use super::output::Output;
 use super::status::chain_rows;
 use crate::daemon::status::{BaseChainRecord, FeatureRecord, RemarkRecord};
 use crate::driver::{self, Netlink};
-use crate::host::{self, coexistence};
+use crate::host::{self, advice, coexistence};
 use crate::nft::feature::{Feature, Support};
 
 /// What `check --host --json` prints.
@@ -26,7 +27,9 @@ struct Report {
 }
 
 pub(super) fn run(root: Option<&Path>, strict: bool, output: &Output) -> Exit {
-    let mut remarks = coexistence::from_files(root.unwrap_or(Path::new("/")));
+    let below = root.unwrap_or(Path::new("/"));
+    let mut remarks = coexistence::from_files(below);
+    remarks.extend(advice::of(&examine::links(root, output), below));
     let (mut chains, mut features) = (None, None);
     // A copy of another machine's files says nothing about its kernel.
     if root.is_none() {

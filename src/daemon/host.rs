@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::status::{BaseChainRecord, FeatureRecord, RemarkRecord, Status};
 use super::{Daemon, Input, log};
 use crate::driver::{self, Netlink};
-use crate::host::coexistence;
+use crate::host::{advice, coexistence};
+use crate::net::facts::Facts;
 use crate::nft::feature::{Feature, Support};
 
 /// Whether the kernel was asked what it has.
@@ -53,11 +54,13 @@ impl Daemon {
 }
 
 /// Adds to a status who else decides about packets.
-pub(super) async fn look_around(status: &mut Status, root: PathBuf) {
+pub(super) async fn look_around(status: &mut Status, root: PathBuf, facts: Option<Facts>) {
     let (chains, mut remarks) = tokio::task::spawn_blocking(move || {
         // On a socket of its own: rules of others may be many, and neither a repair nor a change waits for them.
         let chains = Netlink::open().and_then(|mut netlink| driver::coexisting(&mut netlink));
-        (chains, coexistence::from_files(&root))
+        let mut remarks = coexistence::from_files(&root);
+        remarks.extend(facts.iter().flat_map(|facts| advice::of(facts, &root)));
+        (chains, remarks)
     })
     .await
     .unwrap_or_else(|_| (Ok(Vec::new()), Vec::new()));

@@ -761,7 +761,7 @@ impl Daemon {
         if let Features::Known(missing) = &self.features {
             status.kernel_lacks = Some(missing.clone());
         }
-        let root = self.options.root.clone();
+        let (root, facts) = (self.options.root.clone(), self.facts.clone());
         tokio::spawn(async move {
             match kernel.look(wanted.clone(), in_force).await {
                 Ok(look) => {
@@ -774,7 +774,7 @@ impl Daemon {
                 }
                 Err(error) => status.drift = vec![error.to_string()],
             }
-            host::look_around(&mut status, root).await;
+            host::look_around(&mut status, root, facts).await;
             for reply in curious {
                 // The peer may have gone.
                 let _ = reply.send(status.clone());

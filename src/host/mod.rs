@@ -2,6 +2,7 @@
 //! control groups; all below a root directory, so that a fixture can be another machine.
 
 pub mod accounts;
+pub mod advice;
 mod ask;
 pub mod attribute;
 pub mod cgroup;

@@ -226,7 +226,7 @@ fn labels_of(link: &Link, role: Role, own: Labels) -> Labels {
 }
 
 /// The links with a default route, and what those bonds and bridges are made of, at any depth.
-pub(super) fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
+pub fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
     let mut found: BTreeSet<InterfaceName> =
         facts.links.values().filter(|link| link.default_route).map(|link| link.name.clone()).collect();
     loop {
