@@ -7,6 +7,7 @@ mod cgroup_watch;
 pub mod coexistence;
 mod fixture;
 mod netlink;
+mod ports;
 mod sysfs;
 mod watch;
 
@@ -63,7 +64,7 @@ pub async fn collect(root: &Path) -> Result<Facts, Error> {
     for link in links.values_mut() {
         sysfs::add_device(root, link);
     }
-    Ok(Facts { node: sysfs::host_name(root), links, ..Facts::default() })
+    Ok(Facts { node: sysfs::host_name(root), links, ports: ports::read(root), ..Facts::default() })
 }
 
 /// Adds what a policy needs to know of accounts and units to the facts of the machine below `root`; what there is to say about it.

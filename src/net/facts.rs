@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::addr::AddrSet;
 use super::interface::InterfaceName;
+use super::ports::HostPorts;
 
 /// A node at one moment. A fixture of another machine is one of these too.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Facts {
     pub groups: BTreeMap<String, u32>,
     /// The control groups of the systemd units and slices that the policy names, while they run.
     pub units: BTreeMap<String, BTreeSet<Cgroup>>,
+    /// The ports that this host gives out by itself.
+    pub ports: HostPorts,
 }
 
 /// A control group of the unified hierarchy (cgroup v2), as `socket cgroupv2` of nft(8) sees it.

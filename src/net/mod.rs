@@ -4,6 +4,7 @@ pub mod addr;
 pub mod facts;
 pub mod flow;
 pub mod interface;
+pub mod ports;
 pub mod protocol;
 pub mod range;
 pub mod shared;
