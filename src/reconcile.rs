@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::compile::{compile, compile_noting};
 use crate::net::facts::{Cgroup, Facts};
 use crate::net::interface::{Direction, Role};
+use crate::net::rail::Rails;
 use crate::nft::ir::Ruleset;
 use crate::policy::addresses::Named;
 use crate::policy::effective::{Effective, Interface};
@@ -355,6 +356,8 @@ pub struct Summary {
     pub policies: Vec<PolicySummary>,
     /// The failsafe entries in order.
     pub failsafe: Vec<FailsafeSummary>,
+    /// What is to be remembered of rails.
+    pub rails: Rails,
 }
 
 /// What is shown about a policy.
@@ -1406,7 +1409,8 @@ pub fn summary(effective: &Effective) -> Summary {
             interfaces: selected(&entry.interfaces),
         })
         .collect();
-    Summary { mode: effective.mode, interfaces: effective.interfaces.clone(), policies, failsafe }
+    let (interfaces, rails) = (effective.interfaces.clone(), effective.remembered.clone());
+    Summary { mode: effective.mode, interfaces, policies, failsafe, rails }
 }
 
 impl State {
@@ -1519,6 +1523,11 @@ impl State {
     /// What is shown about what is in force, or about what should be.
     pub fn summary(&self) -> Option<&Summary> {
         self.in_force.as_ref().or(self.target.as_ref()).map(|target| &*target.summary)
+    }
+
+    /// What is to be remembered of rails: by a generation in force, since emergencies and the lockdown know nothing that documents say.
+    pub fn rails(&self) -> Option<&Rails> {
+        self.in_force.as_ref().filter(|target| target.number > 0).map(|target| &target.summary.rails)
     }
 
     /// The line for `systemctl status`.

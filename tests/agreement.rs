@@ -112,6 +112,8 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
     };
     let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
     let effective = Effective {
+        rails: std::collections::BTreeMap::new(),
+        remembered: std::collections::BTreeMap::new(),
         mode: Mode::Enforce,
         interfaces: Vec::new(),
         expected: vec![
@@ -195,6 +197,8 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
     let tier = EffectiveTier { name: "tier".to_owned(), default: TierDefault::Pass, policies: vec![policy] };
     let keys = Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)));
     let effective = Effective {
+        rails: std::collections::BTreeMap::new(),
+        remembered: std::collections::BTreeMap::new(),
         mode: Mode::Enforce,
         interfaces: Vec::new(),
         expected: Vec::new(),

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::Options;
 use super::exit;
 use super::output::Output;
-use crate::daemon::clock;
 use crate::daemon::documents::{self, Documents};
+use crate::daemon::{self, clock};
 use crate::host;
 use crate::net::facts::Facts;
+use crate::net::rail::Rails;
 use crate::policy::effective::Effective;
 use crate::policy::expiry;
 use crate::policy::local::{LocalNames, not_running};
@@ -36,7 +37,7 @@ pub(super) struct Examined {
 /// Reads the documents and resolves them on the node that the options name; `paths` are those of the subcommand.
 pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output: &Output) -> Examined {
     let documents = documents::load(&options.whereabouts(paths), trust);
-    let facts = documents.complete(facts(options, &documents.policy, output));
+    let facts = documents.complete(facts(options, &documents.policy, &documents.config.state_directory, output));
     let settings = &documents.config.settings;
     let (mut effective, resolved) = resolve(&documents.policy, settings, &facts);
     let now = clock::now();
@@ -49,9 +50,27 @@ pub(super) fn examine(options: &Options, paths: &[PathBuf], trust: Trust, output
     Examined { documents, facts, effective, findings }
 }
 
-/// The facts of the machine that the options name, with what the policy needs to know of accounts and units.
-pub(super) fn facts(options: &Options, policy: &Policy, output: &Output) -> Facts {
+/// The numbers of rails that a daemon left on the machine that the options name.
+fn rails(options: &Options, directory: &Path, output: &Output) -> Rails {
+    let directory = match &options.root {
+        Some(root) => root.join(directory.strip_prefix("/").unwrap_or(directory)),
+        None => directory.to_owned(),
+    };
+    // Whoever may not look there has the numbers of a first start; `interfaces` says so.
+    let unreadable = directory.read_dir().is_err();
+    daemon::rails::remembered(&directory).unwrap_or_else(|error| {
+        if !unreadable {
+            output.message(&format!("the numbers of rails are those of a first start: {error}"));
+        }
+        Rails::new()
+    })
+}
+
+/// The facts of the machine that the options name, with what the policy needs to know of accounts and units, and the numbers of
+/// rails that a daemon left in its state directory.
+pub(super) fn facts(options: &Options, policy: &Policy, state: &Path, output: &Output) -> Facts {
     let mut facts = links(options.root.as_deref(), output);
+    facts.rails = rails(options, state, output);
     let root = options.root.as_deref().unwrap_or(Path::new("/"));
     for trouble in host::add_local(&mut facts, root, &LocalNames::of(policy), ANSWER_TIME) {
         output.message(&trouble);

@@ -11,6 +11,7 @@ mod examine;
 mod exit;
 mod history;
 mod host;
+mod interfaces;
 mod order;
 mod output;
 mod preset;
@@ -108,6 +109,8 @@ enum Command {
     Run,
     /// Show what is in force
     Status,
+    /// Show each interface: its role and why, what is behind it, and how far rules reach there; needs no root
+    Interfaces(interfaces::Arguments),
     /// Keep what `apply --confirm` put in force
     Confirm,
     /// Go back to an earlier generation
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),
         Command::Status => status::run(&cli.options, &output),
+        Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
         Command::History => history::run(&cli.options, &output),

@@ -12,8 +12,9 @@ use std::{fs, io};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{clock, kernel};
+use super::{clock, kernel, rails};
 use crate::config;
+use crate::net::rail::Rails;
 use crate::plan::boot_batch;
 use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
 use crate::source;
@@ -35,6 +36,8 @@ enum Request {
     Remember(oneshot::Sender<(Memory, Vec<String>)>),
     Keep(Vec<Keep>, oneshot::Sender<Result<(), String>>),
     Read(Wanted, oneshot::Sender<Result<Version, String>>),
+    Rails(oneshot::Sender<Result<Rails, String>>),
+    KeepRails(String, oneshot::Sender<Result<(), String>>),
 }
 
 /// Which generation.
@@ -83,6 +86,19 @@ impl DiskThread {
     /// Reads one generation.
     pub(super) async fn read(&self, wanted: Wanted) -> Result<Version, String> {
         self.ask(|reply| Request::Read(wanted, reply)).await
+    }
+
+    /// The numbers of rails.
+    pub(super) async fn rails(&self) -> Result<Rails, String> {
+        match timeout(START_TIME, self.ask(Request::Rails)).await {
+            Ok(answer) => answer,
+            Err(_) => Err("the disk does not answer; the numbers of rails may be others".to_owned()),
+        }
+    }
+
+    /// Writes the numbers of rails.
+    pub(super) fn keep_rails(&self, text: String) -> impl Future<Output = Result<(), String>> + use<> {
+        self.ask(|reply| Request::KeepRails(text, reply))
     }
 
     /// The request is in the queue when this returns, so that requests are done in the order in which they were made.
@@ -139,6 +155,13 @@ fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
             }
             Request::Read(wanted, reply) => {
                 let _ = reply.send(store.and_then(|store| read(&store, wanted)));
+            }
+            Request::Rails(reply) => {
+                let _ = reply.send(store.and_then(|store| rails::read(&store)));
+            }
+            Request::KeepRails(text, reply) => {
+                let kept = |mut store: Store<Directory>| store.keep_rails(&text).map_err(|error| error.to_string());
+                let _ = reply.send(store.and_then(kept));
             }
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  signals ───────────┐                       ┌─> Apply ──> kernel thread ──┐
 //!  files (inotify) ───┤ load, on a thread ─┐  ├─> Retry ──> timer ──────────┤
-//!  links (rtnetlink) ─┤ collect ───────────┼─> reconcile::step              │
+//!  links and devices ─┤ collect ───────────┼─> reconcile::step              │
 //!  nf_tables changes ─┤                    │  ├─> Repair ─> kernel thread ──┤
 //!  control socket ────┘                    │  ├─> SelfTest ──> probes ──────┤
 //!                                          │  ├─> Ready, status ──> systemd │
@@ -25,6 +25,7 @@ mod log;
 mod motd;
 mod notify;
 mod peers;
+pub mod rails;
 mod reading;
 mod requests;
 mod revoke;
@@ -46,9 +47,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::driver::{self, Kernel, Touch};
-use crate::host as machine;
 use crate::host::cgroup::Scan;
+use crate::host::{self as machine, Changed};
 use crate::net::facts::Facts;
+use crate::net::rail::Rails;
 use crate::nft::feature::{Feature, Support};
 use crate::nft::netlink::TouchedSets;
 use crate::policy::local::LocalNames;
@@ -69,6 +71,7 @@ use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use motd::Motd;
 use notify::Systemd;
+use rails::Remembered;
 use reading::{Reading, Reread};
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
@@ -121,7 +124,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
-    let mut links = machine::Watch::open().map_err(failed("watch links by rtnetlink"))?;
+    let mut links = machine::Watch::open(&options.root).map_err(failed("watch links by rtnetlink"))?;
     let mut files = FileWatch::open().map_err(failed("watch files by inotify"))?;
     let mut foreign =
         driver::Watch::open(kernel.port()).map_err(failed("watch changes by others by nf_tables notifications"))?;
@@ -163,7 +166,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
             },
             Some(query) = queried.recv() => daemon.asked(query),
             changed = links.changed() => {
-                changed.map_err(failed("watch links by rtnetlink"))?;
+                daemon.asks_devices |= changed.map_err(failed("watch links by rtnetlink"))? == Changed::Devices;
                 daemon.collect_at.get_or_insert(Instant::now() + LINKS_SETTLE);
             }
             touched = foreign.touched() => {
@@ -240,7 +243,9 @@ enum Input {
     /// Whoever wanted the status has it.
     StatusTold,
     /// What is on disk, and the documents that waited for it.
-    Remembered(Box<(Memory, Vec<String>, Documents)>),
+    Remembered(Box<(Memory, Vec<String>, Documents, Rails)>),
+    /// Whether the numbers of rails are on disk.
+    RailsKept(Result<(), String>),
     Kept(u64, Result<(), String>),
     SelfTested(u64, Vec<Tried>),
     /// What an order of somebody needs.
@@ -302,6 +307,8 @@ struct Daemon {
     state: State,
     /// The facts as collected, and what the documents add to them.
     facts: Option<Facts>,
+    /// Whether what is known of devices is out of date.
+    asks_devices: bool,
     api_servers: BTreeSet<(IpAddr, u16)>,
     local: Local,
     watched_directories: Vec<PathBuf>,
@@ -326,6 +333,8 @@ struct Daemon {
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
     started: bool,
+    /// The numbers of rails.
+    remembered: Remembered,
     /// Who waits for the outcome of an order.
     orderer: Option<Orderer>,
     /// How many orders there were.
@@ -352,6 +361,7 @@ impl Daemon {
             inbox,
             state: State::default(),
             facts: None,
+            asks_devices: false,
             api_servers: BTreeSet::new(),
             local: Local::default(),
             watched_directories: Vec::new(),
@@ -373,6 +383,7 @@ impl Daemon {
             features: Features::default(),
             disk: None,
             started: false,
+            remembered: Remembered::default(),
             orderer: None,
             orders: 0,
             damages: Vec::new(),
@@ -390,6 +401,7 @@ impl Daemon {
     fn happened(&mut self, event: Event) {
         self.step(Event::Clock(clock::now()));
         self.step(event);
+        self.remember_rails();
         self.tell_status();
     }
 
@@ -509,6 +521,7 @@ impl Daemon {
 
     fn reload(&mut self) {
         tracing::info!("reloading");
+        self.asks_devices = true;
         self.systemd.reloading();
         self.reload = Reload::Loading;
         self.load();
@@ -535,8 +548,9 @@ impl Daemon {
             return;
         }
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
+        let known = self.facts.clone().filter(|_| !std::mem::take(&mut self.asks_devices));
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(machine::collect(&root).await));
+            let _ = inbox.send(Input::Collected(machine::collect_again(&root, known).await));
         });
     }
 
@@ -556,6 +570,7 @@ impl Daemon {
                     }
                     Err(error) => {
                         tracing::error!("{error}: {}", source_of(&error));
+                        self.asks_devices = true;
                         self.collect_at = Some(Instant::now() + COLLECT_AGAIN);
                     }
                 }
@@ -574,7 +589,8 @@ impl Daemon {
             }
             Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
-                let (memory, troubles, documents) = *remembered;
+                let (memory, troubles, documents, rails) = *remembered;
+                self.remembered = Remembered::of(rails);
                 for trouble in &troubles {
                     tracing::error!(message_id = log::message_id::NOT_KEPT, "passed over on disk: {trouble}");
                 }
@@ -583,6 +599,7 @@ impl Daemon {
                 self.started = true;
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
+            Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
                 self.happened(Event::SelfTested { ticket, results, now: disk::now() });
@@ -609,8 +626,12 @@ impl Daemon {
         self.disk = Some(disk.clone());
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            let (memory, troubles) = disk.remember().await;
-            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents))));
+            let ((memory, mut troubles), rails) = tokio::join!(disk.remember(), disk.rails());
+            let rails = rails.unwrap_or_else(|trouble| {
+                troubles.push(trouble);
+                Rails::new()
+            });
+            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails))));
         });
     }
 
@@ -646,6 +667,7 @@ impl Daemon {
         if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
             self.local.add_to(&mut facts);
             facts.api_servers.clone_from(&self.api_servers);
+            facts.rails.clone_from(&self.remembered.rails);
             self.happened(Event::FactsChanged(facts));
         }
     }
@@ -681,6 +703,7 @@ impl Daemon {
     /// The second line behind the notifications.
     fn look_unasked(&mut self) {
         self.drift.looking();
+        self.write_rails_again();
         self.happened(Event::Drifted);
     }
 

@@ -6,8 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
-use netlink_packet_route::tc::{TcAttribute, TcMessage};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::tc::TcMessage;
 
 use super::{Error, netlink, sysfs};
 
@@ -133,7 +133,7 @@ pub async fn from_links() -> Result<Vec<Remark>, Error> {
     let queues: Vec<TcMessage> = netlink::dump("list queues", |handle| handle.qdisc().get().execute()).await?;
     let mut remarks: Vec<Remark> = links
         .iter()
-        .filter(|link| has_xdp(link))
+        .filter(|link| netlink::has_xdp(link))
         .filter_map(|link| {
             Some(Remark {
                 code: "xdp",
@@ -143,10 +143,7 @@ pub async fn from_links() -> Result<Vec<Remark>, Error> {
         })
         .collect();
     for queue in &queues {
-        let hooks = queue.attributes.iter().find_map(|attribute| match attribute {
-            TcAttribute::Kind(kind) if kind == "clsact" || kind == "ingress" => Some(kind),
-            _ => None,
-        });
+        let hooks = netlink::tc_hook(queue);
         let link = links.iter().find(|link| i32::try_from(link.header.index) == Ok(queue.header.index));
         if let (Some(kind), Some(name)) = (hooks, link.and_then(netlink::name)) {
             remarks.push(Remark {
@@ -160,15 +157,6 @@ pub async fn from_links() -> Result<Vec<Remark>, Error> {
     remarks.sort();
     remarks.dedup();
     Ok(remarks)
-}
-
-fn has_xdp(link: &LinkMessage) -> bool {
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::Xdp(parts) => {
-            parts.iter().any(|part| matches!(part, LinkXdp::Attached(attached) if *attached != XdpAttached::None))
-        }
-        _ => false,
-    })
 }
 
 #[cfg(test)]

@@ -2,16 +2,23 @@
 //! control groups; all below a root directory, so that a fixture can be another machine.
 
 pub mod accounts;
+mod ask;
+pub mod attribute;
 pub mod cgroup;
 mod cgroup_watch;
 pub mod coexistence;
+pub mod device_watch;
+mod devices;
+pub mod devlink;
 mod fixture;
 mod netlink;
+pub mod nldev;
 mod ports;
 mod sysfs;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +29,7 @@ use accounts::Looked;
 
 pub use cgroup_watch::{CgroupWatch, Scanner};
 pub use fixture::collect_fixture;
-pub use watch::Watch;
+pub use watch::{Changed, Watch};
 
 /// What went wrong while looking at the machine.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +45,23 @@ pub enum Error {
     },
 }
 
-/// The facts of this machine: rtnetlink for links, addresses and routes of this network namespace, sysfs below `root`.
+/// The facts of this machine: rtnetlink for links, addresses and routes of this network namespace, RDMA netlink, devlink and sysfs below
+/// `root` for devices.
 /// [`Facts::labels`] and [`Facts::api_servers`] stay empty: they come from settings and from the kubeconfig. So do accounts and
 /// units: which ones matter, the documents say ([`add_local`]).
 ///
 /// # Errors
 /// When rtnetlink does not answer; a sysfs file that cannot be read only leaves its fact out.
 pub async fn collect(root: &Path) -> Result<Facts, Error> {
+    collect_again(root, None).await
+}
+
+/// The same, after what was known before. When only links have come and gone that are software, nothing is asked about devices: some of
+/// it takes a command of a card's firmware, and a node that starts pods has such changes all the time.
+///
+/// # Errors
+/// As [`collect`].
+pub async fn collect_again(root: &Path, known: Option<Facts>) -> Result<Facts, Error> {
     let mut links = netlink::links().await?;
     // A message that the rtnetlink crate cannot decode is one link less, without an error; such a link is still there, and
     // its name and type are better known from sysfs than not at all.
@@ -61,10 +78,68 @@ pub async fn collect(root: &Path) -> Result<Facts, Error> {
     }
     netlink::add_addresses(&mut links).await?;
     netlink::add_default_routes(&mut links).await?;
+    netlink::add_tc_hooks(&mut links).await?;
+    let root = root.to_owned();
+    // A driver may take its time to tell a speed, and there are many small files.
+    let devices = tokio::task::spawn_blocking(move || add_devices(&root, links, known)).await;
+    devices.map_err(|error| Error::Netlink { attempt: "look at devices", source: io::Error::other(error) })
+}
+
+/// What is known of the links and of the devices behind them.
+fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>) -> Facts {
+    let node = sysfs::host_name(root);
+    if let Some(known) = known.filter(|known| same_hardware(&known.links, &links)) {
+        for (index, link) in &mut links {
+            match known.links.get(index) {
+                Some(before) if is_same(before, link) => same_device(before, link),
+                _ => sysfs::add_device(root, link),
+            }
+        }
+        let Facts { rdma, gpus, functions, subfunctions, sockets, .. } = known;
+        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ..Facts::default() };
+    }
     for link in links.values_mut() {
         sysfs::add_device(root, link);
     }
-    Ok(Facts { node: sysfs::host_name(root), links, ports: ports::read(root), ..Facts::default() })
+    if links.values().any(|link| link.location.is_some()) {
+        for (index, port) in devlink::ports() {
+            if let Some(link) = links.get_mut(&index).filter(|link| link.name.as_str() == port.name) {
+                link.flavour = Some(port.flavour);
+            }
+        }
+    }
+    let mut facts = Facts { node, links, ports: ports::read(root), ..Facts::default() };
+    devices::add(root, &mut facts, nldev::devices(root));
+    facts
+}
+
+/// Kinds of links that have no device and that no RDMA device is told to be on.
+const SOFTWARE_KINDS: &[&str] = &["veth", "netkit", "bridge", "vxlan", "geneve", "wireguard", "tun"];
+
+/// Whether two sets of links differ at most in links that are software.
+fn same_hardware(before: &BTreeMap<u32, Link>, now: &BTreeMap<u32, Link>) -> bool {
+    let software = |link: Option<&Link>| {
+        link.is_none_or(|link| {
+            let kind = link.kind.as_deref().is_some_and(|kind| SOFTWARE_KINDS.contains(&kind));
+            kind && link.location.is_none() && link.rdma.is_none()
+        })
+    };
+    let indexes: BTreeSet<u32> = before.keys().chain(now.keys()).copied().collect();
+    indexes.into_iter().all(|index| match (before.get(&index), now.get(&index)) {
+        (Some(before), Some(now)) if is_same(before, now) => true,
+        (before, now) => software(before) && software(now),
+    })
+}
+
+/// Whether this is still the same link, as far as rtnetlink tells.
+fn is_same(before: &Link, now: &Link) -> bool {
+    before.name == now.name && before.kind == now.kind && before.hardware == now.hardware && before.mac == now.mac
+}
+
+/// What is behind a link that is still the same.
+fn same_device(before: &Link, link: &mut Link) {
+    let Link { driver, bus, pci, rdma, location, speed, physfn, sriov, switch, port, flavour, .. } = before.clone();
+    *link = Link { driver, bus, pci, rdma, location, speed, physfn, sriov, switch, port, flavour, ..link.clone() };
 }
 
 /// Adds what a policy needs to know of accounts and units to the facts of the machine below `root`; what there is to say about it.
@@ -166,12 +241,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_again_is_what_would_have_been_found() {
+        in_namespace(|| async {
+            ip("link add a0 type veth peer name a1");
+            let before = collect(Path::new("/")).await.unwrap();
+            for change in [
+                "link add b0 type veth peer name b1",
+                "link add br0 type bridge",
+                "link set b0 master br0",
+                "link set b1 name b2",
+                "link set a0 address 02:00:00:00:00:07",
+                "link add link a0 name m0 type macvlan",
+                "addr add 10.5.0.1/24 dev a0",
+                "link del b2",
+            ] {
+                ip(change);
+                let again = collect_again(Path::new("/"), Some(before.clone())).await.unwrap();
+                assert_eq!(again, collect(Path::new("/")).await.unwrap(), "{change}");
+            }
+        });
+    }
+
+    #[test]
+    fn devices_are_asked_about_when_hardware_comes_goes_or_changes() {
+        let link = |index: u32, name: &str, kind: Option<&str>| {
+            let mut link = Link::named(index, InterfaceName::new(name).unwrap());
+            link.kind = kind.map(str::to_owned);
+            link.location = kind.is_none().then(|| crate::net::pci::Location {
+                path: crate::net::pci::PciPath::of("/sys/devices/pci0000:c0/0000:c1:00.0").unwrap(),
+                numa: None,
+            });
+            (index, link)
+        };
+        let before: BTreeMap<u32, Link> = [link(2, "eth0", None), link(3, "veth1", Some("veth"))].into();
+        let with = |more: (u32, Link)| before.clone().into_iter().chain([more]).collect::<BTreeMap<u32, Link>>();
+        assert!(same_hardware(&before, &before.clone()));
+        assert!(same_hardware(&before, &with(link(4, "veth2", Some("veth")))));
+        assert!(same_hardware(&before, &[link(2, "eth0", None)].into()), "a pod is gone");
+        assert!(same_hardware(&before, &[link(2, "eth0", None), link(3, "other", Some("veth"))].into()), "renamed");
+        assert!(!same_hardware(&before, &with(link(4, "eth1", None))));
+        assert!(!same_hardware(&before, &with(link(4, "bond0", Some("bond")))), "RDMA devices may be on it");
+        assert!(!same_hardware(&before, &[link(3, "veth1", Some("veth"))].into()), "a function left for a pod");
+        assert!(!same_hardware(&before, &with(link(2, "rail0", None))), "a NIC has another name");
+    }
+
+    #[test]
     fn every_change_that_matters_is_noticed_and_pod_routes_are_not() {
         in_namespace(|| async {
             ip("link add a0 type veth peer name a1");
             ip("link set a0 up");
             ip("link set a1 up");
-            let mut watch = Watch::open().unwrap();
+            let mut watch = Watch::open(Path::new("/")).unwrap();
             while tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_ok() {}
             for change in [
                 "link add b0 type veth peer name b1",

@@ -7,11 +7,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use futures_util::{Stream, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    InfoData, InfoIpoib, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Prop, XdpAttached,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::tc::{TcAttribute, TcMessage};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::Error;
+use crate::net::device::Ahead;
 use crate::net::facts::Link;
 use crate::net::interface::InterfaceName;
 
@@ -107,6 +111,13 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, InterfaceName>) -> Option<L
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::LinkInfo(infos) => {
+                link.pkey = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Ipoib(ipoib)) => ipoib.iter().find_map(|part| match part {
+                        InfoIpoib::Pkey(key) => Some(*key),
+                        _ => None,
+                    }),
+                    _ => None,
+                });
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
@@ -123,6 +134,8 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, InterfaceName>) -> Option<L
                 link.altnames.sort();
             }
             LinkAttribute::Address(bytes) => link.mac = hardware_address(bytes),
+            LinkAttribute::Mtu(bytes) => link.mtu = Some(*bytes),
+            LinkAttribute::PhysPortName(port) => link.port = Some(port.clone()),
             LinkAttribute::Controller(index) => link.master = names.get(index).cloned(),
             LinkAttribute::Link(index) if !parent_elsewhere && *index != link.index => {
                 link.parent = names.get(index).cloned();
@@ -130,7 +143,43 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, InterfaceName>) -> Option<L
             _ => {}
         }
     }
+    if has_xdp(message) {
+        link.ahead.insert(Ahead::Xdp);
+    }
     Some(link)
+}
+
+/// Whether a link has an XDP program.
+pub(super) fn has_xdp(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::Xdp(parts) => {
+            parts.iter().any(|part| matches!(part, LinkXdp::Attached(attached) if *attached != XdpAttached::None))
+        }
+        _ => false,
+    })
+}
+
+/// The kind of a queue that is not one: tc's hooks for programs and filters. What is attached by tcx (Linux 6.6) has none, and only
+/// bpf(2) tells of it.
+pub(super) fn tc_hook(queue: &TcMessage) -> Option<&str> {
+    queue.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) if kind == "clsact" || kind == "ingress" => Some(kind.as_str()),
+        _ => None,
+    })
+}
+
+/// Marks the links with a hook of tc. A kernel without tc has none.
+pub(super) async fn add_tc_hooks(links: &mut BTreeMap<u32, Link>) -> Result<(), Error> {
+    let queues: Vec<TcMessage> = match dump("list queues", |handle| handle.qdisc().get().execute()).await {
+        Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => return Ok(()),
+        queues => queues?,
+    };
+    for queue in queues.iter().filter(|queue| tc_hook(queue).is_some()) {
+        if let Some(link) = u32::try_from(queue.header.index).ok().and_then(|index| links.get_mut(&index)) {
+            link.ahead.insert(Ahead::Tc);
+        }
+    }
+    Ok(())
 }
 
 /// Bytes in colon notation, as sysfs writes them.

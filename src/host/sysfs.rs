@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::net::device::Sriov;
 use crate::net::facts::Link;
+use crate::net::pci::{Location, PciAddress, PciPath};
 
 /// The directory of a link in sysfs.
 pub(super) fn directory(root: &Path, name: &str) -> PathBuf {
@@ -52,17 +54,51 @@ pub(super) fn hardware(root: &Path, link: &Link) -> Option<u16> {
     is_the_same(&directory, link).then(|| number(&directory.join("type")))?.and_then(|value| u16::try_from(value).ok())
 }
 
-/// Adds what sysfs knows about the device behind a link: driver, bus, PCI address, RDMA device.
+/// Adds what sysfs knows about a link and the device behind it.
 pub(super) fn add_device(root: &Path, link: &mut Link) {
     let directory = directory(root, link.name.as_str());
     if !is_the_same(&directory, link) {
         return;
     }
     let device = directory.join("device");
+    let behind = device.exists();
     link.driver = target_name(&device.join("driver"));
     link.bus = target_name(&device.join("subsystem"));
-    link.pci = fs::canonicalize(&device).ok().and_then(|path| nearest_pci_address(&path));
-    link.rdma = names(&device.join("infiniband")).into_iter().next().or_else(|| software_rdma(root, link));
+    link.location = location(&device);
+    link.pci = link.location.as_ref().map(|location| location.path.address.to_string());
+    // Of what is software (rxe, siw), the RDMA device itself says on which link it is (`super::devices`).
+    link.rdma = names(&device.join("infiniband")).into_iter().next();
+    link.physfn = pci_target(&device.join("physfn"));
+    link.sriov = number32(&device.join("sriov_totalvfs"))
+        .map(|most| Sriov { vfs: number32(&device.join("sriov_numvfs")).unwrap_or_default(), most });
+    // What has no cable has a made-up speed (veth), or none.
+    if behind || link.kind.as_deref() == Some("bond") {
+        link.speed = number32(&directory.join("speed"));
+    }
+    link.mtu = link.mtu.or_else(|| number32(&directory.join("mtu")));
+    link.switch = link.switch.take().or_else(|| text(&directory.join("phys_switch_id")));
+    link.port = link.port.take().or_else(|| text(&directory.join("phys_port_name")));
+    link.pkey = link.pkey.or_else(|| number(&directory.join("pkey")).and_then(|key| u16::try_from(key).ok()));
+}
+
+/// The number in a file as far as it fits; a driver that does not know a speed writes -1.
+pub(super) fn number32(path: &Path) -> Option<u32> {
+    number(path).and_then(|value| u32::try_from(value).ok())
+}
+
+/// Where a device is that sysfs has at this path, a link to it or itself.
+pub(super) fn location(device: &Path) -> Option<Location> {
+    let device = fs::canonicalize(device).ok()?;
+    let path = PciPath::of(device.to_str()?)?;
+    // virtio, USB and auxiliary devices have no node of their own; the function that carries them has.
+    let address = path.address.to_string();
+    let function = device.ancestors().find(|part| part.ends_with(&address))?;
+    Some(Location { numa: number32(&function.join("numa_node")), path })
+}
+
+/// The PCI address that a symbolic link points to.
+pub(super) fn pci_target(path: &Path) -> Option<PciAddress> {
+    target_name(path)?.parse().ok()
 }
 
 /// Whether this directory is about this link. sysfs shows the network namespace in which it was mounted, which need not be
@@ -74,52 +110,4 @@ fn is_the_same(directory: &Path, link: &Link) -> bool {
         _ => true,
     };
     same_index && same_address
-}
-
-/// The PCI address nearest to the end of a device's path: its own, or its parent's for virtio, auxiliary and USB devices.
-fn nearest_pci_address(path: &Path) -> Option<String> {
-    path.iter().rev().filter_map(|part| part.to_str()).find(|part| is_pci_address(part)).map(str::to_owned)
-}
-
-/// Whether a text is a PCI address: `DDDD:BB:DD.F` in hexadecimal; the domain may have more digits (VMD).
-fn is_pci_address(text: &str) -> bool {
-    let hex = |text: &str, least: usize, most: usize| {
-        (least..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    let mut parts = text.splitn(3, ':');
-    let (Some(domain), Some(bus), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
-        return false;
-    };
-    let Some((device, function)) = rest.split_once('.') else {
-        return false;
-    };
-    hex(domain, 4, 8) && hex(bus, 2, 2) && hex(device, 2, 2) && hex(function, 1, 1)
-}
-
-/// The RDMA device that software (rxe, siw) put on a link: it has no PCI function to share, its `parent` names the link.
-fn software_rdma(root: &Path, link: &Link) -> Option<String> {
-    let devices = root.join("sys/class/infiniband");
-    names(&devices)
-        .into_iter()
-        .find(|device| text(&devices.join(device).join("parent")).as_deref() == Some(link.name.as_str()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pci_addresses_are_told_from_other_path_parts() {
-        for good in ["0000:c1:00.0", "10000:01:00.1", "0000:00:1f.6"] {
-            assert!(is_pci_address(good), "{good}");
-        }
-        for bad in ["pci0000:c0", "0000:c1:00", "c1:00.0", "usb1", "0000:c1:00.00", "virtio2", "mlx5_core.sf.4"] {
-            assert!(!is_pci_address(bad), "{bad}");
-        }
-        let path = Path::new("/sys/devices/pci0000:00/0000:00:03.0/virtio2");
-        assert_eq!(nearest_pci_address(path).as_deref(), Some("0000:00:03.0"));
-        let path = Path::new("/sys/devices/pci0000:c0/0000:c0:01.1/0000:c1:00.1");
-        assert_eq!(nearest_pci_address(path).as_deref(), Some("0000:c1:00.1"));
-        assert_eq!(nearest_pci_address(Path::new("/sys/devices/platform/soc/eth")), None);
-    }
 }

@@ -1,15 +1,28 @@
-//! Changes of links, addresses and default routes, by rtnetlink multicast.
+//! Changes of links, addresses and default routes, by rtnetlink multicast, and of the devices behind them.
 
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 
-/// Says that something about links, addresses or default routes changed; what it was, is for [`super::collect`] to see.
+use super::device_watch::DeviceWatch;
+
+/// Says that something about links, addresses, default routes or devices changed; what it was, is for [`super::collect`] to see.
 pub struct Watch {
     socket: TokioSocket,
     buffer: Vec<u8>,
+    devices: DeviceWatch,
+}
+
+/// What changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changed {
+    /// Links, addresses or default routes.
+    Links,
+    /// Devices: what is known of them is out of date.
+    Devices,
 }
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE`
@@ -25,20 +38,21 @@ impl Watch {
     /// nothing falls between.
     ///
     /// # Errors
-    /// When the socket cannot be opened; needs no privilege.
-    pub fn open() -> io::Result<Self> {
+    /// When rtnetlink's socket cannot be opened; needs no privilege. RDMA netlink, devlink and events of devices are listened to where
+    /// they are to be had. `root` has the /sys that tells whether RDMA is loaded.
+    pub fn open(root: &Path) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         socket.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES) })
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), devices: DeviceWatch::open(root) })
     }
 
-    /// Waits for the next change. Everything that is queued by then counts as one change, and so does an overrun
+    /// Waits for the next change, and says of what. Everything that is queued by then counts as one change, and so does an overrun
     /// (`ENOBUFS`): then something happened that nobody will tell us about. Routes that are no default routes are no
     /// change, as a cluster network adds and removes one per pod.
     ///
     /// # Errors
     /// When the socket is broken.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&mut self) -> io::Result<Changed> {
         let mut changed = false;
         loop {
             self.buffer.clear();
@@ -46,11 +60,14 @@ impl Watch {
             let received = if changed {
                 self.socket.socket_ref().recv(&mut self.buffer, 0).map(|_| ())
             } else {
-                poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)).await
+                tokio::select! {
+                    received = poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)) => received,
+                    () = self.devices.changed() => return Ok(Changed::Devices),
+                }
             };
             match received {
                 Ok(()) => changed |= is_of_interest(&self.buffer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Changed::Links),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => changed = true,
                 Err(error) => return Err(error),

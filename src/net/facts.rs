@@ -6,8 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::addr::AddrSet;
+use super::device::{Ahead, Flavour, Function, Gpu, RdmaDevice, Sriov};
 use super::interface::InterfaceName;
+use super::pci::{Location, PciAddress};
 use super::ports::HostPorts;
+use super::rail::Rails;
 
 /// A node at one moment. A fixture of another machine is one of these too.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -18,6 +21,18 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// The links of this network namespace by interface index.
     pub links: BTreeMap<u32, Link>,
+    /// The RDMA devices by name.
+    pub rdma: BTreeMap<String, RdmaDevice>,
+    /// The accelerators by PCI address.
+    pub gpus: BTreeMap<PciAddress, Gpu>,
+    /// The PCI functions of network cards that have no link here.
+    pub functions: BTreeMap<PciAddress, Function>,
+    /// Subfunctions of network cards that have no link here, by their names on the auxiliary bus ("mlx5_core.sf.4").
+    pub subfunctions: BTreeMap<String, Function>,
+    /// The CPU socket (`physical_package_id`) of each NUMA node.
+    pub sockets: BTreeMap<u32, u32>,
+    /// The rails as they were numbered before, from the state directory.
+    pub rails: Rails,
     /// The cluster API servers this host is configured to talk to (address, TCP port), learned from its kubeconfig.
     pub api_servers: BTreeSet<(IpAddr, u16)>,
     /// The numbers of the users that the policy names and this node knows.
@@ -82,6 +97,26 @@ pub struct Link {
     pub up: bool,
     /// Whether a default route (either family) leaves through it.
     pub default_route: bool,
+    /// Where the device behind it is; `None` for software and for what is not on PCI.
+    pub location: Option<Location>,
+    /// The speed in Mbit/s, where the driver tells.
+    pub speed: Option<u32>,
+    /// The MTU in bytes.
+    pub mtu: Option<u32>,
+    /// The physical function that this is a virtual one of (SR-IOV).
+    pub physfn: Option<PciAddress>,
+    /// Its virtual functions, if it can have any.
+    pub sriov: Option<Sriov>,
+    /// The switch that it is a port of (`phys_switch_id`).
+    pub switch: Option<String>,
+    /// Which port of that switch (`phys_port_name`: "p0", "pf1vf2", "pf0sf88").
+    pub port: Option<String>,
+    /// What that port is for, by devlink.
+    pub flavour: Option<Flavour>,
+    /// The P_Key of an IPoIB link.
+    pub pkey: Option<u16>,
+    /// What sees packets before us here, as far as rtnetlink tells.
+    pub ahead: BTreeSet<Ahead>,
     /// Its addresses with prefix lengths, sorted.
     pub addresses: BTreeSet<IpNet>,
 }
@@ -95,6 +130,14 @@ impl Link {
             772 => "loopback",
             _ => "other",
         }
+    }
+
+    /// The port GUID of an IPoIB link: bytes 12 to 20 of its hardware address (Documentation/infiniband/ipoib.rst), in the form
+    /// of [`RdmaDevice::node_guid`].
+    pub fn port_guid(&self) -> Option<String> {
+        let bytes: Vec<&str> = self.mac.as_deref()?.split(':').collect();
+        let guid = (self.hardware == 32).then(|| bytes.get(12..20)).flatten()?;
+        Some(guid.chunks(2).map(|pair| pair.concat()).collect::<Vec<_>>().join(":"))
     }
 
     /// A link of this index and name about which nothing else is known: a start for fixtures.
@@ -114,6 +157,16 @@ impl Link {
             parent: None,
             up: true,
             default_route: false,
+            location: None,
+            speed: None,
+            mtu: None,
+            physfn: None,
+            sriov: None,
+            switch: None,
+            port: None,
+            flavour: None,
+            pkey: None,
+            ahead: BTreeSet::new(),
             addresses: BTreeSet::new(),
         }
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use super::addresses::Named;
 use super::model::{Action, Limit, Mode, Stage, TierDefault};
+use super::rails::Rail;
 use super::selector::{Labels, Selector};
 use super::settings::{Default, LogSettings};
 use crate::net::addr::{AddrSet, Family};
 use crate::net::facts::Cgroup;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{L4Match, PortSet};
+use crate::net::rail::Rails;
 use crate::net::range::RangeSet;
 use crate::text::place::Place;
 
@@ -22,6 +24,10 @@ pub struct Effective {
     pub mode: Mode,
     /// The interfaces there are, sorted by name.
     pub interfaces: Vec<Interface>,
+    /// The rails that are there, by number.
+    pub rails: BTreeMap<u32, Rail>,
+    /// What is to be remembered of rails for the next start.
+    pub remembered: Rails,
     /// How an interface that is not in `interfaces` is recognised, first match wins; what none matches has
     /// [`Effective::unknown`]'s labels.
     pub expected: Vec<Expected>,

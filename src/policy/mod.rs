@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod boot;
+pub mod coverage;
 pub mod early;
 pub mod effective;
 mod expected;
@@ -13,6 +14,7 @@ pub mod model;
 pub mod parse;
 mod ports;
 pub mod preset;
+pub mod rails;
 pub mod resolve;
 pub mod roles;
 pub mod selector;

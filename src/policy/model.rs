@@ -52,6 +52,8 @@ pub struct InterfaceOverride {
     pub role: Option<Role>,
     /// Labels it gets.
     pub labels: BTreeMap<String, String>,
+    /// Whether its packets never reach nftables, which nothing on the host tells: Onload, DPDK, AF_XDP (`coverage = "bypassed"`).
+    pub bypassed: bool,
     /// Where it was written.
     pub place: Place,
 }
@@ -221,6 +223,8 @@ pub struct HostPolicy {
     pub mode: Mode,
     /// The time from which on it no longer exists, in seconds since 1970-01-01 UTC.
     pub expires: Option<u64>,
+    /// Whether it may name what never reaches nftables (`acknowledge = "bypass"`).
+    pub acknowledges_bypass: bool,
     /// Its rules for packets to this host; `None` when it does not govern that direction.
     pub ingress: Option<Vec<Rule>>,
     /// Its rules for packets from this host; `None` when it does not govern that direction.

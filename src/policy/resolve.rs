@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::addresses::{Book, Named};
+use super::coverage::{self, Unseen};
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
@@ -13,7 +14,7 @@ use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
 use super::ports;
-use super::roles;
+use super::roles::{self, Classified};
 use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
 use crate::net::addr::Family;
@@ -29,6 +30,7 @@ const ROCE_V2_PORT: u16 = 4791;
 /// What the policy comes to on this node, and what there is to say about it. Policies with an error finding are left out
 /// of the result.
 pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effective, Vec<Finding>) {
+    let Classified { interfaces, rails, remembered } = roles::classify(&policy.interfaces, facts);
     let mut resolver = Resolver {
         policy,
         facts,
@@ -36,8 +38,8 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         book: Book::new(&policy.sets, facts),
         named: BTreeMap::new(),
         findings: Vec::new(),
+        roce: coverage::roce(facts, &interfaces),
     };
-    let interfaces = roles::classify(&policy.interfaces, facts);
     let expected = roles::expected(&policy.interfaces);
     let unknown = roles::unknown_labels();
     let failsafe = resolver.failsafe(settings, facts);
@@ -72,6 +74,8 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
     let effective = Effective {
         mode: settings.mode,
         interfaces,
+        rails,
+        remembered,
         expected,
         unknown,
         failsafe,
@@ -102,6 +106,8 @@ struct Resolver<'a> {
     /// See [`Effective::named`].
     named: BTreeMap<String, Entity>,
     findings: Vec<Finding>,
+    /// The interfaces whose RoCE passes the kernel by.
+    roce: Vec<Unseen>,
 }
 
 impl Resolver<'_> {
@@ -151,11 +157,17 @@ impl Resolver<'_> {
         let here = policy.nodes.matches(&self.node);
         let mut direction = |rules: &Option<Vec<Rule>>| {
             rules.as_ref().map(|rules| {
-                rules.iter().enumerate().map(|(index, rule)| self.rule(&name, index, rule, here)).collect::<Vec<_>>()
+                let rules = rules.iter().enumerate();
+                rules.map(|(index, rule)| self.rule((&name, policy), index, rule, here)).collect::<Vec<_>>()
             })
         };
         let ingress = direction(&policy.ingress);
         let egress = direction(&policy.egress);
+        if here && !policy.acknowledges_bypass {
+            for rule in ingress.iter().chain(&egress).flatten() {
+                self.unseen(policy, rule);
+            }
+        }
         self.roce_both_ways(policy, ingress.as_deref(), egress.as_deref());
         self.untracked_both_ways(policy, ingress.as_deref(), egress.as_deref());
         if here {
@@ -178,9 +190,17 @@ impl Resolver<'_> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
     }
 
-    fn rule(&mut self, policy: &Arc<str>, index: usize, rule: &Rule, here: bool) -> EffectiveRule {
+    fn rule(
+        &mut self,
+        (name, policy): (&Arc<str>, &HostPolicy),
+        index: usize,
+        rule: &Rule,
+        here: bool,
+    ) -> EffectiveRule {
         let before = self.errors();
-        let services = (!rule.services.is_empty()).then(|| self.services(&rule.services));
+        let services = (!rule.services.is_empty()).then(|| self.services(policy, &rule.services));
+        // What is declared only, by a policy that says that it knows.
+        let declared = services.as_ref().is_some_and(Vec::is_empty);
         let l4 = l4_of_rule(rule, services.as_deref());
         let from = self.addresses(rule.from.as_ref(), Some(rule.action), &rule.place);
         let to = self.addresses(rule.to.as_ref(), Some(rule.action), &rule.place);
@@ -192,9 +212,9 @@ impl Resolver<'_> {
             self.findings.extend(findings.into_iter().filter(|_| here));
             process
         });
-        let unresolved = self.errors() != before || [&from, &to].into_iter().any(is_empty);
+        let unresolved = self.errors() != before || declared || [&from, &to].into_iter().any(is_empty);
         let effective = EffectiveRule {
-            id: RuleId { policy: Arc::clone(policy), number: u32::try_from(index + 1).unwrap_or(u32::MAX) },
+            id: RuleId { policy: Arc::clone(name), number: u32::try_from(index + 1).unwrap_or(u32::MAX) },
             place: rule.place.clone(),
             action: rule.action,
             from,
@@ -218,14 +238,15 @@ impl Resolver<'_> {
         effective
     }
 
-    fn services(&mut self, names: &[(String, Place)]) -> Vec<ServicePort> {
+    fn services(&mut self, policy: &HostPolicy, names: &[(String, Place)]) -> Vec<ServicePort> {
         let mut ports = Vec::new();
         for (name, place) in names {
             match self.policy.services.get(name) {
+                Some(Service { transport: Transport::Rdma, .. }) if policy.acknowledges_bypass => {}
                 Some(Service { transport: Transport::Rdma, .. }) => self.findings.push(
                     Finding::error(Code::NeverMatches, place, format!("service \"{name}\" is carried by RDMA-CM"))
                         .label("not a TCP or UDP port")
-                        .help("no nftables rule sees it; enforce it in the fabric (switch ACL, P_Key, DPU)"),
+                        .help("no nftables rule sees it; enforce it in the fabric (switch ACL, P_Key, DPU), and write acknowledge = \"bypass\" in a policy that says so"),
                 ),
                 Some(service) => ports.extend(service.ports.iter().cloned()),
                 None => self.unknown_name("service", name, place, self.policy.services.keys().map(String::as_str)),
@@ -298,6 +319,24 @@ impl Resolver<'_> {
             Direction::Egress => (Addresses::Any, peers),
         };
         effective_failsafe(entry, 0, (from, to), l4_of_services(&entry.ports))
+    }
+
+    /// A rule about RoCE on interfaces where it passes the kernel by is a promise that nobody keeps.
+    fn unseen(&mut self, policy: &HostPolicy, rule: &EffectiveRule) {
+        let mut selected = self.roce.iter().filter(|unseen| policy.interfaces.matches(&unseen.labels));
+        let Some(first) = selected.next().filter(|_| names_roce(&rule.l4)) else { return };
+        let others = match selected.count() {
+            0 => String::new(),
+            1 => " and on another interface".to_owned(),
+            more => format!(" and on {more} more interfaces"),
+        };
+        let (id, subject, why) = (&rule.id, &first.subject, &first.why);
+        let message =
+            format!("rule {id} names udp/{ROCE_V2_PORT}, which never reaches nftables on {subject}{others}: {why}");
+        self.findings.push(Finding::error(Code::Bypassed, &rule.place, message).label("cannot be enforced here").help(
+            "enforce it in the fabric (switch ACL, P_Key, DPU); select by the label `coverage`, \
+                 or write acknowledge = \"bypass\" in the policy",
+        ));
     }
 
     /// Soft-RoCE sends both ways to udp/4791, so a rule for one direction never sees the other as established

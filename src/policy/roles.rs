@@ -1,12 +1,16 @@
 //! What each interface is for: the first `[[interface]]` that matches, else built-in detection (`policy.md` section 2).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::coverage;
 use super::effective::{Expected, Interface, Pattern};
 use super::model::{InterfaceMatch, InterfaceOverride};
+use super::rails::{self, Nic, Rail};
 use super::selector::Labels;
+use crate::net::device::Flavour;
 use crate::net::facts::{Facts, Link};
-use crate::net::interface::{InterfaceName, Role};
+use crate::net::interface::{Direction, InterfaceName, Role};
+use crate::net::rail::{self, Rails};
 
 /// Names that container networks give their links; only where the kind does not already say it.
 const POD_PREFIXES: &[&str] = &["cali", "lxc"];
@@ -16,29 +20,187 @@ const POD_NAMES: &[&str] = &["cni0", "docker0"];
 const POD_KINDS: &[&str] = &["veth", "netkit"];
 /// Kinds of tunnels between nodes.
 const OVERLAY_KINDS: &[&str] = &["vxlan", "geneve", "wireguard"];
+/// What the host's driver of a BlueField calls its links (Mellanox/rshim-user-space).
+const TMFIFO_PREFIX: &str = "tmfifo_net";
+/// Drivers of the Ethernet over USB that board management controllers offer. Their addresses tell nothing: some are not link-local.
+const USB_DRIVERS: &[&str] = &["cdc_ether", "cdc_ncm", "cdc_subset", "rndis_host"];
 
-/// The interfaces of this node with role and labels, sorted by name.
-pub fn classify(overrides: &[InterfaceOverride], facts: &Facts) -> Vec<Interface> {
-    let uplinks = uplinks(facts);
-    let mut interfaces: Vec<Interface> =
-        facts.links.values().map(|link| classify_link(overrides, &uplinks, link)).collect();
-    interfaces.sort_by(|left, right| left.name.cmp(&right.name));
-    interfaces
+/// What detection knows of a node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Classified {
+    /// The interfaces with role and labels, sorted by name.
+    pub interfaces: Vec<Interface>,
+    /// The rails that are there, by number.
+    pub rails: BTreeMap<u32, Rail>,
+    /// What is to be remembered of rails.
+    pub remembered: Rails,
 }
 
-fn classify_link(overrides: &[InterfaceOverride], uplinks: &BTreeSet<InterfaceName>, link: &Link) -> Interface {
-    let (detected, reason) = detect(link, uplinks);
-    let matched = overrides.iter().find(|candidate| matches(&candidate.matches, link));
-    // Loopback is what the kernel says it is: essentials trust it, so nobody may be talked into that role or out of it.
-    let fixed = detected == Role::Loopback;
-    let (role, why) = match matched.and_then(|found| found.role.map(|role| (role, found))) {
-        Some((role, found)) if !fixed && role != Role::Loopback => {
-            (role, format!("[[interface]] {} ({})", found.name, found.place.short()))
+/// The interfaces of this node with role and labels, and its rails.
+pub fn classify(overrides: &[InterfaceOverride], facts: &Facts) -> Classified {
+    let uplinks = uplinks(facts);
+    let said: BTreeMap<&InterfaceName, &InterfaceOverride> = facts
+        .links
+        .values()
+        .filter_map(|link| Some((&link.name, overrides.iter().find(|candidate| matches(&candidate.matches, link))?)))
+        .collect();
+    let nics = rail_nics(&said, &uplinks, facts);
+    let (rails, remembered) = rails::assign(&facts.rails, facts, &nics);
+    let node = Node { facts, uplinks, rails: &rails };
+    let mut interfaces: Vec<Interface> =
+        facts.links.values().map(|link| node.classify(said.get(&link.name).copied(), link)).collect();
+    interfaces.sort_by(|left, right| left.name.cmp(&right.name));
+    Classified { interfaces, rails, remembered }
+}
+
+/// The NICs that may be rails. What carries the default route is none, nor is what somebody says is something else.
+fn rail_nics(
+    said: &BTreeMap<&InterfaceName, &InterfaceOverride>,
+    uplinks: &BTreeSet<InterfaceName>,
+    facts: &Facts,
+) -> Vec<Nic> {
+    let (mut rails, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for link in facts.links.values() {
+        let Some(device) = rdma_of(facts, link) else { continue };
+        match said.get(&link.name).and_then(|said| said.role) {
+            Some(Role::Rail) => drop(rails.insert(device)),
+            Some(Role::Ipoib) => {}
+            Some(_) => drop(others.insert(device)),
+            None if uplinks.contains(&link.name) => drop(others.insert(device)),
+            None => {}
         }
-        _ => (detected, reason),
+    }
+    others.retain(|device| !rails.contains(device));
+    rails::nics(facts, &rails, &others)
+}
+
+/// The RDMA device of a link: its own, that of the bond it is part of (one device replaces those of both ports), or of one of its
+/// slaves.
+pub fn rdma_of<'a>(facts: &'a Facts, link: &'a Link) -> Option<&'a str> {
+    let named = |name: &InterfaceName| facts.links.values().find(|other| other.name == *name);
+    let own = || link.rdma.as_deref();
+    let bonds = || link.master.as_ref().and_then(named).filter(|master| is_bond(master))?.rdma.as_deref();
+    let slaves = || {
+        let mut slaves = facts.links.values().filter(|slave| slave.master.as_ref() == Some(&link.name));
+        is_bond(link).then(|| slaves.find_map(|slave| slave.rdma.as_deref())).flatten()
     };
-    let own = matched.map(|found| found.labels.clone()).unwrap_or_default();
-    Interface { name: link.name.clone(), index: link.index, role, why, labels: labels_of(link, role, own) }
+    own().or_else(bonds).or_else(slaves)
+}
+
+fn is_bond(link: &Link) -> bool {
+    matches!(link.kind.as_deref(), Some("bond" | "team"))
+}
+
+/// A node while its links are looked at.
+struct Node<'a> {
+    facts: &'a Facts,
+    uplinks: BTreeSet<InterfaceName>,
+    rails: &'a BTreeMap<u32, Rail>,
+}
+
+impl Node<'_> {
+    fn classify(&self, said: Option<&InterfaceOverride>, link: &Link) -> Interface {
+        let (detected, reason) = self.detect(link);
+        // Loopback is what the kernel says it is: essentials trust it, so nobody may be talked into that role or out of it.
+        let fixed = detected == Role::Loopback;
+        let (role, why) = match said.and_then(|said| said.role.map(|role| (role, said))) {
+            Some((role, said)) if !fixed && role != Role::Loopback => {
+                (role, format!("[[interface]] {} ({})", said.name, said.place.short()))
+            }
+            _ => (detected, reason),
+        };
+        let own = said.map(|said| said.labels.clone()).unwrap_or_default();
+        let mut labels = labels_of(link, role, own);
+        if let Some((number, _)) = self.rail(link).filter(|_| matches!(role, Role::Rail | Role::Ipoib)) {
+            labels.insert("rail".to_owned(), rail::name(number));
+        }
+        let coverage = coverage::of_link(self.facts, link, Direction::Ingress);
+        labels.insert("coverage".to_owned(), coverage.state.name().to_owned());
+        Interface { name: link.name.clone(), index: link.index, role, why, labels }
+    }
+
+    /// The rail that a link is the interface of.
+    fn rail(&self, link: &Link) -> Option<(u32, &Rail)> {
+        let device = rdma_of(self.facts, link)?;
+        self.rails.iter().find(|(_, rail)| rail.rdma == device).map(|(number, rail)| (*number, rail))
+    }
+
+    /// Detection without overrides, strongest signal first (`domain.md` section 2.1): hardware type, default route, kind, name, port
+    /// of a switch, bus, RDMA.
+    fn detect(&self, link: &Link) -> (Role, String) {
+        let name = link.name.as_str();
+        if link.hardware == 772 {
+            return (Role::Loopback, "loopback device".to_owned());
+        }
+        if self.uplinks.contains(&link.name) {
+            let why = if link.default_route { "default route" } else { "part of the link with the default route" };
+            return (Role::Mgmt, why.to_owned());
+        }
+        if let Some(kind) = &link.kind {
+            if POD_KINDS.contains(&kind.as_str()) {
+                return (Role::Pod, format!("kind {kind}"));
+            }
+            if OVERLAY_KINDS.contains(&kind.as_str()) {
+                return (Role::Overlay, format!("kind {kind}"));
+            }
+        }
+        if POD_NAMES.contains(&name) || POD_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return (Role::Pod, "name of a container link".to_owned());
+        }
+        // The program of the BlueField's host driver makes it, as a TUN device: there is nothing else to know it by.
+        if name.starts_with(TMFIFO_PREFIX) && matches!(link.kind.as_deref(), None | Some("tun")) {
+            return (Role::Dpu, "name of a BlueField's tmfifo".to_owned());
+        }
+        if let Some(port) = represented(link) {
+            return (Role::Representor, port);
+        }
+        if link.bus.as_deref() == Some("usb")
+            && let Some(driver) = link.driver.as_deref().filter(|driver| USB_DRIVERS.contains(driver))
+        {
+            return (Role::Bmc, format!("USB, driver {driver}"));
+        }
+        if link.hardware == 32 {
+            let key = link.pkey.map(|key| format!(", P_Key {key:#06x}")).unwrap_or_default();
+            return (Role::Ipoib, format!("IP over InfiniBand{key}"));
+        }
+        // A VLAN on a rail is none, though its packets take the same way.
+        let software = link.location.is_none() && link.kind.is_some() && !is_bond(link);
+        match rdma_of(self.facts, link).filter(|_| !software) {
+            Some(device) if self.facts.rdma.get(device).is_some_and(|device| device.software) => {}
+            Some(device) => {
+                return match self.rail(link) {
+                    Some((_, Rail { gpu: Some((gpu, distance)), .. })) => {
+                        (Role::Rail, format!("RDMA device {device}, GPU {gpu} at the {}", distance.proximity.words()))
+                    }
+                    Some(_) => (Role::Rail, format!("RDMA device {device}, said to be a rail")),
+                    None => (Role::Fabric, format!("RDMA device {device}, no GPU of its own")),
+                };
+            }
+            None => {}
+        }
+        (Role::Unknown, "not recognised".to_owned())
+    }
+}
+
+/// What says that a link stands for another function: devlink, else the port's name (Documentation/networking/representors.rst and
+/// switchdev.rst: "pf0vf3", "c1pf0sf88"). A port with a connector ("p0") is one of the host's own.
+pub(super) fn represented(link: &Link) -> Option<String> {
+    match link.flavour {
+        Some(flavour) if flavour.is_representor() => {
+            let port = link.port.as_deref().map(|port| format!(" {port}")).unwrap_or_default();
+            return Some(format!("representor{port}, by devlink"));
+        }
+        Some(Flavour::Physical | Flavour::Virtual) => return None,
+        _ => {}
+    }
+    let port = link.port.as_deref().filter(|_| link.switch.is_some())?;
+    let number = |text: &'_ str| -> usize { text.bytes().take_while(u8::is_ascii_digit).count() };
+    let rest = port.strip_prefix('c').map_or(port, |rest| &rest[number(rest)..]);
+    let rest = rest.strip_prefix('p').filter(|rest| number(rest) > 0).map_or(rest, |rest| &rest[number(rest)..]);
+    let rest = rest.strip_prefix("pf").filter(|rest| number(rest) > 0)?;
+    let rest = &rest[number(rest)..];
+    let function = rest.strip_prefix("vf").or_else(|| rest.strip_prefix("sf")).is_some_and(|rest| number(rest) > 0);
+    (rest.is_empty() || function).then(|| format!("representor {port}"))
 }
 
 /// The labels that an interface brings along, over those it was given.
@@ -58,32 +220,8 @@ fn labels_of(link: &Link, role: Role, own: Labels) -> Labels {
     labels
 }
 
-/// Detection without overrides, strongest signal first: hardware type, default route, kind, name.
-fn detect(link: &Link, uplinks: &BTreeSet<InterfaceName>) -> (Role, String) {
-    let name = link.name.as_str();
-    if link.hardware == 772 {
-        return (Role::Loopback, "loopback device".to_owned());
-    }
-    if uplinks.contains(&link.name) {
-        let why = if link.default_route { "default route" } else { "part of the link with the default route" };
-        return (Role::Mgmt, why.to_owned());
-    }
-    if let Some(kind) = &link.kind {
-        if POD_KINDS.contains(&kind.as_str()) {
-            return (Role::Pod, format!("kind {kind}"));
-        }
-        if OVERLAY_KINDS.contains(&kind.as_str()) {
-            return (Role::Overlay, format!("kind {kind}"));
-        }
-    }
-    if POD_NAMES.contains(&name) || POD_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-        return (Role::Pod, "name of a container link".to_owned());
-    }
-    (Role::Unknown, "not recognised".to_owned())
-}
-
 /// The links with a default route, and what those bonds and bridges are made of, at any depth.
-fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
+pub(super) fn uplinks(facts: &Facts) -> BTreeSet<InterfaceName> {
     let mut found: BTreeSet<InterfaceName> =
         facts.links.values().filter(|link| link.default_route).map(|link| link.name.clone()).collect();
     loop {
@@ -247,7 +385,7 @@ mod tests {
     }
 
     fn roles(overrides: &[InterfaceOverride], facts: &Facts) -> Vec<String> {
-        classify(overrides, facts).iter().map(|found| format!("{} {}", found.name, found.role)).collect()
+        classify(overrides, facts).interfaces.iter().map(|found| format!("{} {}", found.name, found.role)).collect()
     }
 
     fn kind(name: &str) -> impl FnOnce(&mut Link) {
@@ -310,13 +448,42 @@ mod tests {
             say("odd", name("eth?"), Role::Loopback),
             say("lo", name("lo"), Role::Mgmt),
         ];
-        let found = classify(&overrides, &node());
+        let found = classify(&overrides, &node()).interfaces;
         let rail = found.iter().find(|interface| interface.name.as_str() == "rail0").unwrap();
         assert_eq!(rail.role, Role::Rail);
         assert_eq!(rail.labels["zone"], "rails");
         assert_eq!(rail.why, "[[interface]] rails (10-nics.toml)");
         assert!(roles(&overrides, &node()).contains(&"lo loopback".to_owned()));
         assert!(roles(&overrides, &node()).contains(&"eth9 unknown".to_owned()));
+    }
+
+    #[test]
+    fn representors_are_known_by_devlink_or_by_the_name_of_their_port() {
+        let port = |port: &str, flavour: Option<Flavour>| {
+            let (_, link) = link(1, "eth0", |link| {
+                link.switch = Some("0c42a1".to_owned());
+                link.port = Some(port.to_owned());
+                link.flavour = flavour;
+            });
+            represented(&link).is_some()
+        };
+        for (name, expected) in [
+            ("p0", false),
+            ("p0s1", false),
+            ("pf0", true),
+            ("pf1vf2", true),
+            ("pf0sf88", true),
+            ("c1pf0vf3", true),
+            ("p0pf1vf2", true),
+            ("pfvf", false),
+            ("", false),
+        ] {
+            assert_eq!(port(name, None), expected, "{name}");
+        }
+        assert!(port("0", Some(Flavour::PciVf)), "devlink says so");
+        assert!(!port("pf0vf0", Some(Flavour::Virtual)), "the function itself");
+        let (_, outside) = link(1, "eth0", |link| link.port = Some("pf0vf0".to_owned()));
+        assert_eq!(represented(&outside), None, "without a switch there is nothing to represent");
     }
 
     #[test]

@@ -45,18 +45,16 @@ pub(super) fn go(state: &mut State, effects: &mut Vec<Effect>) {
 /// The ruleset with the new contents, and the names of the sets in the kernel that change; `None` where more has to change than
 /// elements, or where something else is in force than the documents in place say.
 fn refilled(state: &State, sets: &BTreeMap<String, NamedSet>) -> Option<(Ruleset, BTreeSet<String>)> {
-    let quiet = state.unjudged.is_none()
-        && state.held.is_none()
-        && state.awaited.is_none()
-        && state.refused.is_none()
-        && state.unresolved.is_none()
-        && state.failed.is_none()
-        && !(state.unwritten || state.on_trial || state.drifted || state.again || state.forced);
+    let under_way = [state.unjudged.is_some(), state.held.is_some(), state.awaited.is_some(), state.unwritten];
+    let bad = [state.refused.is_some(), state.unresolved.is_some(), state.failed.is_some()];
+    let wanted = [state.on_trial, state.drifted, state.again, state.forced];
+    let quiet = !under_way.into_iter().chain(bad).chain(wanted).any(|is| is);
     let record = &state.record;
     let plain = record.emergency.is_none() && record.pending.is_none() && record.pin.is_none();
     let (target, in_force, good) = (state.target.as_ref()?, state.in_force.as_ref()?, state.good.as_ref()?);
     let current = Arc::ptr_eq(&target.ruleset, &in_force.ruleset) && target.number == good.number && good.number != 0;
-    if !(quiet && plain && current) || !sets.values().all(|set| replaces(&good.policy, set)) {
+    let same = || sets.values().all(|set| replaces(&good.policy, set));
+    if !(quiet && plain && current && same()) {
         return None;
     }
     let facts = state.facts.as_ref()?;

@@ -32,6 +32,7 @@ fn documents(name: &str) -> Documents {
         stage: Stage::Host,
         mode: Mode::Enforce,
         expires: None,
+        acknowledges_bypass: false,
         ingress: Some(Vec::new()),
         egress: None,
         place: place("10.toml"),

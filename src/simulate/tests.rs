@@ -43,6 +43,8 @@ pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
         ((role, direction), if allow { Default::Allow } else { Default::Deny })
     };
     Effective {
+        rails: std::collections::BTreeMap::new(),
+        remembered: std::collections::BTreeMap::new(),
         mode: Mode::Enforce,
         interfaces: vec![
             interface(2, "eth0", Role::Mgmt),

@@ -131,8 +131,9 @@ fn interface<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: Str
         }
     }
     let labels = labels.map(|labels| parse::labels(reader, labels, "labels")).unwrap_or_default();
+    let bypassed = fields.get("coverage").map(|word| reader.word(word, "coverage to declare", &[("bypassed", true)]));
     let matches = interface_match(reader, matches?)?;
-    Some(InterfaceOverride { name, matches, role, labels, place })
+    Some(InterfaceOverride { name, matches, role, labels, bypassed: bypassed.unwrap_or(Some(false))?, place })
 }
 
 /// Every interface has these (`policy.md` section 2).
@@ -288,10 +289,8 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
     let stage = fields.get("stage");
     let stage = stage.map_or(Some(Stage::Host), |node| reader.word(node, "stage", &stages));
     let expires = fields.get("expires").map(|node| expiry(reader, node));
-    if let Some(acknowledge) = fields.entry("acknowledge") {
-        reader.word(&acknowledge.node, "thing to acknowledge", &[("bypass", ())]);
-        unsupported(reader, acknowledge.span, "`acknowledge`");
-    }
+    let acknowledge =
+        fields.get("acknowledge").map(|node| reader.word(node, "thing to acknowledge", &[("bypass", ())]));
     // Where the stage is in error, that is said there.
     let at = stage.unwrap_or(Stage::Host);
     let ingress = fields.get("ingress").map(|node| rules(reader, node, (Direction::Ingress, at)));
@@ -316,6 +315,7 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         stage: stage?,
         mode: mode?,
         expires: expires.map_or(Some(None), |expires| expires.map(Some))?,
+        acknowledges_bypass: acknowledge.map_or(Some(false), |word| word.map(|()| true))?,
         ingress,
         egress,
         place,

@@ -17,6 +17,8 @@ const KEPT: usize = 20;
 const CONFIRMED: &str = "confirmed";
 /// The file of what is to be remembered beside the generations.
 const RECORD: &str = "record";
+/// The file of the numbers of rails.
+const RAILS: &str = "rails";
 /// The file of the confirmed generation is shorter than this: a number and its check.
 const LARGEST_CONFIRMED: usize = 64;
 /// A record larger than this is not ours.
@@ -198,17 +200,37 @@ impl<D: Disk> Store<D> {
         self.replace(RECORD, &encode_record(text))
     }
 
+    /// Writes the numbers of rails.
+    ///
+    /// # Errors
+    /// They are not on the medium; what was there before is untouched.
+    pub fn keep_rails(&mut self, text: &str) -> Result<(), Error> {
+        self.replace(RAILS, &encode_record(text))
+    }
+
+    /// The numbers of rails as last written; nothing when none were.
+    ///
+    /// # Errors
+    /// They cannot be read, or are not what was written.
+    pub fn rails(&self) -> Result<Option<String>, Error> {
+        self.record(RAILS)
+    }
+
     /// What was last remembered; nothing when nothing was.
     ///
     /// # Errors
     /// It cannot be read, or is not what was written.
     pub fn remembered(&self) -> Result<Option<String>, Error> {
-        let bytes = match self.disk.read(RECORD, LARGEST_RECORD) {
+        self.record(RECORD)
+    }
+
+    fn record(&self, file: &str) -> Result<Option<String>, Error> {
+        let bytes = match self.disk.read(file, LARGEST_RECORD) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("read", RECORD)(error)),
+            Err(error) => return Err(failed("read", file)(error)),
         };
-        decode_record(&bytes).map(Some).map_err(|source| Error::Format { file: RECORD.to_owned(), source })
+        decode_record(&bytes).map(Some).map_err(|source| Error::Format { file: file.to_owned(), source })
     }
 
     fn replace(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {

@@ -62,6 +62,8 @@ codes! {
     EmptyEntity = "empty-entity",
     /// A rule that no packet can match.
     NeverMatches = "never-matches",
+    /// A rule about traffic that never reaches nftables.
+    Bypassed = "bypassed",
     /// A failsafe entry whose peers are anyone.
     OpenFailsafe = "open-failsafe",
     /// A rule for Soft-RoCE in one direction only: conntrack never sees it as established.

@@ -62,6 +62,8 @@ pub fn effective() -> impl Strategy<Value = Effective> {
             let unknown = labels(Role::Unknown, team);
             let log = LogSettings { group: 1, rate: 10, burst: 5 };
             let mut effective = Effective {
+                rails: std::collections::BTreeMap::new(),
+                remembered: std::collections::BTreeMap::new(),
                 early: early.into_iter().collect(),
                 mode,
                 interfaces,

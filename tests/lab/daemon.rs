@@ -1,5 +1,6 @@
 //! The real daemon with its files in a temporary directory, in the network namespace of the thread that starts it.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -32,6 +33,8 @@ pub struct Node {
     folder: tempfile::TempDir,
     systemd: Mutex<mpsc::Receiver<String>>,
     daemon: Option<Child>,
+    /// Another machine's /sys and /proc.
+    root: Option<PathBuf>,
 }
 
 impl Drop for Node {
@@ -55,12 +58,18 @@ impl Node {
                 }
             }
         });
-        let node = Self { folder, systemd: Mutex::new(systemd), daemon: None };
+        let node = Self { folder, systemd: Mutex::new(systemd), daemon: None, root: None };
         node.write("nodewall.toml", &node.settings());
         for (name, text) in policy {
             node.write(&format!("policy.d/{name}"), text);
         }
         node
+    }
+
+    /// The same on a machine whose /sys and /proc are below this directory.
+    pub fn with_root(mut self, root: PathBuf) -> Self {
+        self.root = Some(root);
+        self
     }
 
     /// nodewall.toml: everything in the temporary directory.
@@ -83,7 +92,7 @@ impl Node {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
         command.arg("--config").arg(self.path("nodewall.toml")).arg("--policy-dir").arg(self.path("policy.d"));
-        command.args(arguments);
+        command.args(self.root.iter().flat_map(|root| [OsStr::new("--root"), root.as_os_str()])).args(arguments);
         command
     }
 

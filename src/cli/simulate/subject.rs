@@ -82,7 +82,7 @@ fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
     let (config, _) = config::decode_text("nodewall.toml", &texts.settings);
     let facts = Facts {
         api_servers: documents::api_servers(&config, Trust::Anyone, &mut Vec::new()),
-        ..facts(options, &policy, output)
+        ..facts(options, &policy, directory, output)
     };
     let (mut effective, findings) = resolve(&policy, &settings, &facts);
     refuse_errors(&findings, &shown, output)?;

@@ -52,6 +52,7 @@ fn documents(policies: &[(&str, Option<u64>)]) -> Documents {
             stage: Stage::Host,
             mode: Mode::Enforce,
             expires: *expires,
+            acknowledges_bypass: false,
             ingress: Some(vec![rule(Action::Allow)]),
             egress: None,
             place: Place::file("10.toml"),

@@ -63,6 +63,7 @@ fn effective(failsafe: Vec<Failsafe>, facts: &Facts) -> Effective {
         stage: Stage::Host,
         mode: Mode::Enforce,
         expires: None,
+        acknowledges_bypass: false,
         ingress: Some(Vec::new()),
         egress: None,
         place: place.clone(),
