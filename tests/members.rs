@@ -153,12 +153,12 @@ fn whatever_changes_goes_ahead_to_the_same_or_takes_the_long_way() {
     let mut dice = Dice::from_environment(0x3e3b_e125);
     let (mut ahead, mut long) = (0, 0);
     let list = |dice: &mut Dice| {
-        let member = |dice: &mut Dice| match dice.below(12) {
+        let member = |dice: &mut Dice| match dice.below(40) {
             0 => format!("\"fd00:{}::/64\"", dice.below(4)),
             1 => format!("\"10.{}.3.4\"", dice.below(4)),
             _ => format!("\"10.{}.{}.0/24\"", dice.below(4), dice.below(6)),
         };
-        let members: Vec<String> = (0..dice.below(5)).map(|_| member(dice)).collect();
+        let members: Vec<String> = (0..1 + dice.below(5)).map(|_| member(dice)).collect();
         members.join(", ")
     };
     for _ in 0..40 {

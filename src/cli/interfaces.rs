@@ -184,7 +184,7 @@ impl Report {
         let pairs = || effective.interfaces.iter().filter_map(|found| Some((found, facts.links.get(&found.index)?)));
         let elsewhere = coverage::elsewhere(facts);
         let ingress: Vec<Coverage> =
-            pairs().map(|(_, link)| coverage::of_link(facts, link, Direction::Ingress)).collect();
+            pairs().filter_map(|(found, _)| found.coverage.get(&Direction::Ingress).cloned()).collect();
         let counts = coverage::counts(ingress.iter().chain(elsewhere.values()));
         let mut interfaces: Vec<InterfaceRecord> =
             pairs().map(|(found, link)| InterfaceRecord::of(facts, effective, found, link)).collect();
@@ -287,10 +287,7 @@ impl InterfaceRecord {
             vfs: link.sriov.map(|sriov| sriov.vfs),
             gpu: place(facts, link).and_then(|place| near(facts, place)),
             policies: policies.map(|policy| policy.name.clone()).collect(),
-            coverage: Direction::BOTH
-                .into_iter()
-                .map(|direction| (direction.name(), coverage::of_link(facts, link, direction).into()))
-                .collect(),
+            coverage: found.coverage.iter().map(|(way, coverage)| (way.name(), coverage.clone().into())).collect(),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::effective::Interface;
+use super::model::InterfaceOverride;
 use super::roles::{rdma_of, represented, uplinks};
 use super::selector::Labels;
 use crate::net::device::{Ahead, Function, Protocol, RdmaDevice};
@@ -154,6 +155,13 @@ fn enforced(facts: &Facts, link: &Link) -> Coverage {
     Coverage { rdma: software.map(|device| device.name.clone()), ..Coverage::new(State::Enforced, reason) }
 }
 
+/// How far rules reach where somebody says that they do not.
+pub fn declared(said: &InterfaceOverride) -> Coverage {
+    let (name, place) = (&said.name, said.place.short());
+    let reason = format!("declared by [[interface]] {name} ({place}): its packets never reach nftables");
+    Coverage::new(State::Bypassed, reason)
+}
+
 /// An interface on which traffic passes the kernel by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unseen {
@@ -170,8 +178,12 @@ pub fn roce(facts: &Facts, interfaces: &[Interface]) -> Vec<Unseen> {
     let unseen = |interface: &Interface| {
         let (name, labels) = (interface.name.as_str(), &interface.labels);
         let link = facts.links.get(&interface.index).filter(|link| link.name == interface.name)?;
-        let why = match below(facts, link, 0)? {
-            (device, Protocol::Roce) => format!("RDMA device {device} carries it"),
+        let state = interface.coverage.get(&Direction::Ingress).map(|coverage| coverage.state);
+        let why = match below(facts, link, 0) {
+            _ if state == Some(State::Bypassed) => "nothing on it reaches nftables".to_owned(),
+            Some((device, Protocol::Roce)) => format!("RDMA device {device} carries it"),
+            // Of one that is only known to be there, the worst is assumed.
+            Some((device, _)) if !facts.rdma.contains_key(device) => format!("RDMA device {device} may carry it"),
             _ => return None,
         };
         let subject = labels.get("rail").map_or_else(|| name.to_owned(), |rail| format!("{rail} ({name})"));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::addresses::Named;
+use super::coverage::Coverage;
 use super::model::{Action, Limit, Mode, Stage, TierDefault};
 use super::rails::Rail;
 use super::selector::{Labels, Selector};
@@ -64,6 +65,8 @@ pub struct Interface {
     pub why: String,
     /// Built-in labels and its own.
     pub labels: Labels,
+    /// How far rules reach on it.
+    pub coverage: BTreeMap<Direction, Coverage>,
 }
 
 /// How an interface that was not there yet is recognised from its first packet.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::coverage;
+use super::coverage::{self, Coverage};
 use super::effective::{Expected, Interface, Pattern};
 use super::model::{InterfaceMatch, InterfaceOverride};
 use super::rails::{self, Nic, Rail};
@@ -114,9 +114,14 @@ impl Node<'_> {
         if let Some((number, _)) = self.rail(link).filter(|_| matches!(role, Role::Rail | Role::Ipoib)) {
             labels.insert("rail".to_owned(), rail::name(number));
         }
-        let coverage = coverage::of_link(self.facts, link, Direction::Ingress);
-        labels.insert("coverage".to_owned(), coverage.state.name().to_owned());
-        Interface { name: link.name.clone(), index: link.index, role, why, labels }
+        let declared = said.filter(|said| said.bypassed).map(coverage::declared);
+        let found = |direction| coverage::of_link(self.facts, link, direction);
+        let coverage: BTreeMap<Direction, Coverage> =
+            Direction::BOTH.map(|way| (way, declared.clone().unwrap_or_else(|| found(way)))).into();
+        if let Some(coverage) = coverage.get(&Direction::Ingress) {
+            labels.insert("coverage".to_owned(), coverage.state.name().to_owned());
+        }
+        Interface { name: link.name.clone(), index: link.index, role, why, labels, coverage }
     }
 
     /// The rail that a link is the interface of.
@@ -437,6 +442,7 @@ mod tests {
             name: name.to_owned(),
             matches,
             role: Some(role),
+            bypassed: false,
             labels: [("zone".to_owned(), name.to_owned())].into(),
             place: Place::file("10-nics.toml"),
         };

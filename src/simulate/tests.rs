@@ -37,6 +37,7 @@ pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
         role,
         why: "example".to_owned(),
         labels: labels(role),
+        coverage: std::collections::BTreeMap::new(),
     };
     let default = |role: Role, direction: Direction| {
         let allow = role == Role::Pod || direction == Direction::Egress;

@@ -122,6 +122,7 @@ pub fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
                 role,
                 why: "generated".to_owned(),
                 labels: labels(role, team),
+                coverage: std::collections::BTreeMap::new(),
             }
         };
         let mut interfaces: Vec<Interface> = chosen.into_iter().map(interface).collect();

@@ -185,7 +185,8 @@ impl<'a> Machine<'a> {
         }
         parts.extend(link.speed.map(speed));
         parts.extend(rdma_of(self.facts, link).map(|device| self.rdma(device)));
-        parts.push(coverage::of_link(self.facts, link, Direction::Ingress).state.name().to_owned());
+        let coverage = found.and_then(|found| found.coverage.get(&Direction::Ingress));
+        parts.extend(coverage.map(|coverage| coverage.state.name().to_owned()));
         if !link.up {
             parts.push("down".to_owned());
         }
