@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod lab;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
@@ -133,6 +135,36 @@ fn every_preset_is_clean_once_its_sets_are_there_and_compiles() {
     }
 }
 
+/// Whatever machine it is. Only what names RoCE is refused where a NIC does RoCE itself, which no rule sees.
+#[test]
+fn every_preset_goes_with_every_machine() {
+    let machines = fs::read_dir(at("tests/fixtures")).unwrap().map(|entry| entry.unwrap().path());
+    let machines: Vec<PathBuf> = machines.filter(|path| path.is_dir()).collect();
+    assert!(machines.len() >= 8);
+    let mut refused = BTreeSet::new();
+    for machine in machines {
+        let facts = nodewall::host::collect_fixture(&machine);
+        for preset in preset::ALL {
+            let paths = [at("config/policy.d"), at("config/presets").join(format!("{}.toml", preset.name))];
+            let sourced = source::load_paths(&paths, source::Trust::Anyone);
+            let (effective, findings) = resolve(&sourced.policy, &settings(), &facts);
+            compile(&effective);
+            let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+            refused.extend(errors.map(|error| (preset.name, error.code)));
+            let other: Vec<&Finding> = findings
+                .iter()
+                .filter(|finding| finding.severity == Severity::Warning)
+                .filter(|finding| !matches!(finding.code, Code::OpenFailsafe | Code::MissingSet | Code::SelectsNothing))
+                .collect();
+            assert!(other.is_empty(), "{} {}: {other:#?}", machine.display(), preset.name);
+        }
+    }
+    assert_eq!(
+        refused.into_iter().map(|(name, code)| format!("{name} {}", code.name())).collect::<Vec<_>>(),
+        ["roce-soft bypassed"]
+    );
+}
+
 #[test]
 fn all_files_of_presets_are_presets() {
     let mut files: Vec<String> = fs::read_dir(at("config/presets"))
@@ -237,8 +269,11 @@ fn first_of(addresses: &AddrSet, sets: &BTreeMap<String, String>) -> IpAddr {
     all.find(|address| addresses.contains(*address)).unwrap()
 }
 
+/// Protocol, destination port, ICMP type and code.
+type Transport = (Protocol, Option<u16>, Option<(u8, u8)>);
+
 /// `None` for ICMPv6, which no IPv4 packet has.
-fn first_l4(l4: &L4Match) -> Option<(Protocol, Option<u16>, Option<(u8, u8)>)> {
+fn first_l4(l4: &L4Match) -> Option<Transport> {
     let L4Match::Only(protocols) = l4 else { return Some((Protocol::TCP, Some(443), None)) };
     let (protocol, detail) = protocols.iter().next().unwrap();
     match detail {
@@ -706,6 +741,14 @@ fn enable_tells_of_a_policy_that_cannot_be_and_of_rights_that_are_missing() {
     let (code, _, stderr) = nodewall(here.path(), &["preset", "enable", "kubelet", "--color", "never"]);
     assert_eq!(code, 5, "{stderr}");
     assert!(stderr.contains("error[duplicate-order]"), "{stderr}");
+    assert!(stderr.ends_with("nodewall: kubelet is not enabled: the policy would have errors with it\n"), "{stderr}");
+    assert_eq!(fs::read_dir(here.path().join("policy.d")).unwrap().count(), 1, "nothing is changed");
+    // Errors that are there already are no reason, and are said.
+    fs::write(here.path().join("policy.d/30-other.toml"), "x = 1\n").unwrap();
+    let (code, stdout, stderr) = nodewall(here.path(), &["preset", "enable", "nfs", "--color", "never"]);
+    assert_eq!((code, stdout.as_str()), (0, "nfs enabled: policy.d/50-preset-nfs.toml\n"));
+    assert!(stderr.contains("error[unknown-key]"), "{stderr}");
+    assert_eq!(nodewall(here.path(), &["preset", "enable", "nfs", "--disable"]).0, 0);
 
     let away = here.path().join("elsewhere");
     let (code, _, stderr) = nodewall(here.path(), &["--policy-dir", "elsewhere", "preset", "enable", "nfs"]);
@@ -733,4 +776,33 @@ fn enable_tells_of_a_policy_that_cannot_be_and_of_rights_that_are_missing() {
     assert_eq!(run("enable nfs --dry-run").0, 0);
     assert_eq!(run("list").0, 0);
     assert!(!here.path().join("policy.d/50-preset-nfs.toml").exists());
+}
+
+/// The daemon takes what `preset enable` wrote, says what is missing, and lets clients in once somebody says who they are.
+#[test]
+fn the_daemon_says_which_sets_are_missing_until_they_are_there() {
+    lab::isolated("the_daemon_says_which_sets_are_missing_until_they_are_there", || {
+        lab::daemon::management_link();
+        let services = fs::read_to_string(at("config/policy.d/00-services.toml")).unwrap();
+        let mut node = lab::daemon::Node::new(&[("00-services.toml", &services)]);
+        node.run();
+        let missing = |status: &Value| {
+            let findings = status["findings"].as_array().unwrap().iter();
+            let missing = findings.filter(|finding| finding["code"] == "missing-set");
+            missing.map(|finding| finding["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (code, _, stderr) = node.nodewall(&["preset", "enable", "triton"]);
+        assert_eq!(code, 0, "{stderr}");
+        node.until("both sets are said to be missing", |code, status| code == 0 && missing(status).len() == 2);
+        let screen = node.nodewall(&["status", "--color", "never"]).1;
+        assert!(screen.contains("the set \"clients\" is missing"), "{screen}");
+        let rules = || lab::sh("nft list table inet nodewall");
+        assert!(!rules().contains("preset-triton#1") && rules().contains("preset-triton#3"), "{}", rules());
+        let sets = "[[set]]\nname = \"clients\"\ncidrs = [\"10.77.0.9\"]\n[[set]]\nname = \"monitoring\"\ncidrs = [\"10.77.0.8\"]\n";
+        node.write("policy.d/10-sets.toml", sets);
+        node.until("nothing is missing", |code, status| code == 0 && missing(status).is_empty());
+        assert!(rules().contains("preset-triton#1"), "{}", rules());
+        assert_eq!(node.nodewall(&["preset", "enable", "triton", "--disable"]).0, 0);
+        node.until("the preset is gone", |_, _| !rules().contains("preset-triton"));
+    });
 }

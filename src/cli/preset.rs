@@ -181,18 +181,26 @@ fn enable(options: &Options, preset: &'static Preset, wanted: &Enable, output: &
         (None | Some(State::Outdated), false) => ("written", "enabled"),
         (Some(_), true) => ("removed", "disabled"),
     };
+    let mut told = Exit::Ok;
     if !wanted.dry_run {
         let done = match change {
-            "written" => write(&directory, &path, &preset.copy()),
-            "removed" => fs::remove_file(&path).and_then(|()| File::open(&directory)?.sync_all()),
-            _ => Ok(()),
+            "written" => add(options, &directory, &path, preset, output),
+            "removed" => remove(&directory, &path).map(|()| Exit::Ok),
+            _ => Ok(Exit::Ok),
         };
-        if let Err(error) = done {
-            output.message(&format!("cannot change {}: {}", path.display(), textfile::reason(&error)));
-            return if error.kind() == ErrorKind::PermissionDenied { Exit::NotAuthorised } else { Exit::Failure };
+        match done {
+            Ok(exit) => told = exit,
+            Err(error) => {
+                output.message(&format!("cannot change {}: {}", path.display(), textfile::reason(&error)));
+                return if error.kind() == ErrorKind::PermissionDenied { Exit::NotAuthorised } else { Exit::Failure };
+            }
         }
     }
-    let printed = if output.json {
+    if told == Exit::InvalidPolicy {
+        output.message(&format!("{} is not enabled: the policy would have errors with it", preset.name));
+        return told;
+    }
+    if output.json {
         let file = path.display().to_string();
         output.json(&Done { version: 1, name: preset.name, file, change, dry_run: wanted.dry_run })
     } else {
@@ -202,18 +210,48 @@ fn enable(options: &Options, preset: &'static Preset, wanted: &Enable, output: &
             (_, true) => format!("{name} would be {words}: {path}\n"),
             (_, false) => format!("{name} {words}: {path}\n"),
         })
-    };
-    if wanted.disable || wanted.dry_run { printed } else { tell(options, &path, printed, output) }
+    }
+}
+
+/// Writes the copy and says what it asks for; with errors that it brings, everything is as it was before.
+fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output: &Output) -> io::Result<Exit> {
+    let before = fs::read(path).ok();
+    let errors = errors(&examine(options, &[], Trust::Anyone, output).findings);
+    write(directory, path, preset.copy().as_bytes())?;
+    let Examined { documents, findings, .. } = examine(options, &[], Trust::Anyone, output);
+    let file = textfile::name(path);
+    let in_copy =
+        |finding: &Finding| finding.place.file == file || finding.related.iter().any(|(place, _)| place.file == file);
+    let concerns = |finding: &&Finding| finding.severity == Severity::Error || in_copy(finding);
+    let concerning: Vec<Finding> = findings.iter().filter(concerns).cloned().collect();
+    output.findings(&concerning, &documents.texts);
+    if self::errors(&findings) <= errors {
+        return Ok(Exit::Ok);
+    }
+    match before {
+        Some(bytes) => write(directory, path, &bytes)?,
+        None => remove(directory, path)?,
+    }
+    Ok(Exit::InvalidPolicy)
+}
+
+fn errors(findings: &[Finding]) -> usize {
+    findings.iter().filter(|finding| finding.severity == Severity::Error).count()
+}
+
+fn remove(directory: &Path, path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    File::open(directory)?.sync_all()
 }
 
 /// Writes a file in place of another or of none: it is there as a whole or not at all, also after a crash.
-fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
+fn write(directory: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
     // A name with a dot in front is no policy file.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = directory.join(format!(".{name}.{}", std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()
@@ -223,19 +261,4 @@ fn write(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
-}
-
-/// What there is to say about the policy with the copy in it: what the copy asks for, and every error.
-fn tell(options: &Options, path: &Path, printed: Exit, output: &Output) -> Exit {
-    let Examined { documents, findings, .. } = examine(options, &[], Trust::Anyone, output);
-    let file = textfile::name(path);
-    let in_copy =
-        |finding: &Finding| finding.place.file == file || finding.related.iter().any(|(place, _)| place.file == file);
-    let concerns = |finding: &&Finding| finding.severity == Severity::Error || in_copy(finding);
-    let findings: Vec<Finding> = findings.iter().filter(concerns).cloned().collect();
-    output.findings(&findings, &documents.texts);
-    match findings.iter().any(|finding| finding.severity == Severity::Error) {
-        true => Exit::InvalidPolicy,
-        false => printed,
-    }
 }

@@ -96,7 +96,8 @@ fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>
             }
         }
         let Facts { rdma, gpus, functions, subfunctions, sockets, .. } = known;
-        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ..Facts::default() };
+        let ports = ports::read(root);
+        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ports, ..Facts::default() };
     }
     for link in links.values_mut() {
         sysfs::add_device(root, link);
