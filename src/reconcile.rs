@@ -19,6 +19,7 @@ use crate::net::interface::{Direction, Role};
 use crate::net::rail::Rails;
 use crate::nft::ir::Ruleset;
 use crate::policy::addresses::Named;
+use crate::policy::coverage::{self, Coverage};
 use crate::policy::effective::{Effective, Interface};
 use crate::policy::local::LocalNames;
 use crate::policy::model::{Mode, NamedSet, Policy};
@@ -1483,6 +1484,11 @@ impl State {
     /// The control groups of the units that policies name, while they run.
     pub fn units(&self) -> BTreeMap<String, BTreeSet<Cgroup>> {
         self.facts.as_ref().map(|facts| facts.units.clone()).unwrap_or_default()
+    }
+
+    /// How far rules reach on what has no interface here, by name.
+    pub fn elsewhere(&self) -> BTreeMap<String, Coverage> {
+        self.facts.as_ref().map(coverage::elsewhere).unwrap_or_default()
     }
 
     /// The number of the generation in force; 0 when it is none: the lockdown, an emergency, nothing.

@@ -269,6 +269,103 @@ fn all_parts_of_a_rule_share_its_bucket() {
     }
 }
 
+/// Many rules with limits are told apart by maps; a packet comes by the limit of each that matches once, and goes on when it is over.
+#[test]
+fn each_of_many_rules_has_its_bucket_and_what_is_over_it_goes_on() {
+    if !lab::may_run("each_of_many_rules_has_its_bucket_and_what_is_over_it_goes_on") {
+        return;
+    }
+    let bench = Bench::new();
+    let deny = "{ action = \"deny\", protocol = \"udp\" },";
+    // By ports, with ranges that overlap: each port has the buckets of all ranges that it is in, one after the other.
+    let limited = |ports: &str, burst: usize| {
+        format!(
+            "{{ action = \"allow\", protocol = \"udp\", ports = [{ports}], limit = {{ rate = \"1/day\", burst = {burst} }} }},\n"
+        )
+    };
+    let others: String = (1..30).map(|port| limited(&port.to_string(), 1)).collect();
+    let rules = [
+        &limited("7000", 2),
+        &others,
+        &limited("\"6000-7001\"", 3),
+        &limited("7002, 7000", 4),
+        &limited("\"1-65535\"", 5),
+        deny,
+    ];
+    bench.load(&rules.concat());
+    assert_eq!(bench.through("10.0.0.1/24", 7000, 30), 2 + 3 + 4 + 5);
+    assert_eq!(bench.through("fd00::1/64", 7001, 30), 0, "another port took them all");
+    bench.load_documents(&policy("again", "host", &rules.concat()));
+    assert_eq!(bench.through("fd00::1/64", 7002, 30), 4 + 5);
+    assert_eq!(bench.through("10.0.0.1/24", 7001, 30), 3);
+    assert_eq!(bench.through("10.0.0.1/24", 7000, 30), 2);
+    // By sources, each with what is over it.
+    let of = |last: u32, burst: u32| {
+        let matched = format!("from = {{ cidrs = [\"10.0.0.{last}\", \"fd00::{last}\"] }}, protocol = \"udp\"");
+        let limit = format!("limit = {{ rate = \"1/day\", burst = {burst} }}");
+        format!("{{ action = \"allow\", {matched}, {limit} }},\n{{ action = \"deny\", {matched} }},\n")
+    };
+    let rules: String = (1..20).map(|last| of(last, last)).collect();
+    bench.load_documents(&policy("sources", "host", &rules));
+    for source in sources() {
+        bench.send(source, PORTS[0], 5);
+    }
+    let expected = |source: &&str| match ip(source) {
+        IpAddr::V4(v4) if v4.octets()[1] == 0 => usize::from(v4.octets()[3]),
+        IpAddr::V6(v6) if v6.segments()[0] == 0xfd00 => 0,
+        _ => 5,
+    };
+    let mut heard = bench.heard();
+    // Both families have one bucket: IPv4 came first.
+    heard.retain(|_, count| *count > 0);
+    let expected: BTreeMap<IpAddr, usize> =
+        sources().iter().map(|source| (ip(source), expected(source))).filter(|(_, count)| *count > 0).collect();
+    assert_eq!(heard, expected);
+}
+
+/// Under audit a limit counts as it would if it were enforced: in one bucket for the rule, of which no packet sees anything.
+#[test]
+fn a_limit_under_audit_counts_as_if_it_were_enforced_and_changes_nothing() {
+    if !lab::may_run("a_limit_under_audit_counts_as_if_it_were_enforced_and_changes_nothing") {
+        return;
+    }
+    let bench = Bench::new();
+    let sets = "[[set]]\nname = \"peers\"\ncidrs = [\"10.0.0.0/8\", \"fd00::/15\"]\n\n";
+    let counted = |rule: &str| -> usize {
+        let table = bench.node.sh("nft list table inet nodewall");
+        let lines = table.lines().filter(|line| line.contains(&format!("comment \"{rule} ")));
+        let counts =
+            lines.filter_map(|line| line.split("counter packets ").nth(1)?.split(' ').next()?.parse::<usize>().ok());
+        counts.sum()
+    };
+    let mut number = 0;
+    for stage in ["host", "prednat", "untracked"] {
+        for (per, within) in [("", 6), (", per = \"source\"", 6 * sources().len())] {
+            for log in ["", ", log = true"] {
+                number += 1;
+                let name = format!("audited{number}");
+                let limit = format!("limit = {{ rate = \"1/day\", burst = 6{per} }}");
+                let rules = format!(
+                    "{{ action = \"log\", protocol = \"udp\", {limit} }},\n\
+                     {{ action = \"deny\", protocol = \"udp\", ports = [7000, \"7001-7100\"], from = {{ sets = [\"peers\"] }}, {limit}{log} }},\n\
+                     {{ action = \"deny\", protocol = \"udp\" }},"
+                );
+                let text = policy(&name, stage, &rules).replace("stage =", "mode = \"audit\"\nstage =");
+                bench.load_documents(&format!("{sets}{text}"));
+                for source in sources() {
+                    for port in PORTS {
+                        bench.send(source, port, 4);
+                    }
+                }
+                let sent = sources().len() * PORTS.len() * 4;
+                assert_eq!(bench.heard().values().sum::<usize>(), sent, "{stage}: nothing is changed");
+                let counts = [1, 2, 3].map(|rule| counted(&format!("{name}#{rule}")));
+                assert_eq!(counts, [within, within, sent - within], "{stage}{per}{log}");
+            }
+        }
+    }
+}
+
 #[test]
 fn rejects_and_passes_have_limits_too() {
     if !lab::may_run("rejects_and_passes_have_limits_too") {

@@ -43,6 +43,7 @@ fn text(a: &str, b: &str) -> String {
     text += "{ action = \"allow\", to = { select = \"kind == 'b'\", cidrs = [\"192.0.2.1\"] } },\n]\ningress = [\n";
     text += "{ action = \"deny\", protocol = \"tcp\", from = { sets = [\"a\", \"b\"] } },\n";
     text += "{ action = \"log\", from = { sets = [\"a\"], local = true } },\n";
+    text += "]\n[[policy]]\nname = \"q\"\ntier = \"baseline\"\norder = 1\ninterfaces = \"all()\"\ningress = [\n";
     for name in &many {
         writeln!(text, "{{ action = \"allow\", from = {{ sets = [\"{name}\"] }} }},").unwrap();
     }

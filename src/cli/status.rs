@@ -1,5 +1,6 @@
 //! `nodewall status`: what is in force, from the daemon, or without one from the kernel.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,6 +17,7 @@ use crate::daemon::status::{
     BaseChainRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord, VERSION,
 };
 use crate::driver::{self, Kernel, Netlink};
+use crate::policy::coverage::State;
 use crate::source::Trust;
 
 /// Longer than the daemon gives itself for an answer.
@@ -113,6 +115,19 @@ fn show(status: &Status, output: &Output) -> Exit {
     output.data(&text(status, output.colored(&io::stdout())))
 }
 
+/// How many of each state there are; those of which one would want to know that there is none are always told.
+fn coverage_line(counts: &BTreeMap<String, usize>) -> String {
+    let of = |state: &State| counts.get(state.name()).copied().unwrap_or(0);
+    let told = |state: &State| of(state) > 0 || matches!(state, State::Enforced | State::Partial | State::Bypassed);
+    let states: Vec<String> =
+        State::ALL.iter().filter(|state| told(state)).map(|state| format!("{} {}", state.name(), of(state))).collect();
+    let all = states.join(", ");
+    if counts.iter().any(|(state, count)| *count > 0 && state != State::Enforced.name()) {
+        return format!("{all} (`nodewall interfaces` says why)");
+    }
+    all
+}
+
 /// The first screen: the verdict in one line, then what it is about.
 fn text(status: &Status, colored: bool) -> String {
     let paint = |text: &str, code: &str| if colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
@@ -174,6 +189,9 @@ fn text(status: &Status, colored: bool) -> String {
         if status.drift_storm {
             line(&mut out, "", &paint("another process keeps changing the table: repairs wait up to a second", "31"));
         }
+    }
+    if !status.coverage.is_empty() {
+        line(&mut out, "coverage", &coverage_line(&status.coverage));
     }
     let idle: Vec<String> =
         status.units.iter().filter(|unit| unit.cgroups.is_empty()).map(|unit| unit.name.clone()).collect();
@@ -413,6 +431,9 @@ trial (audit, until 2027-02-01T00:00:00Z)  default      0        -  none here   
             since: Some("2026-11-23T21:09:54Z".to_owned()),
             hash: Some("0123456789abcdef".to_owned()),
             in_sync: Some(true),
+            coverage: [("enforced", 1), ("partial", 8), ("bypassed", 0), ("out-of-netns", 2), ("kernel-too-old", 0)]
+                .map(|(state, count)| (state.to_owned(), count))
+                .into(),
             table: Some(TableRecord { exists: true, chains: 9, rules: 41, sets: 4, elements: 12 }),
             interfaces: vec![
                 InterfaceRecord {
@@ -450,6 +471,7 @@ trial (audit, until 2027-02-01T00:00:00Z)  default      0        -  none here   
 state      in force
 generation 3 since 2026-11-23T21:09:54Z, 0123456789ab
 kernel     in sync: 9 chains, 41 rules, 4 sets with 12 elements
+coverage   enforced 1, partial 8, bypassed 0, out-of-netns 2 (`nodewall interfaces` says why)
 
 INTERFACE      ROLE  WHY
 eth0           mgmt  default route

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::lower::{Effect, Maps, Target};
+use super::lower::{Effect, Room, Target};
 use super::point::Point;
 use super::{base, comment, expected, lines, names};
 use crate::net::interface::{Direction, Role};
@@ -27,8 +27,8 @@ const PREROUTING_PRIORITY: i32 = -310;
 const INGRESS_PRIORITY: i32 = 0;
 
 /// Adds the chains, if any interface has early rules.
-pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, maps: &mut Maps) {
-    let mut classes = Classes { effective, ruleset, maps, by_key: BTreeMap::new() };
+pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut Room) {
+    let mut classes = Classes { effective, ruleset, room, by_key: BTreeMap::new() };
     let interfaces: Vec<_> = effective
         .interfaces
         .iter()
@@ -96,7 +96,7 @@ pub(super) fn hook_chain(interface: &str) -> String {
 struct Classes<'a, 'r> {
     effective: &'a Effective,
     ruleset: &'r mut Ruleset,
-    maps: &'r mut Maps,
+    room: &'r mut Room,
     by_key: BTreeMap<(Vec<usize>, Vec<String>), String>,
 }
 
@@ -132,7 +132,8 @@ impl Classes<'_, '_> {
 
     fn rules(&mut self, name: &str, failsafe: &[usize], rules: &[&EffectiveRule]) -> Vec<Rule> {
         let effective = self.effective;
-        let mut target = Target { ruleset: self.ruleset, log: effective.log, prefix: CHAIN, maps: self.maps };
+        let (log, alike) = (effective.log, POINT.alike());
+        let mut target = Target { ruleset: self.ruleset, log, prefix: CHAIN, alike, room: self.room };
         let accept = |_: &EffectiveRule| Effect::Verdict(Verdict::Accept);
         let entries = failsafe.iter().filter_map(|index| effective.failsafe.get(*index));
         // No flows are known yet, so that answers to what failsafe lets out need it as well. They are logged, and counted, where they

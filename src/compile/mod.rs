@@ -16,8 +16,10 @@
 //! elsewhere the packet goes on.
 
 mod base;
+mod branch;
 mod class;
 mod comment;
+mod depth;
 mod early;
 mod emit;
 mod flat;
@@ -40,7 +42,7 @@ use crate::policy::settings::Default;
 
 use base::Marks;
 use class::ClassKey;
-use lower::{Effect, Limited, Line, Maps, Target};
+use lower::{Effect, Limited, Line, Room, Target};
 use point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, Point};
 
 /// The ruleset that enforces the policy.
@@ -50,8 +52,11 @@ pub fn compile(effective: &Effective) -> Ruleset {
 
 /// The same, and the named sets (without the family suffix) whose contents stand not only in the kernel's sets of their names.
 pub fn compile_noting(effective: &Effective) -> (Ruleset, BTreeSet<String>) {
+    Room::fitting(|room| compile_in(effective, room))
+}
+
+fn compile_in(effective: &Effective, room: &mut Room) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    let mut maps = Maps::none();
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -62,11 +67,11 @@ pub fn compile_noting(effective: &Effective) -> (Ruleset, BTreeSet<String>) {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, maps: &mut maps }.run();
+        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room }.run();
     }
     accepting(effective, &points, &mut ruleset);
-    early::add(effective, &mut ruleset, &mut maps);
-    (ruleset, maps.mapped)
+    early::add(effective, &mut ruleset, room);
+    ruleset
 }
 
 const fn opposite(direction: Direction) -> Direction {
@@ -113,7 +118,8 @@ struct Compiler<'a> {
     point: Point,
     marks: Marks,
     ruleset: &'a mut Ruleset,
-    maps: &'a mut Maps,
+    /// See [`Target::room`].
+    room: &'a mut Room,
 }
 
 impl Compiler<'_> {
@@ -328,7 +334,13 @@ impl Compiler<'_> {
     }
 
     fn target(&mut self) -> Target<'_> {
-        Target { ruleset: self.ruleset, log: self.effective.log, prefix: self.point.prefix(), maps: self.maps }
+        Target {
+            ruleset: self.ruleset,
+            log: self.effective.log,
+            prefix: self.point.prefix(),
+            alike: self.point.alike(),
+            room: self.room,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::net::interface::Direction;
 use crate::nft::ir::{BaseChain, ChainPolicy, Hook, Verdict};
-use crate::nft::key::Side;
+use crate::nft::key::{Key, Side};
 use crate::policy::effective::Effective;
 use crate::policy::model::{Mode, Stage};
 
@@ -56,6 +56,17 @@ impl Point {
         match self.direction {
             Direction::Ingress => Side::Source,
             Direction::Egress => Side::Destination,
+        }
+    }
+
+    /// A key of which all packets have the same value here: a bucket by this key is one for all. What comes in has no interface by which
+    /// it leaves, and the other way round (nft_meta.c: the name is empty). What is forwarded has both, and is new to connection tracking,
+    /// but for what is not tracked at all and, where that is let through, invalid.
+    pub(super) const fn alike(self) -> Key {
+        match (self.stage, self.direction) {
+            (Stage::Forward, _) => Key::CtState,
+            (_, Direction::Ingress) => Key::InterfaceName(Side::Destination),
+            (_, Direction::Egress) => Key::InterfaceName(Side::Source),
         }
     }
 

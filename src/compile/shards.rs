@@ -1,6 +1,6 @@
 //! Ranges that belong to lines: who gets an address that several lines name, and how a long list is cut into blocks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Values from one to another, both included, and the line that they belong to.
 pub(super) type Segment = (u128, u128, usize);
@@ -39,6 +39,66 @@ pub(super) fn first_wins(ranges: Vec<Segment>) -> Vec<Segment> {
         emit(since, u128::MAX, *first);
     }
     segments
+}
+
+/// Which lines each value has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lists {
+    /// Disjoint segments, each with the index of its list.
+    pub(super) segments: Vec<Segment>,
+    /// The lists, each once: lines in order.
+    pub(super) lists: Vec<Vec<usize>>,
+    /// How many lines all lists have together.
+    pub(super) pairs: usize,
+}
+
+/// How much longer than the result the way to it may be: values that neighbours share are looked at one by one.
+const MOST_WORK_FOR_A_PAIR: usize = 16;
+
+/// For each value all lines that name it, in order, up to the first that `ends` the evaluation. `None` if the lists were to have more than
+/// so many lines together.
+pub(super) fn lists(ranges: Vec<Segment>, most: usize, ends: impl Fn(usize) -> bool) -> Option<Lists> {
+    let mut events: Vec<(u128, bool, usize)> = Vec::with_capacity(ranges.len() * 2);
+    for (start, end, line) in ranges {
+        events.push((start, true, line));
+        events.extend(end.checked_add(1).map(|after| (after, false, line)));
+    }
+    events.sort_unstable();
+    let mut found = Lists::default();
+    let mut known: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+    let mut active: BTreeSet<usize> = BTreeSet::new();
+    let mut work = 0;
+    let mut emit = |start: u128, end: u128, active: &BTreeSet<usize>| {
+        let reached = active.iter().position(|line| ends(*line)).map_or(active.len(), |last| last + 1);
+        let list: Vec<usize> = active.iter().take(reached).copied().collect();
+        work += list.len();
+        let index = *known.entry(list).or_insert_with_key(|list| {
+            found.pairs += list.len();
+            found.lists.push(list.clone());
+            found.lists.len() - 1
+        });
+        match found.segments.last_mut() {
+            Some((_, last, same)) if *same == index && last.checked_add(1) == Some(start) => *last = end,
+            _ => found.segments.push((start, end, index)),
+        }
+        found.pairs <= most && work <= found.segments.len() + most.saturating_mul(MOST_WORK_FOR_A_PAIR)
+    };
+    let mut since = 0;
+    for (point, opens, line) in events {
+        if !active.is_empty() && since < point && !emit(since, point - 1, &active) {
+            return None;
+        }
+        since = point;
+        if opens {
+            active.insert(line)
+        } else {
+            active.remove(&line)
+        };
+    }
+    if !active.is_empty() && !emit(since, u128::MAX, &active) {
+        return None;
+    }
+    Some(found)
 }
 
 /// A block of values with a common prefix, and what is in it.
@@ -88,6 +148,7 @@ fn halve(block: Block, most: usize, blocks: &mut Vec<Block>) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -97,6 +158,30 @@ mod tests {
         assert_eq!(first_wins(ranges), expected);
         assert_eq!(first_wins(vec![(5, 5, 0), (5, 5, 1), (6, 9, 0)]), [(5, 9, 0)]);
         assert_eq!(first_wins(Vec::new()), []);
+    }
+
+    #[test]
+    fn each_value_has_the_lines_that_name_it_up_to_one_that_ends() {
+        let ranges = || vec![(10, 20, 0), (15, 30, 1), (18, 18, 2), (31, 40, 1), (50, u128::MAX, 2)];
+        let found = lists(ranges(), 100, |_| false).unwrap();
+        let listed: Vec<_> =
+            found.segments.iter().map(|(start, end, list)| (*start, *end, &found.lists[*list][..])).collect();
+        let expected: [(u128, u128, &[usize]); 6] = [
+            (10, 14, &[0]),
+            (15, 17, &[0, 1]),
+            (18, 18, &[0, 1, 2]),
+            (19, 20, &[0, 1]),
+            (21, 40, &[1]),
+            (50, u128::MAX, &[2]),
+        ];
+        assert_eq!(listed, expected);
+        assert_eq!(found.pairs, 1 + 2 + 3 + 1 + 1);
+        assert_eq!(lists(ranges(), found.pairs - 1, |_| false), None);
+        // As the first line ends, what is behind it is not reached, and neighbours become one.
+        let found = lists(ranges(), 100, |line| line == 0).unwrap();
+        assert_eq!(found.lists, [vec![0], vec![1], vec![2]]);
+        assert_eq!(found.segments, [(10, 20, 0), (21, 40, 1), (50, u128::MAX, 2)]);
+        assert_eq!(lists(Vec::new(), 0, |_| false), Some(Lists::default()));
     }
 
     #[test]

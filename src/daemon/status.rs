@@ -9,9 +9,11 @@ use crate::compile::rule_of;
 use crate::driver::OtherChain;
 use crate::host::coexistence::Remark;
 use crate::net::facts::Cgroup;
+use crate::net::interface::Direction;
 use crate::nft::change::Loaded;
 use crate::nft::feature::{Feature, Need, Support};
 use crate::nft::ir::Ruleset;
+use crate::policy::coverage;
 use crate::policy::model::Mode;
 use crate::reconcile::selftest::{Judgement, words};
 use crate::reconcile::{Emergency, SelfTest, State};
@@ -81,6 +83,11 @@ pub struct Status {
     pub kernel_lacks: Option<Vec<FeatureRecord>>,
     /// Our table in the kernel.
     pub table: Option<TableRecord>,
+    /// How far rules reach: of how many interfaces, RDMA devices and functions of network cards, by state ("enforced", "partial",
+    /// "bypassed", ...); every state is there.
+    pub coverage: BTreeMap<String, usize>,
+    /// RDMA devices and functions of network cards without an interface here.
+    pub elsewhere: Vec<CoverageRecord>,
     /// The interfaces, sorted by name.
     pub interfaces: Vec<InterfaceRecord>,
     /// The systemd units and slices that the policy names, sorted by name.
@@ -91,6 +98,18 @@ pub struct Status {
     pub failsafe: Vec<FailsafeRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// How far rules reach on something.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CoverageRecord {
+    /// The name of an interface or RDMA device, or a PCI address.
+    pub name: String,
+    /// "enforced", "partial", "bypassed", ...
+    pub state: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// How the self-test of a change goes, or went.
@@ -449,7 +468,22 @@ impl Status {
             Mode::Audit => "audit".to_owned(),
         };
         let summary = state.summary().cloned().unwrap_or_default();
+        let elsewhere = state.elsewhere();
+        let here = summary.interfaces.iter().filter_map(|interface| interface.coverage.get(&Direction::Ingress));
+        let counts = coverage::counts(here.chain(elsewhere.values()));
         Self {
+            coverage: coverage::State::ALL
+                .iter()
+                .map(|state| (state.name().to_owned(), counts.get(state).copied().unwrap_or(0)))
+                .collect(),
+            elsewhere: elsewhere
+                .into_iter()
+                .map(|(name, found)| CoverageRecord {
+                    name,
+                    state: found.state.name().to_owned(),
+                    reason: found.reason,
+                })
+                .collect(),
             version: VERSION,
             running: true,
             state: state.phase().name().to_owned(),

@@ -38,10 +38,11 @@ pub fn effective() -> impl Strategy<Value = Effective> {
     let replies = prop::collection::vec(rule(), 0..2);
     let entry = (select(Direction::BOTH.to_vec()), selector(), rule(), replies).prop_map(
         |(direction, interfaces, rule, replies)| {
-            let rule = EffectiveRule { action: Action::Allow, ..rule };
+            // Failsafe entries have no limits (nodewall.toml(5)).
+            let rule = EffectiveRule { action: Action::Allow, limit: None, ..rule };
             let replies = replies
                 .into_iter()
-                .map(|reply| EffectiveRule { action: Action::Allow, log: rule.log.clone(), ..reply })
+                .map(|reply| EffectiveRule { action: Action::Allow, log: rule.log.clone(), limit: None, ..reply })
                 .collect();
             EffectiveFailsafe { name: String::new(), direction, interfaces, rule, replies }
         },
@@ -179,8 +180,17 @@ pub fn policy() -> impl Strategy<Value = EffectivePolicy> {
     let stage = prop_oneof![
         3 => Just(Stage::Host), 1 => Just(Stage::Forward), 1 => Just(Stage::Prednat), 1 => Just(Stage::Untracked)
     ];
-    (mode, stage, selector(), rules(), rules(), prop::option::weighted(0.7, process())).prop_map(
-        |(mode, stage, interfaces, ingress, egress, process)| EffectivePolicy {
+    // A few rules of one process, or each of another.
+    let processes = prop_oneof![
+        3 => Just(Vec::new()),
+        5 => process().prop_map(|process| vec![process; 3]),
+        1 => prop::collection::vec(process(), 20),
+        4 => prop::collection::vec((0..7u32).prop_map(of_user), 20),
+        4 => prop::collection::vec((0..7u32).prop_map(of_group), 20),
+        4 => prop::collection::vec((0..6u64).prop_map(of_unit), 20),
+    ];
+    (mode, stage, selector(), rules(), rules(), processes).prop_map(
+        |(mode, stage, interfaces, ingress, egress, processes)| EffectivePolicy {
             name: String::new(),
             stage,
             expires: None,
@@ -188,9 +198,10 @@ pub fn policy() -> impl Strategy<Value = EffectivePolicy> {
             interfaces,
             ingress,
             egress: egress.filter(|_| stage != Stage::Prednat).map(|mut rules| {
-                if let (Stage::Host, Some(process)) = (stage, process) {
-                    for rule in rules.iter_mut().step_by(2).take(3) {
-                        rule.process = Some(process.clone());
+                if stage == Stage::Host {
+                    let step = if processes.len() > 3 { 1 } else { 2 };
+                    for (rule, process) in rules.iter_mut().step_by(step).zip(processes) {
+                        rule.process = Some(process);
                     }
                 }
                 rules
@@ -200,8 +211,28 @@ pub fn policy() -> impl Strategy<Value = EffectivePolicy> {
     )
 }
 
+fn of_user(id: u32) -> ProcessMatch {
+    ProcessMatch { users: Some(RangeSet::single(id)), ..ProcessMatch::default() }
+}
+
+fn of_group(id: u32) -> ProcessMatch {
+    ProcessMatch { groups: Some(RangeSet::range(id, id + 1)), ..ProcessMatch::default() }
+}
+
+/// Units that are started by the same slice.
+fn of_unit(id: u64) -> ProcessMatch {
+    let units = Units { name: format!("unit/2.{id}"), cgroups: [cgroup((2, id))].into() };
+    ProcessMatch { units: Some(units), ..ProcessMatch::default() }
+}
+
 /// Few users, groups and control groups, so that packets hit them.
 pub fn process() -> impl Strategy<Value = ProcessMatch> {
+    // Mostly one of the three: each is missed by most packets.
+    (0..4u8).prop_flat_map(process_of)
+}
+
+/// Of users, of groups, of units, or of users with the others.
+fn process_of(kind: u8) -> impl Strategy<Value = ProcessMatch> {
     let ids = || {
         prop::option::of(prop::collection::vec((0..6u32, 0..8u32), 0..4).prop_map(|ranges| {
             ranges.into_iter().map(|(start, length)| (start, start + length)).collect::<RangeSet<u32>>()
@@ -212,12 +243,11 @@ pub fn process() -> impl Strategy<Value = ProcessMatch> {
             format!("unit/{}", chosen.iter().map(|(level, id)| format!("{level}.{id}")).collect::<Vec<_>>().join("_"));
         Units { name, cgroups: chosen.into_iter().map(cgroup).collect() }
     }));
-    // Mostly one of the three: each is missed by most packets.
-    (0..4u8, ids(), ids(), units)
-        .prop_map(|(one, users, groups, units)| ProcessMatch {
-            users: users.filter(|_| one % 3 == 0),
-            groups: groups.filter(|_| one == 1 || one == 3),
-            units: units.filter(|_| one >= 2),
+    (ids(), ids(), units)
+        .prop_map(move |(users, groups, units)| ProcessMatch {
+            users: users.filter(|_| matches!(kind, 0 | 3)),
+            groups: groups.filter(|_| kind == 1 || kind == 3),
+            units: units.filter(|_| kind >= 2),
         })
         .prop_filter("something is asked for", |process| *process != ProcessMatch::default())
 }
@@ -232,8 +262,7 @@ pub fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
         let action = select(vec![Action::Allow, Action::Allow, Action::Deny, Action::Reject, Action::Pass]);
         (rule(), action).prop_map(|(rule, action)| EffectiveRule { action, source_ports: None, ..rule })
     };
-    let any = Addresses::Any;
-    let no_peer = move |rule: EffectiveRule| EffectiveRule { from: any.clone(), to: any.clone(), ..rule };
+    let no_peer = |rule: EffectiveRule| EffectiveRule { from: Addresses::Any, to: Addresses::Any, ..rule };
     let with_ports = || {
         let one =
             (select(PROTOCOLS[..4].to_vec()), ports()).prop_map(|(n, ports)| (Protocol(n), L4Detail::Ports(ports)));
@@ -255,6 +284,24 @@ pub fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
         l4: L4Match::Any,
         ..rule
     });
+    // What is told apart by what it asks for, whatever else it asks for.
+    let pair = || {
+        (rule(), narrow(), peer(), any::<bool>()).prop_map(|(rule, one, other, turned)| {
+            let (from, to) = if turned { (other, one) } else { (one, other) };
+            EffectiveRule { from, to, ..rule }
+        })
+    };
+    let pairs_from = (rule(), narrow(), peer()).prop_map(|(rule, from, to)| EffectiveRule { from, to, ..rule });
+    let pairs_to = (rule(), narrow(), peer()).prop_map(|(rule, to, from)| EffectiveRule { from, to, ..rule });
+    let source_ports = || {
+        let any = prop_oneof![2 => with_ports(), 1 => Just(L4Match::Any), 1 => l4()];
+        (rule(), any, ports()).prop_map(|(rule, l4, ports)| EffectiveRule { l4, source_ports: Some(ports), ..rule })
+    };
+    let limited = (rule(), with_ports(), any::<bool>()).prop_map(|(rule, l4, limited)| EffectiveRule {
+        l4,
+        limit: limited.then_some(Limit { rate: 1, seconds: 60, burst: 3, per_source: rule.log.is_some() }),
+        ..rule
+    });
     let ports = prop_oneof![16 => by_port, 8 => by_port_and_more, 1 => rule()];
     let sources = prop_oneof![24 => from_peer, 1 => rule()];
     let destinations = prop_oneof![24 => to_peer, 1 => rule()];
@@ -265,6 +312,12 @@ pub fn rules() -> impl Strategy<Value = Vec<EffectiveRule>> {
         3 => prop::collection::vec(ports, 6..16),
         1 => prop::collection::vec(sources, 8..20),
         1 => prop::collection::vec(destinations, 8..20),
+        1 => prop::collection::vec(pair(), 8..30),
+        1 => prop::collection::vec(pairs_from, 8..30),
+        1 => prop::collection::vec(pairs_to, 8..30),
+        1 => prop::collection::vec(source_ports(), 8..20),
+        1 => prop::collection::vec(limited, 8..20),
+        1 => prop::collection::vec(prop_oneof![20 => source_ports(), 1 => rule()], 20..40),
     ]
 }
 
@@ -312,6 +365,18 @@ pub fn rule() -> impl Strategy<Value = EffectiveRule> {
             log,
         },
     )
+}
+
+/// One address of each family or a few.
+fn narrow() -> impl Strategy<Value = Addresses> {
+    let one = || (0..24u8, prop_oneof![5 => Just(0u8), 1 => 0..4u8]);
+    (one(), one()).prop_map(|((v4, more4), (v6, more6))| {
+        let (v4, v6) = (POOL_V4 + u32::from(v4), POOL_V6 + u128::from(v6));
+        Addresses::Literal(AddrSet {
+            v4: RangeSet::range(v4, v4 + u32::from(more4)),
+            v6: RangeSet::range(v6, v6 + u128::from(more6)),
+        })
+    })
 }
 
 pub fn literal() -> impl Strategy<Value = AddrSet> {
