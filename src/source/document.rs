@@ -663,7 +663,8 @@ fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
             reader.error_with_help(Code::Conflict, entry.span, message, "write two expectations");
         }
     }
-    let place = reader.place(fields.span);
+    // The name alone: an expectation may be a long line.
+    let place = reader.place(set.node.span);
     let set = parse::name(reader, &set.node, "the name of a set");
     let example = example.map(|example| parse::prefixes(reader, &example.node, "example"));
     Some(ExpectedSet {
