@@ -1,4 +1,4 @@
-//! Golden cases: operator's text in, nft text and findings out, one folder each in `tests/cases/good`. The nft program is
+//! Golden cases: operator's text in (with the presets that the file `presets` of a case names), nft text and findings out, one folder each in `tests/cases/good`. The nft program is
 //! the second judge: it takes the text, and what it lists is what we render, both for its own load and for ours by netlink.
 //!
 //! `UPDATE=1 cargo test --test golden` rewrites the expected files.
@@ -22,6 +22,7 @@ use nodewall::policy::expiry;
 use nodewall::policy::resolve::resolve;
 use nodewall::source;
 use nodewall::text::finding::Severity;
+use nodewall::textfile::Trust;
 
 /// A training node with one of everything.
 fn node() -> Facts {
@@ -78,8 +79,16 @@ const NOW: u64 = 1_795_468_194;
 /// A case compiled, and its findings in the form for logs.
 fn compiled(case: &Path) -> (Ruleset, String) {
     let policy = case.join("policy.toml");
-    let read = std::fs::read_to_string(&policy).unwrap();
-    let sourced = source::decode_text("policy.toml", &read);
+    let sourced = match std::fs::read_to_string(case.join("presets")) {
+        Ok(presets) => {
+            // Relative, so that findings say the same on every machine.
+            let mut paths = vec![PathBuf::from("config/policy.d/00-services.toml")];
+            paths.extend(presets.split_whitespace().map(|name| format!("config/presets/{name}.toml").into()));
+            paths.push(policy.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_owned());
+            source::load_paths(&paths, Trust::Anyone)
+        }
+        Err(_) => source::decode_text("policy.toml", &std::fs::read_to_string(&policy).unwrap()),
+    };
     // A case may have settings of its own.
     let config = match std::fs::read_to_string(case.join("nodewall.toml")) {
         Ok(text) => {

@@ -42,6 +42,19 @@ fn every_command_option_and_exit_code_is_in_nodewall_8() {
     let mut command = nodewall::cli::command();
     command.build();
     let mut missing = Vec::new();
+    for (parent, part) in
+        command.get_subcommands().flat_map(|parent| parent.get_subcommands().map(move |part| (parent, part)))
+    {
+        let known = page.contains(&format!(".It Cm {} Cm {}", parent.get_name(), part.get_name()));
+        if !known && ![parent.get_name(), part.get_name()].contains(&"help") {
+            missing.push(format!("{} {}", parent.get_name(), part.get_name()));
+        }
+    }
+    let nested = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for part in nested {
+        let options = part.get_arguments().filter_map(|argument| argument.get_long());
+        missing.extend(options.filter(|long| !page.contains(&format!("Fl -{long}"))).map(|long| format!("--{long}")));
+    }
     for part in std::iter::once(&command).chain(command.get_subcommands()) {
         if part.get_name() != "nodewall" && !page.contains(&format!(".It Cm {}", part.get_name())) {
             missing.push(part.get_name().to_owned());

@@ -14,6 +14,7 @@ mod host;
 mod interfaces;
 mod order;
 mod output;
+mod preset;
 mod render;
 mod rollback;
 mod run;
@@ -98,6 +99,8 @@ enum Command {
     Simulate(Box<simulate::Arguments>),
     /// Show what `apply` would change in the kernel, by policy and by rule, and how many live flows would end
     Diff(diff::Arguments),
+    /// List and show the policies that come with nodewall, and enable them
+    Preset(preset::Arguments),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Render(arguments) => render::run(&cli.options, arguments, &output),
         Command::Simulate(arguments) => simulate::run(&cli.options, arguments, &output),
         Command::Diff(arguments) => diff::run(&cli.options, arguments, &output),
+        Command::Preset(arguments) => preset::run(&cli.options, arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),

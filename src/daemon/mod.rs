@@ -235,7 +235,7 @@ enum Input {
     Loaded(Box<Documents>),
     /// One file was looked at.
     Reread(Box<Reread>),
-    Collected(Result<Facts, machine::Error>),
+    Collected(Result<Box<Facts>, machine::Error>),
     Applied(Result<Applied, kernel::Error>),
     Repaired(Result<Applied, kernel::Error>),
     /// Whether our table is in the kernel.
@@ -550,7 +550,7 @@ impl Daemon {
         let (root, inbox) = (self.options.root.clone(), self.inbox.clone());
         let known = self.facts.clone().filter(|_| !std::mem::take(&mut self.asks_devices));
         tokio::spawn(async move {
-            let _ = inbox.send(Input::Collected(machine::collect_again(&root, known).await));
+            let _ = inbox.send(Input::Collected(machine::collect_again(&root, known).await.map(Box::new)));
         });
     }
 
@@ -565,7 +565,7 @@ impl Daemon {
                 let again = self.collecting.end();
                 match collected {
                     Ok(facts) => {
-                        self.facts = Some(facts);
+                        self.facts = Some(*facts);
                         self.tell_facts();
                     }
                     Err(error) => {

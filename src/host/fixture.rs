@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{devices, sysfs};
+use super::{devices, ports, sysfs};
 use crate::net::facts::{Facts, Link};
 use crate::net::interface::InterfaceName;
 
@@ -44,7 +44,7 @@ pub fn collect_fixture(root: &Path) -> Facts {
             link.default_route = true;
         }
     }
-    let mut facts = Facts { node: sysfs::host_name(root), links, ..Facts::default() };
+    let mut facts = Facts { node: sysfs::host_name(root), links, ports: ports::read(root), ..Facts::default() };
     devices::add(root, &mut facts, BTreeMap::new());
     facts
 }

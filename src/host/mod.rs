@@ -14,6 +14,7 @@ pub mod devlink;
 mod fixture;
 mod netlink;
 pub mod nldev;
+mod ports;
 mod sysfs;
 mod watch;
 
@@ -96,7 +97,8 @@ fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>
             }
         }
         let Facts { rdma, gpus, functions, subfunctions, sockets, .. } = known;
-        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ..Facts::default() };
+        let ports = ports::read(root);
+        return Facts { node, links, rdma, gpus, functions, subfunctions, sockets, ports, ..Facts::default() };
     }
     for link in links.values_mut() {
         sysfs::add_device(root, link);
@@ -108,7 +110,7 @@ fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>
             }
         }
     }
-    let mut facts = Facts { node, links, ..Facts::default() };
+    let mut facts = Facts { node, links, ports: ports::read(root), ..Facts::default() };
     devices::add(root, &mut facts, nldev::devices(root));
     facts
 }

@@ -9,6 +9,7 @@ use super::addr::AddrSet;
 use super::device::{Ahead, Flavour, Function, Gpu, RdmaDevice, Sriov};
 use super::interface::InterfaceName;
 use super::pci::{Location, PciAddress};
+use super::ports::HostPorts;
 use super::rail::Rails;
 
 /// A node at one moment. A fixture of another machine is one of these too.
@@ -40,6 +41,8 @@ pub struct Facts {
     pub groups: BTreeMap<String, u32>,
     /// The control groups of the systemd units and slices that the policy names, while they run.
     pub units: BTreeMap<String, BTreeSet<Cgroup>>,
+    /// The ports that this host gives out by itself.
+    pub ports: HostPorts,
 }
 
 /// A control group of the unified hierarchy (cgroup v2), as `socket cgroupv2` of nft(8) sees it.

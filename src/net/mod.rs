@@ -6,6 +6,7 @@ pub mod facts;
 pub mod flow;
 pub mod interface;
 pub mod pci;
+pub mod ports;
 pub mod protocol;
 pub mod rail;
 pub mod range;

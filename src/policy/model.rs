@@ -23,6 +23,8 @@ pub struct Policy {
     pub tiers: BTreeMap<String, Tier>,
     /// `[[policy]]`, in no particular order.
     pub policies: Vec<HostPolicy>,
+    /// `[[expect]]` about sets, in the order in which they were loaded.
+    pub expected_sets: Vec<ExpectedSet>,
 }
 
 impl Policy {
@@ -88,6 +90,21 @@ pub struct NamedSet {
     pub labels: BTreeMap<String, String>,
     /// Its addresses and prefixes; may overlap as written.
     pub cidrs: Vec<IpNet>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// `[[expect]]` with `set`: somebody else has to define this set, and until then rules let nobody in by it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExpectedSet {
+    /// What is expected, in words.
+    pub name: String,
+    /// The name of the set.
+    pub set: String,
+    /// What it could hold, for the reader.
+    pub example: Vec<IpNet>,
+    /// Whether the policy is refused while it is not there; otherwise that is a warning.
+    pub enforce: bool,
     /// Where it was written.
     pub place: Place,
 }

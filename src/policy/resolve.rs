@@ -9,9 +9,11 @@ use super::coverage::{self, Unseen};
 use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
+use super::expected;
 use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
+use super::ports;
 use super::roles::{self, Classified};
 use super::selector::Labels;
 use super::settings::{Failsafe, NodeSettings};
@@ -42,6 +44,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
     let unknown = roles::unknown_labels();
     let failsafe = resolver.failsafe(settings, facts);
     let tiers = resolver.tiers();
+    resolver.findings.extend(expected::missing(policy));
     let known: Vec<&Labels> = interfaces
         .iter()
         .map(|interface| &interface.labels)
@@ -167,6 +170,9 @@ impl Resolver<'_> {
         }
         self.roce_both_ways(policy, ingress.as_deref(), egress.as_deref());
         self.untracked_both_ways(policy, ingress.as_deref(), egress.as_deref());
+        if here {
+            self.findings.extend(ports::clashes(policy.stage, ingress.as_deref(), &self.facts.ports));
+        }
         // Its findings are worth having on every node, but it takes effect only where it is meant.
         (self.errors() == before && here).then(|| EffectivePolicy {
             name: policy.name.clone(),
@@ -196,8 +202,8 @@ impl Resolver<'_> {
         // What is declared only, by a policy that says that it knows.
         let declared = services.as_ref().is_some_and(Vec::is_empty);
         let l4 = l4_of_rule(rule, services.as_deref());
-        let from = self.addresses(rule.from.as_ref(), &rule.place);
-        let to = self.addresses(rule.to.as_ref(), &rule.place);
+        let from = self.addresses(rule.from.as_ref(), Some(rule.action), &rule.place);
+        let to = self.addresses(rule.to.as_ref(), Some(rule.action), &rule.place);
         let source_ports = rule.from.as_ref().and_then(|from| from.ports.clone());
         let process = rule.process.as_ref().map(|process| {
             let mut findings = Vec::new();
@@ -249,7 +255,8 @@ impl Resolver<'_> {
         ports
     }
 
-    fn addresses(&mut self, entity: Option<&Entity>, place: &Place) -> Addresses {
+    /// The addresses of an entity; `action` is that of its rule, if it is in one.
+    fn addresses(&mut self, entity: Option<&Entity>, action: Option<Action>, place: &Place) -> Addresses {
         let Some(entity) = entity else { return Addresses::Any };
         if !entity.names_addresses() && entity.except.is_none() {
             return Addresses::Any;
@@ -258,9 +265,15 @@ impl Resolver<'_> {
         let mut unknown = Vec::new();
         let resolved = self.book.look_up(entity, &mut |name, place| unknown.push((name.to_owned(), place.clone())));
         for (name, place) in unknown {
-            self.unknown_name("set", &name, &place, self.policy.sets.keys().map(String::as_str));
+            let may_be_missing = action.is_some_and(|action| expected::may_be_missing(action, entity, &place));
+            match self.policy.expected_sets.iter().find(|expected| expected.set == name) {
+                Some(_) if may_be_missing => {}
+                Some(expected) => self.must_be_there(&name, &place, &expected.place),
+                None => self.unknown_name("set", &name, &place, self.policy.sets.keys().map(String::as_str)),
+            }
         }
-        if resolved.addresses.is_empty() && self.errors() == errors {
+        let told = expected::is_all_missing(entity, self.policy);
+        if resolved.addresses.is_empty() && self.errors() == errors && !told {
             let place = entity.place.as_ref().unwrap_or(place);
             self.findings.push(
                 Finding::warning(Code::EmptyEntity, place, "this resolves to no address, so the rule matches nothing")
@@ -288,7 +301,7 @@ impl Resolver<'_> {
     }
 
     fn failsafe_entry(&mut self, entry: &Failsafe) -> EffectiveFailsafe {
-        let peers = self.addresses(entry.peers.as_ref(), &entry.place);
+        let peers = self.addresses(entry.peers.as_ref(), None, &entry.place);
         let anyone = match &peers {
             Addresses::Any => true,
             Addresses::Literal(set) | Addresses::Named(_, set) => set.is_full(),
@@ -376,6 +389,17 @@ impl Resolver<'_> {
                     .help("stage \"untracked\" makes no conntrack entry: write the rule for both directions"),
             );
         }
+    }
+
+    /// A set is expected, but what names it would let more through without than with it.
+    fn must_be_there(&mut self, name: &str, place: &Place, expected: &Place) {
+        let finding = Finding::error(Code::UnknownName, place, format!("there is no set \"{name}\""));
+        self.findings.push(
+            finding
+                .label("without it more would get through")
+                .related(expected, "expected here")
+                .help("add a [[set]] with this name; [[expect]] stands in only where an empty set lets nobody through"),
+        );
     }
 
     fn unknown_name<'n>(&mut self, kind: &str, name: &str, place: &Place, known: impl Iterator<Item = &'n str>) {

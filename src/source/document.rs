@@ -8,8 +8,8 @@ use crate::net::addr::Family;
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{PortSet, Protocol};
 use crate::policy::model::{
-    Action, Entity, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Limit, Mode, NamedSet, Not, Rule,
-    Service, Stage, Tier, TierDefault, Transport,
+    Action, Entity, ExpectedSet, HostPolicy, IcmpMatch, InterfaceMatch, InterfaceOverride, Limit, Mode, NamedSet, Not,
+    Rule, Service, Stage, Tier, TierDefault, Transport,
 };
 use crate::policy::parse::{self, EntityPlace, unsupported};
 use crate::policy::selector::Selector;
@@ -35,6 +35,8 @@ pub(super) struct Documents {
     pub tiers: Vec<Tier>,
     /// `[[policy]]` without errors, in order.
     pub policies: Vec<HostPolicy>,
+    /// `[[expect]]` about sets without errors, in order.
+    pub expected_sets: Vec<ExpectedSet>,
     /// Kind and name of documents with errors: an object of the same name and lower precedence must not come back in
     /// their place.
     pub broken: BTreeSet<(&'static str, String)>,
@@ -55,7 +57,7 @@ pub(super) fn decode(source: &Source) -> (Documents, Vec<Finding>) {
         documents.services = all(reader, &mut fields, "service", broken, service);
         documents.tiers = all(reader, &mut fields, "tier", broken, tier);
         documents.policies = all(reader, &mut fields, "policy", broken, policy);
-        all(reader, &mut fields, "expect", broken, expect);
+        documents.expected_sets = all(reader, &mut fields, "expect", broken, expect);
         fields.finish(reader, "a policy file");
     }
     if findings.is_empty() {
@@ -71,6 +73,7 @@ pub(super) fn decode(source: &Source) -> (Documents, Vec<Finding>) {
     broken.extend(documents.services.into_iter().map(|document| ("service", document.name)));
     broken.extend(documents.tiers.into_iter().map(|document| ("tier", document.name)));
     broken.extend(documents.policies.into_iter().map(|document| ("policy", document.name)));
+    broken.extend(documents.expected_sets.into_iter().map(|document| ("expect", document.name)));
     (Documents { broken, ..Documents::default() }, findings)
 }
 
@@ -611,8 +614,9 @@ fn rate<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<(u32, u32)> {
 /// The largest rate of a limit.
 const MOST_PACKETS: u32 = 1_000_000;
 
-/// `[[expect]]`: checked only.
-fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, _name: String) -> Option<()> {
+/// `[[expect]]`: about a set, or about packets, which is checked only.
+fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<ExpectedSet> {
+    let set = fields.entry("set");
     let (ingress, egress) = (fields.entry("ingress"), fields.entry("egress"));
     for entry in [ingress, egress].into_iter().flatten() {
         let Some(mut packets) = reader.table(&entry.node, "a match") else { continue };
@@ -625,23 +629,49 @@ fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, _name: Strin
         }
         packets.finish(reader, "a match");
     }
-    match (ingress, egress) {
-        (None, None) => {
-            reader.error(Code::MissingKey, fields.span, "[[expect]] has neither `ingress` nor `egress`");
+    let (verdict, example) = (fields.entry("verdict"), fields.entry("example"));
+    if let Some(verdict) = verdict {
+        reader.word(&verdict.node, "verdict", &[("allow", ()), ("deny", ()), ("reject", ())]);
+    }
+    let mode = fields.get("mode");
+    let mode = mode.map(|mode| reader.word(mode, "mode of an expectation", &[("warn", false), ("enforce", true)]));
+    let Some(set) = set else {
+        if let Some(example) = example {
+            reader.error(Code::Conflict, example.span, "`example` needs `set`");
         }
-        (Some(_), Some(second)) => {
-            let help = "write two expectations";
-            reader.error_with_help(Code::Conflict, second.span, "[[expect]] has both `ingress` and `egress`", help);
+        match (ingress, egress) {
+            (None, None) => {
+                let help = "set = \"admin\" expects that somebody defines that set";
+                let message = "[[expect]] has none of `set`, `ingress` and `egress`";
+                reader.error_with_help(Code::MissingKey, fields.span, message, help);
+            }
+            (Some(_), Some(second)) => {
+                let help = "write two expectations";
+                reader.error_with_help(Code::Conflict, second.span, "[[expect]] has both `ingress` and `egress`", help);
+            }
+            _ => {}
         }
-        _ => {}
+        if verdict.is_none() {
+            reader.error(Code::MissingKey, fields.span, "[[expect]] has no `verdict`");
+        }
+        unsupported(reader, fields.span, "[[expect]] about packets");
+        return None;
+    };
+    for (key, entry) in [("ingress", ingress), ("egress", egress), ("verdict", verdict)] {
+        if let Some(entry) = entry {
+            let message = format!("`set` and `{key}` cannot stand in one [[expect]]");
+            reader.error_with_help(Code::Conflict, entry.span, message, "write two expectations");
+        }
     }
-    let verdicts = [("allow", ()), ("deny", ()), ("reject", ())];
-    if let Some(verdict) = fields.need(reader, "verdict", "[[expect]]") {
-        reader.word(verdict, "verdict", &verdicts);
-    }
-    if let Some(mode) = fields.get("mode") {
-        reader.word(mode, "mode of an expectation", &[("warn", ()), ("enforce", ())]);
-    }
-    unsupported(reader, fields.span, "[[expect]]");
-    None
+    // The name alone: an expectation may be a long line.
+    let place = reader.place(set.node.span);
+    let set = parse::name(reader, &set.node, "the name of a set");
+    let example = example.map(|example| parse::prefixes(reader, &example.node, "example"));
+    Some(ExpectedSet {
+        name,
+        set: set?,
+        example: example.unwrap_or_default(),
+        enforce: mode.unwrap_or(Some(true))?,
+        place,
+    })
 }

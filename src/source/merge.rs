@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::Documents;
-use crate::policy::model::{HostPolicy, InterfaceOverride, NamedSet, Policy, Service, Tier};
+use crate::policy::model::{ExpectedSet, HostPolicy, InterfaceOverride, NamedSet, Policy, Service, Tier};
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
 
@@ -17,7 +17,7 @@ pub(super) fn merge(loaded: Vec<(Level, Documents)>) -> (Policy, Vec<Finding>) {
     let mut findings = Vec::new();
     let mut broken = BTreeSet::new();
     let (mut interfaces, mut sets, mut services) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut tiers, mut policies) = (Vec::new(), Vec::new());
+    let (mut tiers, mut policies, mut expected) = (Vec::new(), Vec::new(), Vec::new());
     for (level, documents) in loaded {
         broken.extend(documents.broken.into_iter().map(|(kind, name)| (kind, name, level)));
         interfaces.extend(documents.interfaces.into_iter().map(|document| (level, document)));
@@ -25,6 +25,7 @@ pub(super) fn merge(loaded: Vec<(Level, Documents)>) -> (Policy, Vec<Finding>) {
         services.extend(documents.services.into_iter().map(|document| (level, document)));
         tiers.extend(documents.tiers.into_iter().map(|document| (level, document)));
         policies.extend(documents.policies.into_iter().map(|document| (level, document)));
+        expected.extend(documents.expected_sets.into_iter().map(|document| (level, document)));
     }
     // The administrator's word on an interface comes before the package's: first match wins.
     interfaces.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
@@ -35,6 +36,7 @@ pub(super) fn merge(loaded: Vec<(Level, Documents)>) -> (Policy, Vec<Finding>) {
     policy.services = by_name(unique(services, "service", &broken, &mut findings));
     policy.tiers.extend(by_name(unique(tiers, "tier", &broken, &mut findings)));
     policy.policies = unique_order(unique(policies, "policy", &broken, &mut findings), &mut findings);
+    policy.expected_sets = unique(expected, "expect", &broken, &mut findings);
     (policy, findings)
 }
 
@@ -52,7 +54,7 @@ macro_rules! named {
         }
     )*};
 }
-named!(InterfaceOverride, NamedSet, Service, Tier, HostPolicy);
+named!(InterfaceOverride, NamedSet, Service, Tier, HostPolicy, ExpectedSet);
 
 /// The documents that count.
 fn unique<T: Named>(

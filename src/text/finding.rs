@@ -56,6 +56,8 @@ codes! {
     UnknownName = "unknown-name",
     /// Something the language has and this version does not enforce.
     Unsupported = "not-supported-yet",
+    /// A set that an `[[expect]]` names and nobody has filled.
+    MissingSet = "missing-set",
     /// An entity that resolves to no address.
     EmptyEntity = "empty-entity",
     /// A rule that no packet can match.
@@ -74,6 +76,10 @@ codes! {
     UnknownAccount = "unknown-account",
     /// A systemd unit that does not run.
     NotRunning = "not-running",
+    /// A rule that lets anyone in by ports from which this host makes connections itself.
+    EphemeralPort = "ephemeral-port",
+    /// A rule for a listener whose port Kubernetes may give to a Service.
+    NodePort = "node-port",
     /// A policy whose time is over.
     Expired = "expired-policy",
 }
