@@ -23,7 +23,7 @@ use nodewall::simulate::Socket;
 
 /// How many levels of control groups there are, and how many groups on each.
 pub const LEVELS: usize = 4;
-pub const GROUPS: usize = 3;
+pub const GROUPS: usize = 6;
 
 /// Control groups for the test: on each level the groups of the generated policies.
 pub struct Cgroups {
