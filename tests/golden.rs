@@ -79,7 +79,7 @@ const NOW: u64 = 1_795_468_194;
 fn compiled(case: &Path) -> (Ruleset, String) {
     let policy = case.join("policy.toml");
     let read = std::fs::read_to_string(&policy).unwrap();
-    let sourced = source::decode_text("policy.toml", &read);
+    let mut sourced = source::decode_text("policy.toml", &read);
     // A case may have settings of its own.
     let config = match std::fs::read_to_string(case.join("nodewall.toml")) {
         Ok(text) => {
@@ -89,6 +89,10 @@ fn compiled(case: &Path) -> (Ruleset, String) {
         }
         Err(_) => Config::shipped(),
     };
+    // The others are about what is written there and nothing else.
+    if case.ends_with("guards") {
+        sourced.policy.guard(source::guards::shipped(), &config.guards);
+    }
     let (mut effective, resolved) = resolve(&sourced.policy, &config.settings, &node());
     let over = effective.expire(|policy| policy.is_over(NOW));
     let over = over.iter().map(expiry::finding);
