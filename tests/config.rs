@@ -44,7 +44,7 @@ fn lines(findings: &[Finding]) -> Vec<String> {
 fn the_settings_are_the_built_in_ones_but_only_watch() {
     let (config, findings, _) = config::load(&shipped("nodewall.toml"), Trust::Anyone);
     assert_eq!(lines(&findings), Vec::<String>::new());
-    let Config { mut settings, policy_directories, socket, kubeconfig, state_directory, confirm, probes, motd } =
+    let Config { mut settings, policy_directories, socket, kubeconfig, state_directory, confirm, probes, motd, guards } =
         config;
     let built_in = Config::shipped();
     assert_eq!(settings.mode, Mode::Audit);
@@ -53,7 +53,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         let same = built_in.settings.failsafe.iter().find(|other| other.name == entry.name).unwrap();
         entry.place = same.place.clone();
     }
-    assert_eq!(settings, built_in.settings);
+    assert_eq!((settings, guards), (built_in.settings, built_in.guards));
     assert_eq!(
         (policy_directories, socket, kubeconfig, state_directory),
         (built_in.policy_directories, built_in.socket, built_in.kubeconfig, built_in.state_directory)

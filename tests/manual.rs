@@ -74,6 +74,7 @@ fn every_command_option_and_exit_code_is_in_nodewall_8() {
 fn every_key_of_nodewall_toml_is_in_its_page() {
     let mut asked = asked_for("src/config/decode.rs");
     asked.extend(asked_for("src/config/selftest.rs"));
+    asked.extend(asked_for("src/config/guards.rs"));
     assert!(asked.contains("command") && asked.contains("motd"), "{asked:?}");
     assert!(asked.contains("mode") && asked.contains("drop_invalid") && asked.contains("rate"), "{asked:?}");
     let missing: Vec<_> = asked.difference(&keys(&page("nodewall.toml.5"))).cloned().collect();

@@ -368,6 +368,6 @@ fn figures_of_the_rules_are_a_table_and_json() {
         classes.iter().find(|class| class["stage"] == stage && class["chain"] == chain).unwrap().clone()
     };
     assert_eq!(of("host", "in_mgmt")["interfaces"], serde_json::json!(["eno1"]));
-    assert_eq!(of("early-hook", "early_mgmt")["chains"], 3);
+    assert_eq!(of("early-hook", "early_mgmt")["chains"], 4);
     assert_eq!(run("early", early, &["--format", "text"]).0, 2);
 }

@@ -12,6 +12,7 @@ use super::exit::Exit;
 use super::output::Output;
 use crate::daemon::documents::Documents;
 use crate::daemon::status::FindingRecord;
+use crate::policy::guards;
 use crate::source::Trust;
 use crate::text::render;
 
@@ -49,7 +50,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     let warnings = sorted.len() - errors;
     let printed = if output.json {
         let findings = sorted.iter().map(|finding| FindingRecord::of(finding)).collect();
-        output.json(&Report { version: 1, errors, warnings, policies: documents.policy.policies.len(), findings })
+        output.json(&Report { version: 1, errors, warnings, policies: policies(&documents), findings })
     } else {
         let mut text = render::render(&findings, &documents.texts, output.colored(&io::stdout()));
         text.push_str(&summary(&documents, errors, warnings));
@@ -62,6 +63,11 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     }
 }
 
+/// How many policies there are beside the built-in ones.
+fn policies(documents: &Documents) -> usize {
+    documents.policy.policies.iter().filter(|policy| !guards::is_built_in(&policy.place)).count()
+}
+
 fn summary(documents: &Documents, errors: usize, warnings: usize) -> String {
     let count = |number: usize, one: &str, many: &str| match number {
         1 => format!("1 {one}"),
@@ -69,7 +75,7 @@ fn summary(documents: &Documents, errors: usize, warnings: usize) -> String {
     };
     let documents = format!(
         "{} in {}",
-        count(documents.policy.policies.len(), "policy", "policies"),
+        count(policies(documents), "policy", "policies"),
         count(documents.files.len(), "file", "files")
     );
     match (errors, warnings) {

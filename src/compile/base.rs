@@ -12,6 +12,7 @@ use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, SetRef, Statement, Value, Verdict, ct_state};
 use crate::nft::key::{Datum, Key, Side};
+use crate::policy::guards::Withheld;
 use crate::policy::model::{Mode, Stage};
 
 /// `ARPHRD_LOOPBACK` (include/uapi/linux/if_arp.h): the device, whatever its name.
@@ -20,6 +21,11 @@ const LOOPBACK_TYPE: u16 = 772;
 const ROCE_V2_PORT: u16 = 4791;
 /// RFC 4861 section 7.1: discovery from beyond the link has a smaller hop limit and is not to be believed.
 const DISCOVERY_HOP_LIMIT: u8 = 255;
+/// ICMPv6 router advertisement (RFC 4861 section 4.2).
+const ROUTER_ADVERTISEMENT: u8 = 134;
+/// The chains of essentials that guards withhold from some interfaces ([`Withheld`]).
+const ESSENTIAL_DHCP: &str = "essential_dhcp";
+const ESSENTIAL_ADVERTISEMENTS: &str = "essential_advertisements";
 
 /// A rule from statements, a verdict and a comment.
 pub(super) fn rule(statements: Vec<Statement>, verdict: Verdict, comment: &str) -> Rule {
@@ -137,32 +143,40 @@ pub(super) fn essentials_jump(point: Point) -> Rule {
     Rule { statements: vec![vmap(Key::L4Proto, carriers)], comment: Some("essentials".to_owned()) }
 }
 
-/// What a host cannot do without, whatever its policy.
-pub(super) fn essentials(point: Point) -> Chain {
-    let types = |numbers: &[u8]| -> RangeSet<u8> { numbers.iter().map(|number| (*number, *number)).collect() };
+/// The visit to the essentials that are some only on other interfaces, where an interface has them.
+pub(super) fn withheld_jump(has: Withheld) -> Option<Rule> {
+    let jump = |chain: &str| Verdict::Jump(chain.to_owned());
+    let dhcp = has.dhcp.then(|| (Datum::from(Protocol::UDP.0), jump(ESSENTIAL_DHCP)));
+    let advertisements = has.advertisements.then(|| (Datum::from(Protocol::ICMPV6.0), jump(ESSENTIAL_ADVERTISEMENTS)));
+    let carriers: Vec<_> = dhcp.into_iter().chain(advertisements).collect();
+    let carried =
+        || Rule { statements: vec![vmap(Key::L4Proto, carriers.clone())], comment: Some("essentials".to_owned()) };
+    (!carriers.is_empty()).then(carried)
+}
+
+/// The chains of essentials that guards withhold from some interfaces.
+pub(super) fn withheld_essentials(withheld: Withheld) -> Vec<(&'static str, Chain)> {
+    let chain = |rules| Chain { base: None, rules };
+    let dhcp = withheld.dhcp.then(|| (ESSENTIAL_DHCP, chain(dhcp_client(Direction::Ingress))));
+    let advertisements = withheld.advertisements.then(|| {
+        let (kind, hop_limit) = (is(Key::Icmpv6Type, ROUTER_ADVERTISEMENT), is(Key::HopLimit, DISCOVERY_HOP_LIMIT));
+        let rule = counted(vec![kind, hop_limit], Verdict::Accept, "router discovery (RFC 4861)");
+        (ESSENTIAL_ADVERTISEMENTS, chain(vec![rule]))
+    });
+    dhcp.into_iter().chain(advertisements).collect()
+}
+
+/// Leases that this host asks for.
+fn dhcp_client(direction: Direction) -> Vec<Rule> {
     let ports = |source: u16, destination: u16| {
         [Side::Source, Side::Destination]
             .into_iter()
             .zip([source, destination])
             .map(|(side, port)| is(Key::Port(Some(Protocol::UDP), side), port))
     };
-    let accept = |statements: Vec<Statement>, comment: &str| counted(statements, Verdict::Accept, comment);
-    let path_mtu = vec![
-        accept(vec![is(Key::IcmpType, 3u8), is(Key::IcmpCode, 4u8)], "path MTU discovery (RFC 1191)"),
-        accept(vec![is(Key::Icmpv6Type, 2u8)], "path MTU discovery (RFC 8201)"),
-    ];
-    if point.stage == Stage::Forward {
-        return Chain { base: None, rules: path_mtu };
-    }
-    let (discovery, membership): (&[u8], &[u8]) = match point.direction {
-        // Router and neighbour solicitations and advertisements; multicast listener queries and reports.
-        Direction::Ingress => (&[133, 134, 135, 136], &[130, 131, 132, 143]),
-        Direction::Egress => (&[133, 135, 136], &[131, 132, 143]),
-    };
-    let v4 = is(Key::NfProto, 2u8);
-    let mut dhcp = vec![v4];
+    let mut dhcp = vec![is(Key::NfProto, 2u8)];
     let mut dhcp6 = Vec::new();
-    match point.direction {
+    match direction {
         Direction::Ingress => {
             dhcp.extend(ports(67, 68));
             dhcp6.extend(ports(547, 546));
@@ -174,14 +188,38 @@ pub(super) fn essentials(point: Point) -> Chain {
             dhcp6.extend(ports(546, 547));
         }
     }
+    vec![
+        counted(dhcp, Verdict::Accept, "DHCPv4 client (RFC 2131)"),
+        counted(dhcp6, Verdict::Accept, "DHCPv6 client (RFC 8415)"),
+    ]
+}
+
+/// What a host cannot do without, whatever its policy, but for what is withheld from some interfaces.
+pub(super) fn essentials(point: Point, withheld: Withheld) -> Chain {
+    let types = |numbers: &[u8]| -> RangeSet<u8> { numbers.iter().map(|number| (*number, *number)).collect() };
+    let accept = |statements: Vec<Statement>, comment: &str| counted(statements, Verdict::Accept, comment);
+    let path_mtu = vec![
+        accept(vec![is(Key::IcmpType, 3u8), is(Key::IcmpCode, 4u8)], "path MTU discovery (RFC 1191)"),
+        accept(vec![is(Key::Icmpv6Type, 2u8)], "path MTU discovery (RFC 8201)"),
+    ];
+    if point.stage == Stage::Forward {
+        return Chain { base: None, rules: path_mtu };
+    }
+    let (discovery, membership): (&[u8], &[u8]) = match point.direction {
+        // Router and neighbour solicitations and advertisements; multicast listener queries and reports.
+        Direction::Ingress if withheld.advertisements => (&[133, 135, 136], &[130, 131, 132, 143]),
+        Direction::Ingress => (&[133, ROUTER_ADVERTISEMENT, 135, 136], &[130, 131, 132, 143]),
+        Direction::Egress => (&[133, 135, 136], &[131, 132, 143]),
+    };
     let hop_limit = is(Key::HopLimit, DISCOVERY_HOP_LIMIT);
     let mut rules = vec![
         accept(vec![among(vec![Key::Icmpv6Type], &types(discovery)), hop_limit], "neighbour discovery (RFC 4861)"),
         accept(vec![among(vec![Key::Icmpv6Type], &types(membership))], "multicast listener discovery (RFC 3810)"),
     ];
     rules.extend(path_mtu);
-    rules.push(accept(dhcp, "DHCPv4 client (RFC 2131)"));
-    rules.push(accept(dhcp6, "DHCPv6 client (RFC 8415)"));
+    if point.direction == Direction::Egress || !withheld.dhcp {
+        rules.extend(dhcp_client(point.direction));
+    }
     if point.direction == Direction::Egress {
         // rdma_rxe spins when its packets are dropped on the way out. It sends from the kernel, where no socket has a user; what a
         // process sends to that port is left to the policy.

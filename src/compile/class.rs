@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::point::Point;
-use crate::net::interface::{InterfaceName, Role};
+use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::policy::effective::{Effective, Pattern};
+use crate::policy::guards::Withheld;
 use crate::policy::model::Stage;
 use crate::policy::selector::Labels;
 
@@ -17,6 +18,8 @@ pub(super) struct ClassKey {
     pub(super) failsafe: Vec<usize>,
     /// Per tier, indices of its policies that select them and govern the direction.
     pub(super) policies: Vec<Vec<usize>>,
+    /// The essentials that are none on them.
+    pub(super) withheld: Withheld,
 }
 
 /// The classes of one point and who belongs to them. Outside the host stage, where interfaces have defaults, an interface that no
@@ -89,7 +92,11 @@ fn class_key(effective: &Effective, point: Point, role: Role, labels: &Labels) -
                 .collect()
         })
         .collect();
-    ClassKey { role, failsafe, policies }
+    let withheld = match point.direction {
+        Direction::Ingress => effective.withheld(labels),
+        Direction::Egress => Withheld::default(),
+    };
+    ClassKey { role, failsafe, policies, withheld }
 }
 
 struct Names {

@@ -14,6 +14,7 @@ use crate::nft::ir::{
 use crate::nft::key::{DataType, Datum, Key, Side};
 use crate::policy::early;
 use crate::policy::effective::{Effective, EffectiveRule};
+use crate::policy::guards::Withheld;
 use crate::policy::model::{Mode, Stage};
 use crate::policy::selector::Labels;
 
@@ -27,8 +28,8 @@ const PREROUTING_PRIORITY: i32 = -310;
 const INGRESS_PRIORITY: i32 = 0;
 
 /// Adds the chains, if any interface has early rules.
-pub(super) fn add(effective: &Effective, ruleset: &mut Ruleset, room: &mut Room) {
-    let mut classes = Classes { effective, ruleset, room, by_key: BTreeMap::new() };
+pub(super) fn add(effective: &Effective, withheld: Withheld, ruleset: &mut Ruleset, room: &mut Room) {
+    let mut classes = Classes { effective, withheld, ruleset, room, by_key: BTreeMap::new() };
     let interfaces: Vec<_> = effective
         .interfaces
         .iter()
@@ -95,9 +96,11 @@ pub(super) fn hook_chain(interface: &str) -> String {
 /// Interfaces with the same early rules and failsafe entries share a chain.
 struct Classes<'a, 'r> {
     effective: &'a Effective,
+    /// What is an essential on some interfaces only.
+    withheld: Withheld,
     ruleset: &'r mut Ruleset,
     room: &'r mut Room,
-    by_key: BTreeMap<(Vec<usize>, Vec<String>), String>,
+    by_key: BTreeMap<(Vec<usize>, Vec<String>, Withheld), String>,
 }
 
 impl Classes<'_, '_> {
@@ -114,7 +117,8 @@ impl Classes<'_, '_> {
             .filter(|(_, entry)| entry.interfaces.matches(labels))
             .map(|(index, _)| index)
             .collect();
-        let key = (failsafe, rules.iter().map(|rule| rule.id.to_string()).collect());
+        let has = self.withheld.without(self.effective.withheld(labels));
+        let key = (failsafe, rules.iter().map(|rule| rule.id.to_string()).collect(), has);
         if let Some(chain) = self.by_key.get(&key) {
             return Some(chain.clone());
         }
@@ -124,13 +128,13 @@ impl Classes<'_, '_> {
             name = format!("{CHAIN}_{role}.{number}");
             number += 1;
         }
-        let statements = self.rules(&name, &key.0, &rules);
+        let statements = self.rules(&name, &key.0, has, &rules);
         self.ruleset.chains.insert(name.clone(), Chain { base: None, rules: statements });
         self.by_key.insert(key, name.clone());
         Some(name)
     }
 
-    fn rules(&mut self, name: &str, failsafe: &[usize], rules: &[&EffectiveRule]) -> Vec<Rule> {
+    fn rules(&mut self, name: &str, failsafe: &[usize], has: Withheld, rules: &[&EffectiveRule]) -> Vec<Rule> {
         let effective = self.effective;
         let (log, alike) = (effective.log, POINT.alike());
         let mut target = Target { ruleset: self.ruleset, log, prefix: CHAIN, alike, room: self.room };
@@ -144,6 +148,7 @@ impl Classes<'_, '_> {
         let drop = |_: &EffectiveRule| Effect::Verdict(Verdict::Drop);
         let denials: Vec<_> = rules.iter().flat_map(|rule| lines(rule, drop, Mode::Enforce)).collect();
         let mut rules = vec![base::essentials_jump(POINT)];
+        rules.extend(base::withheld_jump(has));
         rules.extend(target.linear(&ways_in).into_iter().map(uncounted));
         rules.extend(target.lower(name, &denials));
         rules.push(base::rule(Vec::new(), Verdict::Accept, &comment::fit("not denied early".to_owned())));

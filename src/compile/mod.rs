@@ -37,6 +37,7 @@ use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict};
 use crate::nft::key::{DataType, Datum, Key, Side};
 use crate::policy::effective::{Effective, EffectivePolicy, EffectiveRule, Pattern};
+use crate::policy::guards::Withheld;
 use crate::policy::model::{Action, Mode, Stage, TierDefault};
 use crate::policy::settings::Default;
 
@@ -57,6 +58,10 @@ pub fn compile_noting(effective: &Effective) -> (Ruleset, BTreeSet<String>) {
 
 fn compile_in(effective: &Effective, room: &mut Room) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    let withheld = effective.withheld_anywhere();
+    for (name, chain) in base::withheld_essentials(withheld) {
+        ruleset.chains.insert(name.to_owned(), chain);
+    }
     let mut points: Vec<Point> = Point::ALL.into_iter().filter(|point| point.exists(effective)).collect();
     // Forwarded packets come to the one side by way of the other.
     let forward = |direction| Point { stage: Stage::Forward, direction };
@@ -67,10 +72,10 @@ fn compile_in(effective: &Effective, room: &mut Room) -> Ruleset {
     }
     for point in &points {
         let marks = marks(*point, &points, effective.accept_mark);
-        Compiler { effective, point: *point, marks, ruleset: &mut ruleset, room }.run();
+        Compiler { effective, point: *point, marks, withheld, ruleset: &mut ruleset, room }.run();
     }
     accepting(effective, &points, &mut ruleset);
-    early::add(effective, &mut ruleset, room);
+    early::add(effective, withheld, &mut ruleset, room);
     ruleset
 }
 
@@ -117,6 +122,8 @@ struct Compiler<'a> {
     effective: &'a Effective,
     point: Point,
     marks: Marks,
+    /// What is an essential on some interfaces only.
+    withheld: Withheld,
     ruleset: &'a mut Ruleset,
     /// See [`Target::room`].
     room: &'a mut Room,
@@ -159,7 +166,9 @@ impl Compiler<'_> {
         rules.push(base::rule(Vec::new(), unknown, comment));
         let chain = Chain { base: point.base(self.effective.mode), rules };
         self.ruleset.chains.insert(point.chain().to_owned(), chain);
-        self.ruleset.chains.entry(base::essentials_name(point).to_owned()).or_insert_with(|| base::essentials(point));
+        let withheld = self.withheld;
+        let essentials = || base::essentials(point, withheld);
+        self.ruleset.chains.entry(base::essentials_name(point).to_owned()).or_insert_with(essentials);
     }
 
     /// Where the packets of an interface go.
@@ -259,6 +268,9 @@ impl Compiler<'_> {
             // The host stage has them before its dispatch; another stage leaves interfaces alone that it does not govern.
             rules.extend(base::guards(self.point, self.effective.drop_invalid, &self.deny()));
             rules.push(base::essentials_jump(self.point));
+        }
+        if self.point.direction == Direction::Ingress && self.point.stage != Stage::Forward {
+            rules.extend(base::withheld_jump(self.withheld.without(class.withheld)));
         }
         rules.extend(self.failsafe(chain, class));
         rules

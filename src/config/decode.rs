@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Config, confirm, selftest};
+use super::{Config, confirm, guards, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -104,6 +104,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
             config.motd = Some(motd);
         }
         apply.finish(reader, "[apply]");
+    }
+    if let Some(guards) = fields.get("guards") {
+        config.guards = guards::guards(reader, guards);
     }
     if let Some(selftest) = fields.get("selftest") {
         config.probes = selftest::probes(reader, selftest);

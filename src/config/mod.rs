@@ -3,6 +3,7 @@
 pub mod confirm;
 mod decode;
 pub mod duration;
+mod guards;
 pub mod kubeconfig;
 mod selftest;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
+use crate::policy::guards::Guards;
 use crate::policy::model::{Mode, ServicePort};
 use crate::policy::selector::Selector;
 use crate::policy::settings::{ACCEPT_MARK, Failsafe, LogSettings, NodeSettings};
@@ -26,6 +28,8 @@ use confirm::Confirm;
 pub struct Config {
     /// What changes a verdict.
     pub settings: NodeSettings,
+    /// Which of the built-in policies hold.
+    pub guards: Guards,
     /// Where policy files are, lowest precedence first.
     pub policy_directories: Vec<PathBuf>,
     /// The control socket.
@@ -58,6 +62,7 @@ impl Config {
                 revoke: true,
                 log: LogSettings { group: 5, rate: 10, burst: 20 },
             },
+            guards: Guards::default(),
             policy_directories: ["/usr/lib", "/etc", "/run"]
                 .map(|root| PathBuf::from(format!("{root}/nodewall/policy.d")))
                 .to_vec(),

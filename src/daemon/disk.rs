@@ -259,8 +259,10 @@ fn decode(generation: &Generation) -> Result<Version, String> {
         return Err(format!("this version cannot use generation {number}: {place}: {message}"));
     }
     let origin = generation.source.clone();
-    let config::Config { settings, probes, .. } = config;
-    Ok(Version { number, origin, policy: sourced.policy, settings, probes, texts })
+    let config::Config { settings, probes, guards, .. } = config;
+    let mut policy = sourced.policy;
+    policy.guard(source::guards::shipped(), &guards);
+    Ok(Version { number, origin, policy, settings, probes, texts })
 }
 
 fn write<D: Disk>(store: &mut Store<D>, what: Vec<Keep>, moment: &Moment) -> Result<(), String> {

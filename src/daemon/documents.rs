@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
+use crate::policy::guards::FILE;
 use crate::policy::model::{NamedSet, Policy};
 use crate::reconcile;
 use crate::source::{self, Decoded, DecodedFile, Texts, Trust};
@@ -30,7 +31,7 @@ pub struct Whereabouts {
 pub struct Documents {
     /// The settings.
     pub config: Config,
-    /// Every document that is valid by itself, merged.
+    /// Every document that is valid by itself, merged, and the guards.
     pub policy: Policy,
     /// What is wrong with settings, documents and kubeconfig.
     pub findings: Vec<Finding>,
@@ -70,14 +71,17 @@ fn load_all(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>) -
         (directories, before.map_or_else(load, |before| source::load_directories_again(directories, trust, before)))
     };
     let looked_at = looked_at.clone();
+    let mut policy = sourced.policy;
+    policy.guard(source::guards::shipped(), &config.guards);
     let mut texts = sourced.texts;
+    texts.insert(Arc::from(FILE), Arc::from(source::guards::TEXT));
     let settings: Arc<str> = Arc::from(text);
     texts.insert(textfile::name(&whereabouts.config), Arc::clone(&settings));
     let kept = reconcile::Texts { policy: sourced.kept, settings };
     findings.extend(sourced.findings);
     let api_servers = api_servers(&config, trust, &mut findings);
     Documents {
-        policy: sourced.policy,
+        policy,
         findings,
         texts,
         kept,

@@ -6,6 +6,7 @@
 //! failsafe go before them. Nothing is early under node-wide audit, which changes no verdict.
 
 use super::effective::{Addresses, Effective, EffectiveRule};
+use super::guards;
 use super::model::{Action, Mode, Stage, TierDefault};
 use super::selector::Labels;
 use crate::net::interface::{Direction, Role};
@@ -31,10 +32,12 @@ pub fn rules<'a>(effective: &'a Effective, role: Role, labels: &Labels) -> Vec<&
                 }
                 governed = true;
                 for rule in rules {
-                    if !is_deny_set(rule) {
+                    if is_deny_set(rule) {
+                        early.push(rule);
+                    } else if tier.name != guards::TIER || rule.action != Action::Deny {
+                        // What a guard denies lets nothing in.
                         return early;
                     }
-                    early.push(rule);
                 }
             }
             if governed && tier.default == TierDefault::Deny {

@@ -10,6 +10,7 @@ use super::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, RuleId,
 };
 use super::expected;
+use super::guards;
 use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
 use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
@@ -52,7 +53,8 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         .chain(std::iter::once(&unknown))
         .collect();
     for selected in tiers.iter().flat_map(|tier| &tier.policies) {
-        if !known.iter().any(|labels| selected.interfaces.matches(labels)) {
+        let meant = !guards::is_built_in(&selected.place);
+        if meant && !known.iter().any(|labels| selected.interfaces.matches(labels)) {
             let message = format!("policy \"{}\" selects no interface of this node", selected.name);
             resolver.findings.push(
                 Finding::warning(Code::SelectsNothing, &selected.place, message)

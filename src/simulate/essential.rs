@@ -7,10 +7,14 @@ use super::packet::{ConntrackState, Origin, Packet};
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::policy::effective::Effective;
+use crate::policy::guards::Withheld;
 use crate::policy::model::Stage;
+use crate::policy::selector::Labels;
 
 /// Soft-RoCE's port (`ROCE_V2_UDP_DPORT`, include/rdma/ib_verbs.h).
 const ROCE_V2_PORT: u16 = 4791;
+/// ICMPv6 router advertisement (RFC 4861 section 4.2).
+const ROUTER_ADVERTISEMENT: u8 = 134;
 
 /// What goes before everything else in a stage, marks of earlier stages included: loopback, and flows that are there already.
 pub(super) fn followed(effective: &Effective, packet: &Packet, stage: Stage) -> Option<&'static str> {
@@ -34,8 +38,13 @@ pub(super) fn guard(effective: &Effective, packet: &Packet, at: (Stage, Directio
         .then_some("loopback address from outside (CVE-2020-8558)")
 }
 
-/// What a stage lets through whatever the policy says.
-pub(super) fn essential(packet: &Packet, (stage, direction): (Stage, Direction)) -> Option<&'static str> {
+/// What a stage lets through whatever the policy says, on an interface with these labels.
+pub(super) fn essential(
+    effective: &Effective,
+    labels: &Labels,
+    packet: &Packet,
+    (stage, direction): (Stage, Direction),
+) -> Option<&'static str> {
     if path_mtu(packet) {
         return Some("path MTU discovery (RFC 1191, RFC 8201)");
     }
@@ -43,11 +52,16 @@ pub(super) fn essential(packet: &Packet, (stage, direction): (Stage, Direction))
     if stage == Stage::Forward {
         return None;
     }
-    if neighbour_discovery(packet, direction) {
+    let withheld = match direction {
+        Direction::Ingress => effective.withheld(labels),
+        Direction::Egress => Withheld::default(),
+    };
+    let advertised = packet.icmp_of(Protocol::ICMPV6).is_some_and(|(kind, _)| kind == ROUTER_ADVERTISEMENT);
+    if neighbour_discovery(packet, direction) && !(advertised && withheld.advertisements) {
         Some("neighbour discovery (RFC 4861)")
     } else if multicast_listener(packet, direction) {
         Some("multicast listener discovery (RFC 3810)")
-    } else if dhcp_client(packet, direction) {
+    } else if dhcp_client(packet, direction) && !withheld.dhcp {
         Some("DHCP client (RFC 2131, RFC 8415)")
     } else if direction == Direction::Egress && soft_roce(packet) {
         Some("Soft-RoCE is decided where it arrives")

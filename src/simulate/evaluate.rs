@@ -127,7 +127,8 @@ impl<'a> Evaluation<'a> {
     fn early(&mut self, interface: Recognised<'a>, packet: &Packet) -> Option<Reason> {
         let rules = early::rules(self.effective, interface.role, interface.labels);
         let at = (Stage::Untracked, Direction::Ingress);
-        if rules.is_empty() || is_loopback(self.effective, packet) || essential(packet, at).is_some() {
+        let essential = || essential(self.effective, interface.labels, packet, at);
+        if rules.is_empty() || is_loopback(self.effective, packet) || essential().is_some() {
             return None;
         }
         self.step(Step::Early);
@@ -186,7 +187,7 @@ impl<'a> Evaluation<'a> {
             self.step(Step::Essential(words, Outcome::Dropped));
             return End::Final(Reason::Essential(words), Outcome::Dropped);
         }
-        if let Some(words) = essential(visit.packet, at) {
+        if let Some(words) = essential(self.effective, visit.interface.labels, visit.packet, at) {
             self.step(Step::Essential(words, Outcome::Accepted));
             return accept(words);
         }

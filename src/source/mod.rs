@@ -3,6 +3,7 @@
 mod decoded;
 mod document;
 mod file;
+pub mod guards;
 mod merge;
 mod process;
 

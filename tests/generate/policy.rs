@@ -11,6 +11,7 @@ use nodewall::policy::effective::{
     Addresses, Effective, EffectiveFailsafe, EffectivePolicy, EffectiveRule, EffectiveTier, Expected, Interface,
     Pattern, ProcessMatch, RuleId, Units,
 };
+use nodewall::policy::guards;
 use nodewall::policy::model::{Action, Limit, Mode, Stage, TierDefault};
 use nodewall::policy::selector::{Labels, Selector};
 use nodewall::policy::settings::{Default as InterfaceDefault, LogSettings};
@@ -51,9 +52,13 @@ pub fn effective() -> impl Strategy<Value = Effective> {
     let failsafe = prop::collection::vec(entry, 0..3);
     let defaults = prop::collection::vec(any::<bool>(), Role::ALL.len() * 2);
     let mark = select(vec![0x10u32, 0x1, 0x400, 0x8000_0000]);
-    let early = prop_oneof![1 => Just(Vec::new()), 3 => subsequence(ROLES.to_vec(), 1..=ROLES.len())];
-    (mode, interfaces(), expected(), failsafe, tiers, defaults, any::<bool>(), any::<bool>(), mark, early).prop_map(
-        |(mode, interfaces, expected, failsafe, tiers, defaults, drop_invalid, team, accept_mark, early)| {
+    let early = prop_oneof![1 => Just(Vec::new()), 5 => subsequence(ROLES.to_vec(), 1..=ROLES.len())];
+    // The first policies as guards, which decide about essentials.
+    let guards = prop_oneof![2 => Just(&[][..]), 1 => Just(&NAMES_OF_GUARDS[..1]), 1 => Just(&NAMES_OF_GUARDS[..])];
+    let rest = (any::<bool>(), any::<bool>(), mark, early, guards);
+    (mode, interfaces(), expected(), failsafe, tiers, defaults, rest).prop_map(
+        |(mode, interfaces, expected, failsafe, tiers, defaults, rest)| {
+            let (drop_invalid, team, accept_mark, early, guards) = rest;
             let defaults = Role::ALL
                 .iter()
                 .flat_map(|role| Direction::BOTH.map(|direction| (*role, direction)))
@@ -79,9 +84,26 @@ pub fn effective() -> impl Strategy<Value = Effective> {
                 log,
             };
             name_everything(&mut effective);
+            name_guards(&mut effective, guards);
             effective
         },
     )
+}
+
+/// The guards that have a say about essentials.
+const NAMES_OF_GUARDS: [&str; 2] = [guards::ADVERTISEMENTS, guards::DHCP_SERVER];
+
+/// Gives the first policies the names of guards, and what makes those decide.
+fn name_guards(effective: &mut Effective, names: &[&str]) {
+    let Some(tier) = effective.tiers.first_mut().filter(|_| !names.is_empty()) else { return };
+    tier.name = guards::TIER.to_owned();
+    for (policy, name) in tier.policies.iter_mut().zip(names) {
+        policy.name = (*name).to_owned();
+        (policy.stage, policy.mode) = (Stage::Host, Mode::Enforce);
+        for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
+            rule.id.policy = (*name).into();
+        }
+    }
 }
 
 /// Names are unique in a valid policy, so they are given at the end.

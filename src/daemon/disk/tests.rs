@@ -115,7 +115,8 @@ fn documents(port: u16, key: &str) -> Documents {
     let (config, settings_findings) = config::decode_text("nodewall.toml", &settings);
     assert!(settings_findings.iter().all(|finding| finding.severity == Severity::Warning), "{settings_findings:?}");
     let texts = Texts { policy: [("000000 0 a.toml".to_owned(), text.into())].into(), settings: settings.into() };
-    let sourced = source::decode_kept(&texts.policy);
+    let mut sourced = source::decode_kept(&texts.policy);
+    sourced.policy.guard(source::guards::shipped(), &config.guards);
     assert_eq!(key.is_empty(), sourced.findings.is_empty(), "{:?}", sourced.findings);
     Documents {
         policy: sourced.policy,
