@@ -21,6 +21,7 @@ use crate::nft::ir::Ruleset;
 use crate::policy::addresses::Named;
 use crate::policy::coverage::{self, Coverage};
 use crate::policy::effective::{Effective, Interface};
+use crate::policy::guards;
 use crate::policy::local::LocalNames;
 use crate::policy::model::{Mode, NamedSet, Policy};
 use crate::policy::resolve::resolve;
@@ -1551,7 +1552,7 @@ impl State {
                 let trial = if phase == Phase::Unconfirmed { ", unconfirmed" } else { "" };
                 format!(
                     "in force{trial}: {} policies, {rules} rules, {} interfaces{audit}",
-                    summary.policies.len(),
+                    summary.policies.iter().filter(|policy| !guards::is_shipped(&policy.place)).count(),
                     summary.interfaces.len()
                 )
             }

@@ -115,8 +115,7 @@ fn codes(status: &Value) -> Vec<String> {
 
 fn policies(status: &Value) -> Vec<String> {
     let policies = status["policies"].as_array().unwrap();
-    let own = policies.iter().filter(|policy| policy["tier"] != "guards");
-    own.map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
+    policies.iter().map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
 }
 
 fn now() -> u64 {

@@ -220,6 +220,9 @@ fn text(status: &Status, colored: bool) -> String {
         .map(|interface| [interface.name.clone(), interface.role.clone(), interface.why.clone()]);
     table(&mut out, ["INTERFACE", "ROLE", "WHY"], &[false; 3], rows.collect());
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let here = status.guards.iter().filter(|guard| !guard.interfaces.is_empty());
+    let rows = here.map(|guard| [guard.name.clone(), number(guard.packets), interfaces(&guard.interfaces)]);
+    table(&mut out, ["GUARD", "PACKETS", "INTERFACES"], &[false, true, false], rows.collect());
     let rows = status.policies.iter().map(|policy| {
         let until = policy.expires.as_ref().map(|at| format!("until {at}"));
         let notes: Vec<String> =

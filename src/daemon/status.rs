@@ -14,9 +14,10 @@ use crate::nft::change::Loaded;
 use crate::nft::feature::{Feature, Need, Support};
 use crate::nft::ir::Ruleset;
 use crate::policy::coverage;
+use crate::policy::guards;
 use crate::policy::model::Mode;
 use crate::reconcile::selftest::{Judgement, words};
-use crate::reconcile::{Emergency, SelfTest, State};
+use crate::reconcile::{Emergency, PolicySummary, SelfTest, State};
 use crate::text::finding::{Finding, Severity};
 use crate::text::time;
 
@@ -92,6 +93,8 @@ pub struct Status {
     pub interfaces: Vec<InterfaceRecord>,
     /// The systemd units and slices that the policy names, sorted by name.
     pub units: Vec<UnitRecord>,
+    /// The built-in policies that hold before all others, in order of evaluation.
+    pub guards: Vec<PolicyRecord>,
     /// The policies in order of evaluation.
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
@@ -468,6 +471,19 @@ impl Status {
             Mode::Audit => "audit".to_owned(),
         };
         let summary = state.summary().cloned().unwrap_or_default();
+        let (guards, policies): (Vec<_>, Vec<_>) =
+            summary.policies.into_iter().partition(|policy| guards::is_shipped(&policy.place));
+        let policy = |policy: PolicySummary| PolicyRecord {
+            name: policy.name,
+            tier: policy.tier,
+            mode: mode(policy.mode),
+            interfaces: policy.interfaces,
+            rules: policy.rules,
+            packets: None,
+            bytes: None,
+            expires: policy.expires.map(time::rfc3339),
+            place: policy.place.to_string(),
+        };
         let elsewhere = state.elsewhere();
         let here = summary.interfaces.iter().filter_map(|interface| interface.coverage.get(&Direction::Ingress));
         let counts = coverage::counts(here.chain(elsewhere.values()));
@@ -525,21 +541,8 @@ impl Status {
                     cgroups: cgroups.into_iter().map(|Cgroup { level, id }| CgroupRecord { level, id }).collect(),
                 })
                 .collect(),
-            policies: summary
-                .policies
-                .into_iter()
-                .map(|policy| PolicyRecord {
-                    name: policy.name,
-                    tier: policy.tier,
-                    mode: mode(policy.mode),
-                    interfaces: policy.interfaces,
-                    rules: policy.rules,
-                    packets: None,
-                    bytes: None,
-                    expires: policy.expires.map(time::rfc3339),
-                    place: policy.place.to_string(),
-                })
-                .collect(),
+            guards: guards.into_iter().map(policy).collect(),
+            policies: policies.into_iter().map(policy).collect(),
             failsafe: summary
                 .failsafe
                 .into_iter()
@@ -557,7 +560,7 @@ impl Status {
 
     /// Adds what a look at the kernel told.
     pub fn add_counters(&mut self, counters: &BTreeMap<String, (u64, u64)>) {
-        for policy in &mut self.policies {
+        for policy in self.guards.iter_mut().chain(&mut self.policies) {
             let (packets, bytes) = counters.get(&policy.name).copied().unwrap_or_default();
             (policy.packets, policy.bytes) = (Some(packets), Some(bytes));
         }
