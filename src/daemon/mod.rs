@@ -39,6 +39,7 @@ use std::future;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -298,6 +299,21 @@ enum Reload {
     Settling,
 }
 
+/// What the store will have answered.
+type Answer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Tells the loop the answers in the order of their tickets: tasks of their own end in any order, and to the state machine the last
+/// answer is the newest.
+fn in_order(inbox: mpsc::UnboundedSender<Input>) -> mpsc::UnboundedSender<(u64, Answer)> {
+    let (keeping, mut waiting) = mpsc::unbounded_channel::<(u64, Answer)>();
+    tokio::spawn(async move {
+        while let Some((ticket, answer)) = waiting.recv().await {
+            let _ = inbox.send(Input::Kept(ticket, answer.await));
+        }
+    });
+    keeping
+}
+
 /// The state of the loop.
 struct Daemon {
     options: Options,
@@ -329,6 +345,8 @@ struct Daemon {
     listening: bool,
     drift: Drift,
     features: Features,
+    /// What the store was given, in the order in which its answers are told.
+    keeping: mpsc::UnboundedSender<(u64, Answer)>,
     /// The store, once the settings say where.
     disk: Option<DiskThread>,
     /// Whether what is on disk and the documents are known.
@@ -355,6 +373,7 @@ struct Daemon {
 impl Daemon {
     fn new(options: Options, kernel: KernelThread, systemd: Systemd, inbox: mpsc::UnboundedSender<Input>) -> Self {
         Self {
+            keeping: in_order(inbox.clone()),
             options,
             kernel,
             systemd,
@@ -452,14 +471,12 @@ impl Daemon {
                 Effect::Retry(after) => self.retry_at = Some(Instant::now() + after),
                 Effect::ForgetRetry => self.retry_at = None,
                 Effect::Keep(ticket, what) => {
-                    let (keeping, inbox) = (self.disk.as_ref().map(|disk| disk.keep(what)), self.inbox.clone());
-                    tokio::spawn(async move {
-                        let kept = match keeping {
-                            Some(keeping) => keeping.await,
-                            None => Err("there is no store".to_owned()),
-                        };
-                        let _ = inbox.send(Input::Kept(ticket, kept));
-                    });
+                    let answer: Answer = match self.disk.as_ref().map(|disk| disk.keep(what)) {
+                        Some(keeping) => Box::pin(keeping),
+                        None => Box::pin(future::ready(Err("there is no store".to_owned()))),
+                    };
+                    // The task is gone only when the process ends.
+                    let _ = self.keeping.send((ticket, answer));
                 }
                 Effect::Deadline(after) => {
                     let now = Instant::now();
