@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::sync::mpsc;
@@ -73,14 +74,17 @@ impl FileWatch {
         Ok(Self { inotify, events, directories: Vec::new(), files: Vec::new(), watched: BTreeMap::new() })
     }
 
-    /// Watches these from now on. They need not exist.
-    pub(super) fn set(&mut self, directories: &[PathBuf], files: &[PathBuf]) {
+    /// Watches these from now on. They need not exist. Whether one of them changed since a time at which it was not watched yet.
+    pub(super) fn set(&mut self, directories: &[PathBuf], files: &[PathBuf], since: SystemTime) -> bool {
         let absolute = |paths: &[PathBuf]| -> Vec<PathBuf> {
             paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect()
         };
         self.directories = absolute(directories);
         self.files = absolute(files);
+        let before: Vec<WatchDescriptor> = self.watched.keys().copied().collect();
         self.resync();
+        let is_new = self.watched.keys().any(|descriptor| !before.contains(descriptor));
+        is_new && self.directories.iter().chain(&self.files).any(|path| changed_since(path, since))
     }
 
     /// Waits until something may have changed.
@@ -161,6 +165,17 @@ impl FileWatch {
     }
 }
 
+/// The clock of files may be this much behind: it goes by ticks of the kernel's.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Whether a file or directory was written, or what leads to it, at this time or later.
+fn changed_since(path: &Path, since: SystemTime) -> bool {
+    let newer = |metadata: io::Result<std::fs::Metadata>| {
+        metadata.and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified + TICK >= since)
+    };
+    newer(std::fs::metadata(path)) || newer(std::fs::symlink_metadata(path))
+}
+
 fn comings_and_goings() -> AddWatchFlags {
     AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE
 }
@@ -231,7 +246,6 @@ fn nearest(path: &Path, real: impl Fn(&Path) -> Option<PathBuf>) -> Option<(Path
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs;
-    use std::time::Duration;
 
     use super::*;
 
@@ -252,7 +266,7 @@ mod tests {
         let run = root.path().join("run/nodewall/policy.d");
         fs::create_dir_all(etc.join("policy.d")).unwrap();
         let mut watch = FileWatch::open().unwrap();
-        watch.set(&[etc.join("policy.d"), run.clone()], &[etc.join("nodewall.toml")]);
+        watch.set(&[etc.join("policy.d"), run.clone()], &[etc.join("nodewall.toml")], SystemTime::now());
 
         fs::write(etc.join("policy.d/10-a.toml"), "").unwrap();
         assert!(seen(&mut watch).await, "a file in a directory");
@@ -291,7 +305,7 @@ mod tests {
         std::os::unix::fs::symlink(opt.join("a.toml"), opt.join("b.toml")).unwrap();
         std::os::unix::fs::symlink("loop.toml", etc.join("loop.toml")).unwrap();
         let mut watch = FileWatch::open().unwrap();
-        watch.set(std::slice::from_ref(&etc), &[etc.join("a.toml"), etc.join("loop.toml")]);
+        watch.set(std::slice::from_ref(&etc), &[etc.join("a.toml"), etc.join("loop.toml")], SystemTime::now());
 
         fs::write(opt.join("a.toml"), "# changed").unwrap();
         assert!(seen(&mut watch).await, "a target that is written");
@@ -303,5 +317,19 @@ mod tests {
         settle(&mut watch).await;
         fs::remove_file(opt.join("b.toml")).unwrap();
         assert!(seen(&mut watch).await, "a link on the way that goes");
+    }
+
+    #[tokio::test]
+    async fn what_changed_before_it_was_watched_is_told_once() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("nodewall.toml");
+        fs::write(&file, "").unwrap();
+        let mut watch = FileWatch::open().unwrap();
+        let later = SystemTime::now() + Duration::from_secs(60);
+        assert!(!watch.set(&[], std::slice::from_ref(&file), later), "older than that");
+        let mut watch = FileWatch::open().unwrap();
+        let before = SystemTime::now() - Duration::from_secs(60);
+        assert!(watch.set(&[], std::slice::from_ref(&file), before));
+        assert!(!watch.set(&[], std::slice::from_ref(&file), before), "it is watched");
     }
 }

@@ -161,7 +161,10 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
             Some(input) = inputs.recv() => match daemon.received(input) {
                 Received::Nothing => {}
                 Received::Documents => {
-                    files.set(&daemon.watched_directories, &daemon.watched_files);
+                    let since = daemon.reading.read_at.unwrap_or(SystemTime::UNIX_EPOCH);
+                    if files.set(&daemon.watched_directories, &daemon.watched_files, since) {
+                        daemon.reading.all_changed();
+                    }
                     daemon.listen(&queries)?;
                 }
             },

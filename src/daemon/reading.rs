@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ pub(super) struct Reading {
     /// When the last load began, and how long it took from there until it was in force.
     began: Option<Instant>,
     cost: Duration,
+    /// When the last load began by the clock of files.
+    pub(super) read_at: Option<SystemTime>,
     /// When to load.
     pub(super) load_at: Option<Instant>,
 }
@@ -60,7 +62,14 @@ impl Reading {
     /// A load begins, and sees all that changed until now.
     pub(super) fn begins(&mut self) {
         let Self { files, rereading, cost, .. } = std::mem::take(self);
-        *self = Self { files, rereading, cost, began: Some(Instant::now()), ..Self::default() };
+        *self = Self {
+            files,
+            rereading,
+            cost,
+            began: Some(Instant::now()),
+            read_at: Some(SystemTime::now()),
+            ..Self::default()
+        };
     }
 
     /// What was loaded is in force, or refused.
