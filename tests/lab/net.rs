@@ -105,6 +105,15 @@ pub fn wire(one: (&Host, &str, &[&str]), other: (&Host, &str, &[&str])) {
         }
         host.sh(&format!("{script}ip link set {name} up"));
     }
+    // What is sent before the kernel has taken note of the carrier is lost.
+    for (host, name, _) in [one, other] {
+        for _ in 0..200 {
+            if host.sh(&format!("ip -o link show {name}")).contains("state UP") {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
 }
 
 /// Servers on every address of a host: UDP ports answer with what they got, TCP ports accept and close. They stop when
