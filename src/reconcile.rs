@@ -1552,7 +1552,7 @@ impl State {
                 let trial = if phase == Phase::Unconfirmed { ", unconfirmed" } else { "" };
                 format!(
                     "in force{trial}: {} policies, {rules} rules, {} interfaces{audit}",
-                    summary.policies.iter().filter(|policy| !guards::is_shipped(&policy.place)).count(),
+                    summary.policies.iter().filter(|policy| !guards::is_built_in(&policy.place)).count(),
                     summary.interfaces.len()
                 )
             }

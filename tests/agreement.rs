@@ -175,6 +175,24 @@ fn of_links(name: &str) -> [(&'static str, Packet); 3] {
     [("advertisement", advertisement), ("lease", lease), ("lease of IPv6", lease6)]
 }
 
+/// A TCP packet that comes in by an interface.
+fn tcp_in(name: &'static str, kind: Option<&'static str>) -> Sketch {
+    Sketch {
+        direction: Direction::Ingress,
+        v4: true,
+        name,
+        kind,
+        protocol: 6,
+        readable: true,
+        hop_limit: 64,
+        state: ConntrackState::New,
+        numbers: (3, 3, 5, 5, 0, 0, 0),
+        exit: None,
+        translated: None,
+        origin: 0,
+    }
+}
+
 /// Found by seed 20260731: the compiler left out a pattern that leads to the unknown interface's chain, and a wider one
 /// behind it took the interface.
 #[test]
@@ -206,20 +224,7 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
         drop_invalid: true,
         log: LogSettings { group: 1, rate: 1, burst: 1 },
     };
-    let sketch = Sketch {
-        direction: Direction::Ingress,
-        v4: true,
-        name: "cali1",
-        kind: Some("veth"),
-        protocol: 6,
-        readable: true,
-        hop_limit: 64,
-        state: ConntrackState::New,
-        numbers: (3, 3, 5, 5, 0, 0, 0),
-        exit: None,
-        translated: None,
-        origin: 0,
-    };
+    let sketch = tcp_in("cali1", Some("veth"));
     let (ruleset, points) = (compile(&effective), Points::of(&effective));
     for (name, outcome) in [("cali1", Outcome::Dropped), ("cali12", Outcome::Accepted), ("veth9", Outcome::Dropped)] {
         let sketch = Sketch { name, ..sketch.clone() };
@@ -291,20 +296,7 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
     let shards = ruleset.sets.values().filter(|set| set.map && set.interval).count();
     assert!(shards > 8, "{shards}");
     assert!(ruleset.sets.values().all(|set| set.elements.len() <= 512 || !set.map));
-    let sketch = Sketch {
-        direction: Direction::Ingress,
-        v4: true,
-        name: "eth1",
-        kind: None,
-        protocol: 6,
-        readable: true,
-        hop_limit: 64,
-        state: ConntrackState::New,
-        numbers: (3, 3, 5, 5, 0, 0, 0),
-        exit: None,
-        translated: None,
-        origin: 0,
-    };
+    let sketch = tcp_in("eth1", None);
     for _ in 0..4000 {
         let numbers = (next(1_000_000) as usize, 3, 5, 5, 0, 0, 0);
         let protocol = if next(2) == 0 { 6 } else { 47 };

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use lab::net::{Answer, Host, Probe, What, probe, wire};
 use nodewall::boot::Lockdown;
-use nodewall::compile::compile;
 use nodewall::config::Config;
 use nodewall::driver::{self, Error, Netlink};
 use nodewall::nft::change::{Batch, Change};
@@ -21,10 +20,7 @@ use nodewall::nft::ir::Ruleset;
 use nodewall::nft::netlink::encode;
 use nodewall::nft::text::render;
 use nodewall::plan::boot_batch;
-use nodewall::policy::resolve::resolve;
-use nodewall::source;
 use nodewall::store::{Directory, Generation, Store};
-use nodewall::text::finding::Severity;
 
 /// The promise: rules in force, or the fail mode, after this.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -53,16 +49,7 @@ fn ruleset(policy: &str) -> Ruleset {
     let node = Host::new();
     node.sh("ip link add mgmt0 type veth peer name p; ip link set mgmt0 up; ip link set p up");
     node.sh("ip addr add 10.0.0.5/24 dev mgmt0; ip route add default via 10.0.0.1");
-    let facts = node.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap()
-    });
-    let sourced = source::decode_text("policy.toml", policy);
-    let (effective, findings) = resolve(&sourced.policy, &Config::shipped().settings, &facts);
-    let errors: Vec<_> =
-        sourced.findings.iter().chain(&findings).filter(|finding| finding.severity == Severity::Error).collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-    compile(&effective)
+    node.compiled(policy, &Config::shipped().settings)
 }
 
 fn generation(number: u64, batch: Vec<u8>) -> Generation {

@@ -7,7 +7,6 @@ mod lab;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -258,18 +257,9 @@ fn packets_find_their_rules_in_maps_of_ranges() {
             "[[policy]]\nname = \"p\"\ninterfaces = \"all()\"\n{direction} = [\n{},\n{{ action = \"deny\" }},\n]\n",
             rules.join(",\n")
         );
-        node.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let facts = runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap();
-            let sourced = source::decode_text("policy.toml", &text);
-            let (effective, resolved) = resolve(&sourced.policy, &Config::shipped().settings, &facts);
-            let mut findings = sourced.findings.iter().chain(&resolved);
-            assert!(findings.all(|finding| finding.severity != Severity::Error), "{text}");
-            let ruleset = compile(&effective);
-            assert!(ruleset.sets.iter().any(|(name, set)| set.map && !name.contains("_interfaces/")), "{text}");
-            driver::apply(&mut Netlink::open().unwrap(), &ruleset, None).unwrap();
-            lab::conntrack::flush();
-        });
+        let ruleset = node.compiled(&text, &Config::shipped().settings);
+        assert!(ruleset.sets.iter().any(|(name, set)| set.map && !name.contains("_interfaces/")), "{text}");
+        node.put_in_force(&ruleset);
     };
     let from_node = |uid: u32, gid: u32| {
         let shell = "echo one >/dev/udp/10.0.0.1/7000";

@@ -6,19 +6,13 @@ mod lab;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::Duration;
 
 use lab::net::{Answer, Host, Probe, What, probe, wire};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
-use nodewall::compile::compile;
 use nodewall::config::Config;
-use nodewall::driver::{self, Netlink};
 use nodewall::net::interface::{Direction, Role};
-use nodewall::policy::resolve::resolve;
 use nodewall::policy::settings::{Default as InterfaceDefault, NodeSettings};
-use nodewall::source;
-use nodewall::text::finding::Severity;
 
 /// Nothing but policies decides what comes in; what goes out is decided by the default as well.
 fn settings(egress: InterfaceDefault) -> NodeSettings {
@@ -32,17 +26,7 @@ fn settings(egress: InterfaceDefault) -> NodeSettings {
 }
 
 fn load(node: &Host, policy: &str, settings: &NodeSettings) {
-    node.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let facts = runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap();
-        let sourced = source::decode_text("policy.toml", policy);
-        let (effective, resolved) = resolve(&sourced.policy, settings, &facts);
-        let errors: Vec<_> =
-            sourced.findings.iter().chain(&resolved).filter(|finding| finding.severity == Severity::Error).collect();
-        assert!(errors.is_empty(), "{errors:#?}\n{policy}");
-        driver::apply(&mut Netlink::open().unwrap(), &compile(&effective), None).unwrap();
-        lab::conntrack::flush();
-    });
+    node.put_in_force(&node.compiled(policy, settings));
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -6,7 +6,6 @@ mod lab;
 
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -125,11 +124,7 @@ impl Lab {
     }
 
     fn load(&self, settings: &str) {
-        let facts = self.node.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap()
-        });
-        let ruleset = compile(&effective(settings, OPEN, &facts));
+        let ruleset = compile(&effective(settings, OPEN, &self.node.facts()));
         self.node.enter(|| driver::apply(&mut Netlink::open().unwrap(), &ruleset, None).unwrap());
     }
 

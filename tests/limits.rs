@@ -8,19 +8,13 @@ mod lab;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::net::{Answer, Host, Probe, What, probe, wire};
 use nix::sys::socket::{setsockopt, sockopt};
-use nodewall::compile::compile;
 use nodewall::config::Config;
-use nodewall::driver::{self, Netlink};
 use nodewall::net::interface::{Direction, Role};
-use nodewall::policy::resolve::resolve;
 use nodewall::policy::settings::Default as InterfaceDefault;
-use nodewall::source;
-use nodewall::text::finding::Severity;
 
 /// Where the node listens.
 const PORTS: [u16; 3] = [7000, 7001, 7002];
@@ -77,16 +71,7 @@ impl Bench {
         for (role, direction) in Role::ALL.iter().flat_map(|role| Direction::BOTH.map(|side| (*role, side))) {
             settings.defaults.insert((role, direction), InterfaceDefault::Allow);
         }
-        self.node.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let facts = runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap();
-            let sourced = source::decode_text("policy.toml", text);
-            let (effective, resolved) = resolve(&sourced.policy, &settings, &facts);
-            let mut findings = sourced.findings.iter().chain(&resolved);
-            assert!(findings.all(|finding| finding.severity != Severity::Error), "{text}");
-            driver::apply(&mut Netlink::open().unwrap(), &compile(&effective), None).unwrap();
-            lab::conntrack::flush();
-        });
+        self.node.put_in_force(&self.node.compiled(text, &settings));
     }
 
     /// Sends datagrams from an address to a port of the node, each from a port of its own, so that each is a flow of its own.

@@ -6,7 +6,6 @@ mod lab;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -219,10 +218,7 @@ impl Lab {
     }
 
     fn facts(&self) -> Facts {
-        self.node.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap()
-        })
+        self.node.facts()
     }
 
     fn kernel(&self) -> Netlink {

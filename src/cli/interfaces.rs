@@ -200,7 +200,7 @@ impl Report {
                 .into_iter()
                 .map(|(name, coverage)| ElsewhereRecord { name, coverage: coverage.into() })
                 .collect(),
-            coverage: State::ALL.iter().map(|state| (state.name(), counts.get(state).copied().unwrap_or(0))).collect(),
+            coverage: counts.into_iter().map(|(state, count)| (state.name(), count)).collect(),
         }
     }
 
@@ -212,13 +212,9 @@ impl Report {
             count(self.gpus.len(), "GPU"),
             count(self.rdma.len(), "RDMA device"),
         );
-        let of = |state: State| self.coverage.get(state.name()).copied().unwrap_or_default();
-        let states = State::ALL
-            .into_iter()
-            .filter(|state| of(*state) > 0 || matches!(state, State::Enforced | State::Partial | State::Bypassed));
-        let states: Vec<String> = states.map(|state| format!("{} {}", state.name(), of(state))).collect();
+        let states = coverage::counts_in_words(|state| self.coverage.get(state.name()).copied().unwrap_or_default());
         // Writing to a String does not fail.
-        let _ = writeln!(out, "coverage: {}", states.join(", "));
+        let _ = writeln!(out, "coverage: {states}");
         table(
             &mut out,
             [
@@ -252,7 +248,7 @@ impl Report {
 }
 
 fn sentence(subject: &str, CoverageRecord { state, reason, .. }: &CoverageRecord) -> String {
-    format!("{subject}: {} - {reason}", state.to_uppercase())
+    coverage::sentence(subject, state, reason)
 }
 
 impl InterfaceRecord {

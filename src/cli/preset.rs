@@ -13,6 +13,7 @@ use super::examine::{Examined, examine};
 use super::exit::Exit;
 use super::output::Output;
 use crate::config;
+use crate::daemon::documents;
 use crate::policy::preset::{self, Preset, State};
 use crate::source::Trust;
 use crate::text::finding::{Finding, Severity};
@@ -216,7 +217,7 @@ fn enable(options: &Options, preset: &'static Preset, wanted: &Enable, output: &
 /// Writes the copy and says what it asks for; with errors that it brings, everything is as it was before.
 fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output: &Output) -> io::Result<Exit> {
     let before = fs::read(path).ok();
-    let errors = errors(&examine(options, &[], Trust::Anyone, output).findings);
+    let errors = documents::errors(&examine(options, &[], Trust::Anyone, output).findings);
     write(directory, path, preset.copy().as_bytes())?;
     let Examined { documents, findings, .. } = examine(options, &[], Trust::Anyone, output);
     let file = textfile::name(path);
@@ -225,7 +226,7 @@ fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output
     let concerns = |finding: &&Finding| finding.severity == Severity::Error || in_copy(finding);
     let concerning: Vec<Finding> = findings.iter().filter(concerns).cloned().collect();
     output.findings(&concerning, &documents.texts);
-    if self::errors(&findings) <= errors {
+    if documents::errors(&findings) <= errors {
         return Ok(Exit::Ok);
     }
     match before {
@@ -233,10 +234,6 @@ fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output
         None => remove(directory, path)?,
     }
     Ok(Exit::InvalidPolicy)
-}
-
-fn errors(findings: &[Finding]) -> usize {
-    findings.iter().filter(|finding| finding.severity == Severity::Error).count()
 }
 
 fn remove(directory: &Path, path: &Path) -> io::Result<()> {

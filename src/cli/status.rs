@@ -17,7 +17,7 @@ use crate::daemon::status::{
     BaseChainRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord, VERSION,
 };
 use crate::driver::{self, Kernel, Netlink};
-use crate::policy::coverage::State;
+use crate::policy::coverage::{self, State};
 use crate::source::Trust;
 
 /// Longer than the daemon gives itself for an answer.
@@ -115,13 +115,9 @@ fn show(status: &Status, output: &Output) -> Exit {
     output.data(&text(status, output.colored(&io::stdout())))
 }
 
-/// How many of each state there are; those of which one would want to know that there is none are always told.
+/// How many of each state there are, and where the reasons are.
 fn coverage_line(counts: &BTreeMap<String, usize>) -> String {
-    let of = |state: &State| counts.get(state.name()).copied().unwrap_or(0);
-    let told = |state: &State| of(state) > 0 || matches!(state, State::Enforced | State::Partial | State::Bypassed);
-    let states: Vec<String> =
-        State::ALL.iter().filter(|state| told(state)).map(|state| format!("{} {}", state.name(), of(state))).collect();
-    let all = states.join(", ");
+    let all = coverage::counts_in_words(|state| counts.get(state.name()).copied().unwrap_or(0));
     if counts.iter().any(|(state, count)| *count > 0 && state != State::Enforced.name()) {
         return format!("{all} (`nodewall interfaces` says why)");
     }

@@ -1,7 +1,7 @@
 //! One flat rule -> the statements that test it.
 
 use super::flat::{Flat, FlatCgroups, FlatL4, FlatProcess, Peer, PeerRanges};
-use crate::net::addr::{Family, prefix_of_v4, prefix_of_v6};
+use crate::net::addr::{AddrSet, Family, prefix_of_v4, prefix_of_v6};
 use crate::net::protocol::{IcmpSet, PortSet, Protocol};
 use crate::net::range::{Point, RangeSet};
 use crate::nft::ir::{ElementKey, Elements, Reject, Ruleset, Set, SetRef, Statement, Value};
@@ -127,24 +127,18 @@ pub(super) fn among<T: Point + Into<Datum>>(keys: Vec<Key>, values: &RangeSet<T>
 }
 
 fn address(peer: &Peer, side: Side, ruleset: &mut Ruleset) -> Statement {
-    // Hosts go into a hash set and prefixes into an interval set, whose elements cost a walk of the tree. The kernel cannot
-    // turn one into the other, so they have different names.
-    let (family, suffix) = match &peer.addresses {
-        PeerRanges::V4(ranges) => (Family::V4, if ranges.is_discrete() { "/hosts_4" } else { "_4" }),
-        PeerRanges::V6(ranges) => (Family::V6, if ranges.is_discrete() { "/hosts_6" } else { "_6" }),
+    let (family, elements) = match &peer.addresses {
+        PeerRanges::V4(ranges) => (Family::V4, Elements::V4(ranges.clone())),
+        PeerRanges::V6(ranges) => (Family::V6, Elements::V6(ranges.clone())),
     };
     let key = Key::IpAddr(family, side);
-    let elements = match &peer.addresses {
-        PeerRanges::V4(ranges) => Elements::V4(ranges.clone()),
-        PeerRanges::V6(ranges) => Elements::V6(ranges.clone()),
-    };
     let Some(name) = &peer.set else {
         return match single(&peer.addresses) {
             Some(value) => Statement::Match { key, negated: false, value },
             None => Statement::Lookup { keys: vec![key], negated: false, set: SetRef::Anonymous(elements) },
         };
     };
-    let name = format!("{name}{suffix}");
+    let name = set_name(name, &elements);
     ruleset.sets.entry(name.clone()).or_insert_with(|| Set {
         key: vec![key.data_type()],
         interval: elements.needs_interval(),
@@ -153,6 +147,20 @@ fn address(peer: &Peer, side: Side, ruleset: &mut Ruleset) -> Statement {
         elements,
     });
     Statement::Lookup { keys: vec![key], negated: false, set: SetRef::Named(name) }
+}
+
+/// The sets in the kernel that hold these addresses under a name, one for each family that has some, and what is in each.
+pub fn address_sets(name: &str, addresses: &AddrSet) -> impl Iterator<Item = (String, Elements)> {
+    let both = [Elements::V4(addresses.v4.clone()), Elements::V6(addresses.v6.clone())];
+    both.into_iter().filter(|elements| !elements.is_empty()).map(|elements| (set_name(name, &elements), elements))
+}
+
+/// Hosts go into a hash set and prefixes into an interval set, whose elements cost a walk of the tree. The kernel cannot turn one into
+/// the other, so they have different names.
+fn set_name(name: &str, elements: &Elements) -> String {
+    let hosts = if elements.needs_interval() { "" } else { "/hosts" };
+    let family = if matches!(elements, Elements::V6(_)) { "6" } else { "4" };
+    format!("{name}{hosts}_{family}")
 }
 
 /// One literal address, prefix or range, which needs no set.

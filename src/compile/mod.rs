@@ -32,6 +32,7 @@ pub mod stats;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use comment::rule_of;
+pub use emit::address_sets;
 
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict};

@@ -51,24 +51,18 @@ pub struct Documents {
 
 /// Loads everything. What is wrong is a finding, and the rest is loaded all the same.
 pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
-    load_all(whereabouts, trust, None)
+    load_after(whereabouts, trust, None)
 }
 
-/// The same once more: what did not change since is not decoded again.
-pub fn load_again(whereabouts: &Whereabouts, trust: Trust, before: &Decoded) -> Documents {
-    load_all(whereabouts, trust, Some(before))
-}
-
-fn load_all(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>) -> Documents {
+/// The same; a file that has not changed since it was decoded `before` is not decoded again.
+pub fn load_after(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>) -> Documents {
     let (config, mut findings, text) = config::load(&whereabouts.config, trust);
     let Whereabouts { directories, paths, .. } = whereabouts;
     let (looked_at, sourced) = if !paths.is_empty() {
-        let load = || source::load_paths(paths, trust);
-        (paths, before.map_or_else(load, |before| source::load_paths_again(paths, trust, before)))
+        (paths, source::load_paths_after(paths, trust, before))
     } else {
         let directories = if directories.is_empty() { &config.policy_directories } else { directories };
-        let load = || source::load_directories(directories, trust);
-        (directories, before.map_or_else(load, |before| source::load_directories_again(directories, trust, before)))
+        (directories, source::load_directories_after(directories, trust, before))
     };
     let looked_at = looked_at.clone();
     let mut policy = sourced.policy;

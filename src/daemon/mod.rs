@@ -557,7 +557,7 @@ impl Daemon {
         self.reading.begins();
         let (whereabouts, inbox, before) = (self.options.whereabouts.clone(), self.inbox.clone(), self.reading.files());
         tokio::task::spawn_blocking(move || {
-            let documents = documents::load_again(&whereabouts, Trust::Required, &before);
+            let documents = documents::load_after(&whereabouts, Trust::Required, Some(&before));
             let _ = inbox.send(Input::Loaded(Box::new(documents)));
         });
     }

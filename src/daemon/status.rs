@@ -472,7 +472,7 @@ impl Status {
         };
         let summary = state.summary().cloned().unwrap_or_default();
         let (guards, policies): (Vec<_>, Vec<_>) =
-            summary.policies.into_iter().partition(|policy| guards::is_shipped(&policy.place));
+            summary.policies.into_iter().partition(|policy| guards::is_built_in(&policy.place));
         let policy = |policy: PolicySummary| PolicyRecord {
             name: policy.name,
             tier: policy.tier,
@@ -488,10 +488,7 @@ impl Status {
         let here = summary.interfaces.iter().filter_map(|interface| interface.coverage.get(&Direction::Ingress));
         let counts = coverage::counts(here.chain(elsewhere.values()));
         Self {
-            coverage: coverage::State::ALL
-                .iter()
-                .map(|state| (state.name().to_owned(), counts.get(state).copied().unwrap_or(0)))
-                .collect(),
+            coverage: counts.into_iter().map(|(state, count)| (state.name().to_owned(), count)).collect(),
             elsewhere: elsewhere
                 .into_iter()
                 .map(|(name, found)| CoverageRecord {

@@ -79,8 +79,13 @@ impl Coverage {
 
     /// What to tell about something of this name: "rail3 (enp193s0f0np0): PARTIAL - ...".
     pub fn sentence(&self, subject: &str) -> String {
-        format!("{subject}: {} - {}", self.state.name().to_uppercase(), self.reason)
+        sentence(subject, self.state.name(), &self.reason)
     }
+}
+
+/// The sentence about something of which state and reason are known by their words.
+pub fn sentence(subject: &str, state: &str, reason: &str) -> String {
+    format!("{subject}: {} - {reason}", state.to_uppercase())
 }
 
 /// What is known of rules at the device itself, beside those of the stack.
@@ -315,13 +320,20 @@ fn of_function(function: &Function, what: &str) -> Option<Coverage> {
     Some(Coverage { rdma: function.rdma.first().cloned(), ..Coverage::new(State::OutOfNetns, reason) })
 }
 
-/// How many there are of each state.
+/// How many there are of each state; every state is there.
 pub fn counts<'a>(all: impl IntoIterator<Item = &'a Coverage>) -> BTreeMap<State, usize> {
-    let mut counts = BTreeMap::new();
+    let mut counts: BTreeMap<State, usize> = State::ALL.map(|state| (state, 0)).into();
     for coverage in all {
         *counts.entry(coverage.state).or_default() += 1;
     }
     counts
+}
+
+/// The counts in words: "enforced 3, partial 8, bypassed 0". Those of which one would want to know that there is none are always told.
+pub fn counts_in_words(count: impl Fn(State) -> usize) -> String {
+    let told = |state: &State| count(*state) > 0 || matches!(state, State::Enforced | State::Partial | State::Bypassed);
+    let states = State::ALL.into_iter().filter(told);
+    states.map(|state| format!("{} {}", state.name(), count(state))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -16,11 +16,6 @@ pub const ORDER: i64 = 0;
 /// The file of the places of guards, which is in the program and on no disk.
 pub const FILE: &str = "built-in: guards";
 
-/// Whether a document at this place is a guard as it is shipped.
-pub fn is_shipped(place: &Place) -> bool {
-    &*place.file == FILE
-}
-
 /// Who may ask the cloud's metadata service.
 pub const METADATA: &str = "guard-metadata";
 /// No routers and no redirects on links that have none.

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Effect, Membership, State, Target};
+use crate::compile::address_sets;
 use crate::net::addr::AddrSet;
 use crate::net::range::{Point, RangeSet};
-use crate::nft::ir::{Elements, Ruleset};
+use crate::nft::ir::Ruleset;
 use crate::policy::effective::Effective;
 use crate::policy::model::{NamedSet, Policy};
 
@@ -86,20 +87,13 @@ fn kind(addresses: &AddrSet) -> [(bool, bool, bool); 2] {
     [of(&addresses.v4), of(&addresses.v6)]
 }
 
-/// Fills the sets of a name, one for each family and kind; those that hold something else now.
+/// Fills the sets of a name; those that hold something else now.
 fn refill(ruleset: &mut Ruleset, name: &str, addresses: &AddrSet) -> Vec<String> {
-    let v4 = || Elements::V4(addresses.v4.clone());
-    let v6 = || Elements::V6(addresses.v6.clone());
-    let forms: [(&str, &dyn Fn() -> Elements); 4] = [("_4", &v4), ("/hosts_4", &v4), ("_6", &v6), ("/hosts_6", &v6)];
     let mut changed = Vec::new();
-    for (suffix, elements) in forms {
-        let name = format!("{name}{suffix}");
-        if let Some(set) = ruleset.sets.get_mut(&name) {
-            let elements = elements();
-            if set.elements != elements {
-                set.elements = elements;
-                changed.push(name);
-            }
+    for (name, elements) in address_sets(name, addresses) {
+        if let Some(set) = ruleset.sets.get_mut(&name).filter(|set| set.elements != elements) {
+            set.elements = elements;
+            changed.push(name);
         }
     }
     changed

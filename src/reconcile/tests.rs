@@ -18,6 +18,21 @@ fn place(file: &str) -> Place {
     Place { line: 3, column: 1, ..Place::file(file) }
 }
 
+/// Settings without a way in.
+pub(crate) fn settings() -> NodeSettings {
+    NodeSettings {
+        mode: Mode::Enforce,
+        labels: Default::default(),
+        failsafe: Vec::new(),
+        defaults: Default::default(),
+        early: std::collections::BTreeSet::new(),
+        accept_mark: 0x10,
+        drop_invalid: true,
+        revoke: false,
+        log: LogSettings { group: 5, rate: 1, burst: 1 },
+    }
+}
+
 /// Documents with one policy of this name that denies everything on the interfaces of a role.
 fn documents(name: &str) -> Documents {
     let mut policy = Policy::with_builtin_tiers();
@@ -38,20 +53,9 @@ fn documents(name: &str) -> Documents {
         place: place("10.toml"),
         tier_place: place("10.toml"),
     });
-    let settings = NodeSettings {
-        mode: Mode::Enforce,
-        labels: Default::default(),
-        failsafe: Vec::new(),
-        defaults: Default::default(),
-        early: std::collections::BTreeSet::new(),
-        accept_mark: 0x10,
-        drop_invalid: true,
-        revoke: false,
-        log: LogSettings { group: 5, rate: 1, burst: 1 },
-    };
     let policy_texts = [(name.to_owned(), Arc::from(name))].into();
     let texts = Texts { policy: policy_texts, settings: Arc::from("") };
-    Documents { policy, settings, findings: Vec::new(), probes: Vec::new(), texts, trial: None }
+    Documents { policy, settings: settings(), findings: Vec::new(), probes: Vec::new(), texts, trial: None }
 }
 
 fn bad(name: &str) -> Documents {

@@ -32,10 +32,16 @@ impl DecodedFile {
 
     /// The sets that hold something else in `newer`, if the two files differ in nothing else and there is nothing to say about either.
     pub fn members_changed(&self, newer: &Self) -> Option<BTreeMap<String, NamedSet>> {
-        let without_sets = |documents: &Documents| Documents { sets: Vec::new(), ..documents.clone() };
+        let Documents { interfaces, sets: _, services, tiers, policies, expected_sets, broken } = &self.documents;
         let (old, new) = (&self.documents, &newer.documents);
         let silent = self.findings.is_empty() && newer.findings.is_empty();
-        if !silent || old.sets.len() != new.sets.len() || without_sets(old) != without_sets(new) {
+        let same = *interfaces == new.interfaces
+            && *services == new.services
+            && *tiers == new.tiers
+            && *policies == new.policies
+            && *expected_sets == new.expected_sets
+            && *broken == new.broken;
+        if !(silent && same) || old.sets.len() != new.sets.len() {
             return None;
         }
         let mut changed = BTreeMap::new();

@@ -42,9 +42,9 @@ pub fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
     file::load_directories(directories, trust, None)
 }
 
-/// The same once more: what did not change since is not decoded again.
-pub fn load_directories_again(directories: &[PathBuf], trust: Trust, before: &Decoded) -> Sourced {
-    file::load_directories(directories, trust, Some(before))
+/// The same; a file that has not changed since it was decoded `before` is not decoded again.
+pub fn load_directories_after(directories: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+    file::load_directories(directories, trust, before)
 }
 
 /// Loads exactly these files, and the `*.toml` of these directories.
@@ -52,9 +52,9 @@ pub fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
     file::load_paths(paths, trust, None)
 }
 
-/// The same once more, as [`load_directories_again`].
-pub fn load_paths_again(paths: &[PathBuf], trust: Trust, before: &Decoded) -> Sourced {
-    file::load_paths(paths, trust, Some(before))
+/// The same, as [`load_directories_after`].
+pub fn load_paths_after(paths: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+    file::load_paths(paths, trust, before)
 }
 
 /// Whether a directory's file of this name counts.

@@ -13,17 +13,11 @@ mod lab;
 mod trick;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use bench::{Bench, Place, Reached, TARGETS, Target};
-use nodewall::compile::compile;
 use nodewall::config::Config;
-use nodewall::driver::{self, Netlink};
 use nodewall::net::interface::{Direction, Role};
-use nodewall::policy::resolve::resolve;
 use nodewall::policy::settings::{Default as InterfaceDefault, NodeSettings};
-use nodewall::source;
-use nodewall::text::finding::Severity;
 use trick::{Trick, tricks};
 
 const SETS: &str = r#"
@@ -142,17 +136,7 @@ fn settings(ingress: InterfaceDefault) -> NodeSettings {
 }
 
 fn load(bench: &Bench, policy: &str, settings: &NodeSettings) {
-    bench.node.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let facts = runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap();
-        let sourced = source::decode_text("policy.toml", policy);
-        let (effective, resolved) = resolve(&sourced.policy, settings, &facts);
-        let errors: Vec<_> =
-            sourced.findings.iter().chain(&resolved).filter(|finding| finding.severity == Severity::Error).collect();
-        assert!(errors.is_empty(), "{errors:#?}\n{policy}");
-        driver::apply(&mut Netlink::open().unwrap(), &compile(&effective), None).unwrap();
-        lab::conntrack::flush();
-    });
+    bench.node.put_in_force(&bench.node.compiled(policy, settings));
 }
 
 fn unload(bench: &Bench) {

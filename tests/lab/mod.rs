@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod daemon;
 pub mod dice;
 pub mod net;
+pub mod rules;
 pub mod services;
 
 use std::process::Command;

@@ -2,7 +2,6 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -190,10 +189,7 @@ impl Lab {
         let hosts = [&node, &remote, &other, &one, &two].into_iter().chain(bridged.as_flattened());
         let servers = hosts.map(|host| host.serve(&ports, &ports)).collect();
         let groups = Groups::new(&node);
-        let facts = node.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(nodewall::host::collect(Path::new("/sys"))).unwrap()
-        });
+        let facts = node.facts();
         let pods = [one, two];
         let lab = Self { node, remote, pods, bridged, _other: other, _servers: servers, _groups: groups, facts };
         lab.warm_up();

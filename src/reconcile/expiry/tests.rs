@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::super::tests::settings;
 use super::super::{Documents, Done, Event, Keep, Memory, Record, Texts, step};
 use super::*;
 use crate::compile::compile;
@@ -16,7 +17,6 @@ use crate::nft::text;
 use crate::policy::model::{Action, HostPolicy, Mode, Policy, Rule, Stage};
 use crate::policy::resolve::resolve;
 use crate::policy::selector::Selector;
-use crate::policy::settings::{LogSettings, NodeSettings};
 use crate::text::place::Place;
 
 fn rule(action: Action) -> Rule {
@@ -59,20 +59,9 @@ fn documents(policies: &[(&str, Option<u64>)]) -> Documents {
             tier_place: Place::file("10.toml"),
         })
         .collect();
-    let settings = NodeSettings {
-        mode: Mode::Enforce,
-        labels: Default::default(),
-        failsafe: Vec::new(),
-        defaults: Default::default(),
-        early: std::collections::BTreeSet::new(),
-        accept_mark: 0x10,
-        drop_invalid: true,
-        revoke: false,
-        log: LogSettings { group: 5, rate: 1, burst: 1 },
-    };
     let texts =
         Texts { policy: [("10.toml".to_owned(), Arc::from(format!("{policies:?}")))].into(), ..Texts::default() };
-    Documents { policy, settings, findings: Vec::new(), texts, trial: None, probes: Vec::new() }
+    Documents { policy, settings: settings(), findings: Vec::new(), texts, trial: None, probes: Vec::new() }
 }
 
 /// The machine with what it asked for last.

@@ -8,7 +8,8 @@ use crate::net::range::RangeSet;
 use crate::policy::model::{Entity, HostPolicy, Mode, Policy, ServicePort, Stage, Tier, TierDefault};
 use crate::policy::resolve::resolve;
 use crate::policy::selector::Selector;
-use crate::policy::settings::{Failsafe, LogSettings, NodeSettings};
+use crate::policy::settings::{Failsafe, NodeSettings};
+use crate::reconcile::tests::settings;
 use crate::text::place::Place;
 
 fn end(text: &str) -> SocketAddr {
@@ -69,17 +70,7 @@ fn effective(failsafe: Vec<Failsafe>, facts: &Facts) -> Effective {
         place: place.clone(),
         tier_place: place,
     });
-    let settings = NodeSettings {
-        mode: Mode::Enforce,
-        labels: std::default::Default::default(),
-        failsafe,
-        defaults: std::default::Default::default(),
-        early: std::collections::BTreeSet::new(),
-        accept_mark: 0x10,
-        drop_invalid: true,
-        revoke: false,
-        log: LogSettings { group: 5, rate: 1, burst: 1 },
-    };
+    let settings = NodeSettings { failsafe, ..settings() };
     resolve(&policy, &settings, facts).0
 }
 
