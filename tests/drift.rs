@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lab::daemon::{Node, PATIENCE, loaded, management_link, until_repaired};
 use lab::net::{Answer, Host, Probe, What, probe, wire};
 use lab::{isolated, may_run, sh};
+use nix::sys::signal::Signal;
 use nodewall::driver::{Kernel, Netlink, Read};
 use nodewall::nft::ir::ChainPolicy;
 use serde_json::Value;
@@ -134,6 +135,31 @@ fn every_kind_of_tampering_is_repaired_and_told() {
         });
         assert_eq!(loaded().0.chains.keys().collect::<Vec<_>>(), chains_with_the_link);
         assert!(!sh("nft list tables").contains("theirs"));
+    });
+}
+
+#[test]
+fn what_a_change_of_policy_mends_by_the_way_is_told_as_well() {
+    isolated("by-the-way", || {
+        management_link();
+        let node = running(POLICY);
+        let set = loaded().0.sets.into_keys().find(|name| name.starts_with("control-plane") && name.ends_with('4'));
+        let set = set.expect("a set of addresses");
+        // The daemon finds both when it goes on, in whatever order: policy first leaves the repair nothing to do.
+        for events in 1..=10u64 {
+            node.signal(Signal::SIGSTOP);
+            sh(&format!("nft delete element inet nodewall {set} {{ 10.0.0.10 }}"));
+            let policy = POLICY.replace("[8080]", &format!("[8080, {}]", 9000 + events));
+            std::fs::write(node.path("policy.d/20-kubelet.toml"), policy).unwrap();
+            node.signal(Signal::SIGCONT);
+            node.until("told", |_, status| {
+                status["in_sync"] == true
+                    && status["generation"].as_u64() == Some(1 + events)
+                    && status["drift_events"].as_u64() == Some(events)
+                    && status["drift_last"]["process"] == "nft"
+                    && status["drift_last"]["difference"].to_string().contains("lacks 1 elements")
+            });
+        }
     });
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Drift {
     storm_repairs: u64,
     events: u64,
     last: Option<DriftRecord>,
+    /// Nobody knew yet who did what was mended last.
+    by_whom: bool,
 }
 
 impl Drift {
@@ -58,6 +60,7 @@ impl Drift {
             storm_repairs: 0,
             events: 0,
             last: None,
+            by_whom: false,
         }
     }
 
@@ -113,16 +116,37 @@ impl Drift {
         let took = noticed.as_ref().map_or(Duration::ZERO, |noticed| now - noticed.at);
         let difference = match answer {
             Ok(applied) if applied.changes == 0 => {
+                self.name(noticed.and_then(|noticed| noticed.by));
                 return tracing::debug!("table {TABLE} was touched and is as it should be");
             }
             Ok(applied) => applied.difference.clone(),
             Err(error) => vec![format!("it cannot be repaired: {error}")],
         };
         let spent = answer.as_ref().map_or(took, |applied| applied.spent);
+        self.mended(noticed, difference, spent, now);
+    }
+
+    /// A change of ours is in force; it may have mended one of somebody else's that no repair was begun for.
+    pub(super) fn mended_by_the_way(&mut self, applied: &Applied) {
+        if !applied.difference.is_empty() {
+            let noticed = self.noticed.clone();
+            self.by_whom = noticed.as_ref().is_none_or(|noticed| noticed.by.is_none());
+            self.mended(noticed, applied.difference.clone(), applied.spent, Instant::now());
+        }
+    }
+
+    /// The notification of what was mended by the way tells who did it.
+    fn name(&mut self, by: Option<Process>) {
+        if let (true, Some(by), Some(last)) = (std::mem::take(&mut self.by_whom), by, &mut self.last) {
+            (last.process, last.pid) = (Some(by.name), Some(by.pid));
+        }
+    }
+
+    fn mended(&mut self, noticed: Option<Noticed>, difference: Vec<String>, spent: Duration, now: Instant) {
         self.damper.repaired(now - self.started, spent);
         self.events = self.events.saturating_add(1);
-        let by = noticed.as_ref().and_then(|noticed| noticed.by.clone());
-        let repair_ms = noticed.as_ref().map(|_| (took.as_secs_f64() * 1e6).round() / 1e3);
+        let repair_ms = noticed.as_ref().map(|noticed| ((now - noticed.at).as_secs_f64() * 1e6).round() / 1e3);
+        let by = noticed.and_then(|noticed| noticed.by);
         self.tell(by.as_ref(), &difference, repair_ms, now);
         self.last = Some(DriftRecord {
             time: clock::rfc3339(SystemTime::now()),

@@ -18,7 +18,7 @@ use super::verify::Verifier;
 use crate::driver::{self, Kernel, Read};
 use crate::nft;
 use crate::nft::change::{Change, Loaded};
-use crate::nft::ir::{Chain, Ruleset, Set};
+use crate::nft::ir::{Ruleset, Set};
 use crate::nft::netlink::{TouchedSets, canonical_set};
 use crate::plan::plan;
 use crate::revoke::Revocation;
@@ -45,7 +45,7 @@ pub(super) struct Look {
 #[derive(Clone, Debug)]
 pub(super) struct Applied {
     pub(super) changes: usize,
-    /// What the kernel had otherwise, where it was a repair.
+    /// What the kernel had otherwise than we had left it: somebody else's change, and no longer there.
     pub(super) difference: Vec<String>,
     /// How long the kernel and we were busy with it.
     pub(super) spent: Duration,
@@ -100,8 +100,16 @@ impl KernelThread {
         let revoker = Revoker::start()?;
         let revocation = revoker.progress();
         let (verifier, otherwise) = Verifier::start()?;
-        let mut work =
-            Work { kernel, revoker, verifier, known: None, missing: Missing::default(), hashed: None, owed: false };
+        let mut work = Work {
+            kernel,
+            revoker,
+            verifier,
+            left: None,
+            known: None,
+            missing: Missing::default(),
+            hashed: None,
+            owed: false,
+        };
         thread::Builder::new().name("nf_tables".to_owned()).spawn(move || work.serve(&receiver))?;
         Ok((Self { requests, revocation }, otherwise))
     }
@@ -171,6 +179,8 @@ struct Work {
     kernel: Box<dyn Kernel>,
     revoker: Revoker,
     verifier: Verifier,
+    /// The ruleset that our last transaction put in force.
+    left: Option<Arc<Ruleset>>,
     /// What the kernel had after our last transaction; the driver believes it only while the generation id is the same.
     known: Option<Loaded>,
     missing: Missing,
@@ -209,16 +219,33 @@ impl Work {
 
     fn apply(&mut self, ruleset: &Arc<Ruleset>, revocation: Option<Arc<Revocation>>) -> Result<Applied, driver::Error> {
         let start = Instant::now();
-        let known = self.known.take();
+        let (known, difference) = self.look_before()?;
         let driver::Applied { loaded, changes, deferred, without } =
             driver::apply(self.kernel.as_mut(), ruleset, known.as_ref())?;
         self.missing.are(without);
         self.known = Some(loaded);
+        self.left = Some(Arc::clone(ruleset));
         if std::mem::take(&mut self.owed) || changes > 0 {
             self.revoker.changed(revocation);
         }
         self.verifier.later(ruleset, deferred);
-        Ok(Applied { changes, difference: Vec::new(), spent: start.elapsed() })
+        Ok(Applied { changes, difference, spent: start.elapsed() })
+    }
+
+    /// What the kernel has before a change, if that is known, and what of it is somebody else's doing: the change mends that as well,
+    /// and there will be nothing left to see for the repair that the notification asks for.
+    fn look_before(&mut self) -> Result<(Option<Loaded>, Vec<String>), driver::Error> {
+        let Some(known) = self.known.take() else { return Ok((None, Vec::new())) };
+        let Some(left) = self.left.take() else {
+            return Ok((Some(known), Vec::new()));
+        };
+        if known.generation == self.kernel.generation()? {
+            return Ok((Some(known), Vec::new()));
+        }
+        let loaded = self.kernel.load(&Read::Everything)?;
+        // A chain that went with its device is nobody's doing.
+        let difference = if goes_with_devices(&left) { Vec::new() } else { drift(&loaded, &left) };
+        Ok((Some(loaded), difference))
     }
 
     fn change_members(
@@ -233,6 +260,7 @@ impl Work {
         self.owed = true;
         match changed {
             Ok(changes) => {
+                self.left = Some(Arc::clone(ruleset));
                 self.verifier.later(ruleset, Vec::new());
                 Ok(Applied { changes, difference: Vec::new(), spent: start.elapsed() })
             }
@@ -256,8 +284,7 @@ impl Work {
         let mut changes = 0;
         let mut difference = Vec::new();
         // Before Linux 6.16 a chain goes with its device, and the generation stays; and where one is missing, its device may have come.
-        let on_device = |chain: &Chain| chain.base.is_some_and(|base| base.device.is_some());
-        let may_go = !self.missing.0.is_empty() || ruleset.chains.values().any(on_device);
+        let may_go = !self.missing.0.is_empty() || goes_with_devices(ruleset);
         if *depth != Depth::Unasked || may_go || !self.is_known()? {
             self.known = None;
             let (loaded, mut assumed) = load_mostly(self.kernel.as_mut(), ruleset, depth)?;
@@ -270,6 +297,7 @@ impl Work {
             }
             changes = applied.changes;
             self.known = Some(applied.loaded);
+            self.left = Some(Arc::clone(ruleset));
             if *depth == Depth::Unasked && changes == 0 {
                 assumed.clear();
             }
@@ -297,6 +325,11 @@ impl Work {
         self.hashed = Some((Arc::clone(ruleset), hash.clone()));
         hash
     }
+}
+
+/// Whether there are chains that before Linux 6.16 go when their device goes.
+fn goes_with_devices(ruleset: &Ruleset) -> bool {
+    ruleset.chains.values().any(|chain| chain.base.is_some_and(|base| base.device.is_some()))
 }
 
 /// The chains of the last ruleset that are not in force because their device is not there: no difference as long as it stays away.

@@ -598,7 +598,12 @@ impl Daemon {
                     self.collect();
                 }
             }
-            Input::Applied(answer) => self.applied(answer),
+            Input::Applied(answer) => {
+                if let Ok(applied) = &answer {
+                    self.drift.mended_by_the_way(applied);
+                }
+                self.applied(answer);
+            }
             Input::Repaired(answer) => {
                 self.drift.repaired(&answer);
                 self.applied(answer);
