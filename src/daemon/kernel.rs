@@ -458,3 +458,6 @@ fn drift(loaded: &Loaded, wanted: &Ruleset) -> Vec<String> {
 pub(super) fn hash(ruleset: &Ruleset) -> String {
     Sha256::digest(nft::text::render(ruleset)).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;
