@@ -5,6 +5,7 @@ pub mod device;
 pub mod facts;
 pub mod flow;
 pub mod interface;
+pub mod listener;
 pub mod pci;
 pub mod ports;
 pub mod protocol;
