@@ -8,6 +8,7 @@ pub mod interface;
 pub mod pci;
 pub mod ports;
 pub mod protocol;
+pub mod published;
 pub mod rail;
 pub mod range;
 pub mod shared;
