@@ -12,9 +12,7 @@ use super::socket::{Answer, refused};
 use super::{Error, Kernel, Netlink};
 use crate::net::addr::AddrSet;
 use crate::net::published::Published;
-use crate::nft::netlink::nat::{
-    Element, NatRule, SetShape, elements, list_elements, list_sets, nat_rule, set_shape,
-};
+use crate::nft::netlink::nat::{Element, NatRule, SetShape, elements, list_elements, list_sets, nat_rule, set_shape};
 use crate::nft::netlink::{Family, Message, list_rules};
 use walk::{Content, Table};
 
@@ -41,7 +39,8 @@ const ATTEMPTS: usize = 5;
 pub fn published(netlink: &mut Netlink, own: &AddrSet) -> Result<Exposed, Error> {
     let mut tables: BTreeMap<(Family, String), Vec<(i32, String)>> = BTreeMap::new();
     for chain in netlink.chains()?.into_iter().filter(|chain| !is_ours(chain)) {
-        if let Some(base) = chain.base.filter(|base| base.kind == "nat" && base.hook == "prerouting" && base.rules > 0) {
+        if let Some(base) = chain.base.filter(|base| base.kind == "nat" && base.hook == "prerouting" && base.rules > 0)
+        {
             tables.entry((chain.family, chain.table)).or_default().push((base.priority, chain.name));
         }
     }
@@ -62,13 +61,7 @@ pub fn published(netlink: &mut Netlink, own: &AddrSet) -> Result<Exposed, Error>
 }
 
 /// One table, at one generation of the ruleset if it holds still for long enough.
-fn read(
-    netlink: &mut Netlink,
-    family: Family,
-    table: &str,
-    roots: &[String],
-    own: &AddrSet,
-) -> Result<Exposed, Error> {
+fn read(netlink: &mut Netlink, family: Family, table: &str, roots: &[String], own: &AddrSet) -> Result<Exposed, Error> {
     for attempt in 1.. {
         let before = netlink.generation()?;
         let found = read_once(netlink, family, table, roots, own)?;

@@ -12,6 +12,7 @@ pub mod device_watch;
 mod devices;
 pub mod devlink;
 mod fixture;
+pub mod ipvs;
 mod netlink;
 pub mod nldev;
 mod ports;

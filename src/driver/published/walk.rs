@@ -53,7 +53,19 @@ pub(super) fn walk(
     own: &AddrSet,
     sets: &mut dyn FnMut(&str) -> Option<Content>,
 ) -> Exposed {
+    walk_within(MOST_STEPS, table, roots, own, sets)
+}
+
+/// The same in so many steps.
+fn walk_within(
+    most: usize,
+    table: &Table<'_>,
+    roots: &[String],
+    own: &AddrSet,
+    sets: &mut dyn FnMut(&str) -> Option<Content>,
+) -> Exposed {
     let mut walk = Walk {
+        most,
         table,
         own,
         sets,
@@ -177,7 +189,8 @@ fn narrow<T: Point + TryFrom<u128> + Into<u128>>(values: &RangeSet<u128>) -> Ran
 }
 
 /// What makes two entries the same but for where they lead.
-type Key = (Option<Protocol>, PortSet, Option<Family>, Option<AddrSet>, Interfaces, Option<&'static str>, Option<String>, Via);
+type Key =
+    (Option<Protocol>, PortSet, Option<Family>, Option<AddrSet>, Interfaces, Option<&'static str>, Option<String>, Via);
 
 struct Walk<'a> {
     table: &'a Table<'a>,
@@ -190,6 +203,8 @@ struct Walk<'a> {
     gone: Vec<Condition>,
     /// More left than are remembered.
     doubt: bool,
+    /// How many steps may be gone, and how many were.
+    most: usize,
     steps: usize,
     /// How many rewrites were met.
     rewrites: usize,
@@ -220,8 +235,8 @@ impl<'a> Walk<'a> {
     fn rule(&mut self, rule: &'a NatRule, steps: &'a [Step], mut condition: Condition, returned: &mut Vec<Condition>) {
         for (index, step) in steps.iter().enumerate() {
             self.steps += 1;
-            if self.steps > MOST_STEPS {
-                self.unread.insert(format!("more than {MOST_STEPS} steps through its rules were not followed"));
+            if self.steps > self.most {
+                self.unread.insert(format!("more than {} steps through its rules were not followed", self.most));
                 return;
             }
             match step {
@@ -271,7 +286,7 @@ impl<'a> Walk<'a> {
                         }
                         (To::Nothing, false) if key.is_empty() || content.elements.len() > MOST_BRANCHES => {
                             condition.partly = true;
-                        },
+                        }
                         (To::Nothing, true) => {
                             if !self.no_member(rule, &mut condition, &key, &content) {
                                 return;
@@ -472,11 +487,8 @@ impl<'a> Walk<'a> {
             Some((chain, comment)) => (chain.as_ref(), comment.as_deref()),
             None => (rule.chain.as_str(), rule.comment.as_deref()),
         };
-        let via = Via::Chain {
-            family: self.table.family.name(),
-            table: self.table.name.to_owned(),
-            chain: chain.to_owned(),
-        };
+        let via =
+            Via::Chain { family: self.table.family.name(), table: self.table.name.to_owned(), chain: chain.to_owned() };
         let owner = self.table.owner.or_else(|| self.path.iter().find_map(|name| owner_of_chain(name)));
         let addresses = condition.addresses_of(self.own);
         for protocol in protocols(&condition.protocols) {
@@ -607,9 +619,10 @@ fn service(owner: Option<&str>, chain: &str) -> Option<Rc<str>> {
     Some(format!("{namespace}/{service}{port}").into())
 }
 
-/// Ports that are alike in everything else, together.
+/// Ports that are alike in everything else, together; but several endpoints need not be the same ones.
 fn together(found: BTreeMap<Key, (Target, bool)>) -> Vec<Published> {
     let mut ports: BTreeMap<Published, PortSet> = BTreeMap::new();
+    let mut published = Vec::new();
     for ((protocol, these, family, addresses, interfaces, owner, comment, via), (target, partly)) in found {
         let alike = Published {
             protocol,
@@ -623,11 +636,14 @@ fn together(found: BTreeMap<Key, (Target, bool)>) -> Vec<Published> {
             via,
             partly,
         };
+        if alike.target == Target::Several {
+            published.push(Published { ports: these, ..alike });
+            continue;
+        }
         let entry = ports.entry(alike).or_insert_with(PortSet::empty);
         *entry = entry.union(&these);
     }
-    let mut published: Vec<Published> =
-        ports.into_iter().map(|(alike, ports)| Published { ports, ..alike }).collect();
+    published.extend(ports.into_iter().map(|(alike, ports)| Published { ports, ..alike }));
     published.sort();
     published
 }

@@ -35,6 +35,8 @@ pub(super) fn matches(reader: &mut Reader, data: &Attributes<'_>) -> Result<(), 
             reader.comment = reader.comment.take().or(Some(comment).filter(|comment| !comment.is_empty()));
         }
         ("statistic" | "limit" | "hashlimit", _) => {}
+        // `XT_RECENT_SET` in `xt_recent_mtinfo.check_set`, not inverted: it notes the source, and matches.
+        ("recent", 0 | 1) if info.get(8..10) == Some(&[2, 0]) => {}
         ("tcp", 0) => transport(asks, Protocol::TCP, info, tcp_asks_more),
         ("udp", 0) => transport(asks, Protocol::UDP, info, |info| byte(info, 8).is_none_or(|bits| bits & 1 != 0)),
         ("sctp", 0) => {
@@ -84,7 +86,7 @@ fn tcp_asks_more(info: &[u8]) -> bool {
 /// `struct xt_sctp_info`: destination ports come first, and flags say what of it is asked for (`XT_SCTP_DEST_PORTS` is 2).
 fn sctp(info: &[u8]) -> Option<Vec<Step>> {
     let (first, last) = (half(info, 0)?, half(info, 2)?);
-    let (asked, inverted) = (word(info, 60)?, word(info, 64)?);
+    let (asked, inverted) = (word(info, 284)?, word(info, 288)?);
     let ports = RangeSet::range(u128::from(first), u128::from(last));
     let mut steps = Vec::new();
     if asked & 2 != 0 {
