@@ -62,21 +62,18 @@ pub fn published(netlink: &mut Netlink, own: &AddrSet) -> Result<Exposed, Error>
 
 /// One table, at one generation of the ruleset if it holds still for long enough.
 fn read(netlink: &mut Netlink, family: Family, table: &str, roots: &[String], own: &AddrSet) -> Result<Exposed, Error> {
-    for attempt in 1.. {
+    let mut last = Exposed::default();
+    for _ in 0..ATTEMPTS {
         let before = netlink.generation()?;
-        let found = read_once(netlink, family, table, roots, own)?;
-        let still = netlink.generation()? == before;
-        match found {
-            Some(found) if still => return Ok(found),
-            Some(mut found) if attempt >= ATTEMPTS => {
-                found.unread.push(format!("table {} {table} changed while it was read", family.name()));
+        if let Some(found) = read_once(netlink, family, table, roots, own)? {
+            if netlink.generation()? == before {
                 return Ok(found);
             }
-            None if attempt >= ATTEMPTS => return Err(Error::Contended),
-            _ => {}
+            last = found;
         }
     }
-    Err(Error::Contended)
+    last.unread.push(format!("table {} {table} changed each time that it was read", family.name()));
+    Ok(last)
 }
 
 /// `None` when a listing was interrupted.

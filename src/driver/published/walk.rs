@@ -36,7 +36,7 @@ pub(super) struct Content {
 }
 
 /// More steps than these are not gone, over all ways through a table.
-const MOST_STEPS: usize = 4_000_000;
+const MOST_STEPS: usize = 2_000_000;
 /// Chains inside chains. The kernel takes 16 jumps, and any number of `goto`.
 const MOST_DEPTH: usize = 64;
 /// Elements of a set of several fields that are followed one by one where no verdict depends on them.
@@ -234,9 +234,7 @@ impl<'a> Walk<'a> {
     /// The steps of a rule for packets that have come so far. `returned` gets those that leave this chain.
     fn rule(&mut self, rule: &'a NatRule, steps: &'a [Step], mut condition: Condition, returned: &mut Vec<Condition>) {
         for (index, step) in steps.iter().enumerate() {
-            self.steps += 1;
-            if self.steps > self.most {
-                self.unread.insert(format!("more than {} steps through its rules were not followed", self.most));
+            if self.is_far() {
                 return;
             }
             match step {
@@ -302,6 +300,15 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+    }
+
+    /// Takes one step more; whether that is one too many.
+    fn is_far(&mut self) -> bool {
+        self.steps += 1;
+        if self.steps > self.most {
+            self.unread.insert(format!("more than {} steps through its rules were not followed", self.most));
+        }
+        self.steps > self.most
     }
 
     fn set(&mut self, name: &str) -> Option<Rc<Content>> {
@@ -391,7 +398,9 @@ impl<'a> Walk<'a> {
         returned: &mut Vec<Condition>,
     ) {
         for element in &content.elements {
-            self.steps += 1;
+            if self.is_far() {
+                return;
+            }
             let mut condition = condition.clone();
             // What is in it now says little about it later.
             condition.partly |= content.shape.dynamic;

@@ -184,7 +184,7 @@ pub fn nat_rule(message: &Message<'_>) -> Result<Option<NatRule>, Malformed> {
         _ => None,
     };
     let comment = attributes.get(NFTA_RULE_USERDATA).and_then(comment);
-    let mut reader = Reader { family, comment, registers: BTreeMap::new(), steps: Vec::new() };
+    let mut reader = Reader { family, comment, registers: BTreeMap::new(), put: false, steps: Vec::new() };
     for element in Walk::new(attributes.get(NFTA_RULE_EXPRESSIONS).unwrap_or_default()) {
         let (_, expression) = element?;
         let expression = Attributes::parse(expression)?;
@@ -218,6 +218,8 @@ struct Reader {
     family: Option<Family>,
     comment: Option<String>,
     registers: BTreeMap<usize, Content>,
+    /// The rule has put something into registers that is not of the packet.
+    put: bool,
     steps: Vec<Step>,
 }
 
@@ -230,6 +232,10 @@ impl Reader {
                 self.registers
                     .retain(|start, content| *start >= end || start + content.size.div_ceil(4).max(1) <= slot);
                 self.registers.insert(slot, Content { size, load, mask: None });
+                if self.put {
+                    // What a rule has put there is no longer what a rewrite takes.
+                    self.steps.push(Step::Put(slot, Vec::new()));
+                }
             }
             None => self.registers.clear(),
         }
@@ -524,6 +530,7 @@ impl Reader {
                 Some(slot) => {
                     // What the map says, not anything of the packet.
                     self.registers.retain(|start, _| *start < slot);
+                    self.put = true;
                     To::Registers(slot)
                 }
                 None => To::Nothing,
@@ -547,6 +554,7 @@ impl Reader {
         } else if let (Some(slot), Some(bytes)) = (register.and_then(slot), value.get(NFTA_DATA_VALUE)) {
             self.load(register, bytes.len(), Load::Unknown);
             self.steps.push(Step::Put(slot, bytes.to_vec()));
+            self.put = true;
         }
         Ok(())
     }
