@@ -1,3 +1,4 @@
+//! Ways through tables that no agent makes, and what cannot be read of them.
 #![allow(clippy::unwrap_used)]
 use super::*;
 

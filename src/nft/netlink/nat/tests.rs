@@ -1,3 +1,4 @@
+//! Rules and sets on bytes, as the kernel lists them, and on bytes that nobody lists.
 #![allow(clippy::unwrap_used)]
 use super::super::attribute::Writer;
 use super::super::decode::messages;
