@@ -13,6 +13,7 @@ mod devices;
 pub mod devlink;
 pub mod diag;
 mod fixture;
+pub mod ipvs;
 pub mod listeners;
 mod netlink;
 pub mod nldev;

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod pci;
 pub mod ports;
 pub mod protocol;
+pub mod published;
 pub mod rail;
 pub mod range;
 pub mod shared;
