@@ -79,9 +79,51 @@ pub fn listening(payload: &[u8]) -> Vec<CmListener> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::attribute::messages;
+
+    /// What rdma(8) says of listeners, and what we find in what the kernel told it, on a real machine (tests/recorded/rdma_cm).
+    #[test]
+    fn what_is_found_is_what_rdma_resource_shows() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/rdma_cm");
+        let mut most = 0;
+        for name in ["none", "no_device", "wildcard_v4", "listeners", "connected"] {
+            let digits = fs::read_to_string(directory.join(name).with_extension("hex")).unwrap();
+            let datagram = |line: &str| -> Vec<u8> {
+                let pairs = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+                pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+            };
+            let datagrams: Vec<Vec<u8>> = digits.lines().map(datagram).collect();
+            let found =
+                datagrams.iter().flat_map(|datagram| messages(datagram)).flat_map(|message| listening(message.payload));
+            let mut found: Vec<(String, Option<u64>, Option<String>)> = found
+                .map(|CmListener { address, port, pid, kernel, .. }| {
+                    (format!("{address}:{port}"), pid.map(u64::from), kernel)
+                })
+                .collect();
+            let shown =
+                fs::read_to_string(directory.join(name).with_extension("json")).unwrap_or_else(|_| "[]".to_owned());
+            let shown: Vec<serde_json::Value> = serde_json::from_str(&shown).unwrap();
+            let mut expected: Vec<(String, Option<u64>, Option<String>)> = shown
+                .iter()
+                .filter(|one| one["state"] == "LISTEN")
+                .map(|one| {
+                    let name = one["comm"].as_str().filter(|_| one["pid"].is_null());
+                    (one["src-addr"].as_str().unwrap().to_owned(), one["pid"].as_u64(), name.map(str::to_owned))
+                })
+                .collect();
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected, "{name}");
+            most = most.max(found.len());
+        }
+        assert!(most >= 8, "the recordings have listeners");
+    }
 
     fn entry(state: u8, address: &[u8]) -> Vec<u8> {
         let parts = [
