@@ -354,6 +354,59 @@ fn a_link_that_moves_is_under_its_roles_rules_at_every_moment() {
     host.enter(|| until_accepted(&stream, &mut seen, SocketAddr::from((NODE, DENIED)), start, &node));
 }
 
+/// The chain in a link's own ingress hook stays with the device in some kernels and with the name in others: until we put it right, the
+/// same chain in prerouting denies what has to be denied.
+#[test]
+fn what_is_denied_as_it_arrives_is_denied_from_the_moment_a_link_has_the_name() {
+    if !may_run("early and renamed") {
+        return;
+    }
+    let (host, peer) = (Host::new(), Host::new());
+    host.enter(|| ip(&lines_of_a_link("adm0", &peer)));
+    peer_up(&peer);
+    let policy = format!("[[set]]\nname = \"bad\"\ncidrs = [\"10.77.0.1\"]\n{POLICY}");
+    let policy = policy.replace(
+        "ingress = [{ action = \"allow\", protocol = \"tcp\", ports = [8002] }",
+        "ingress = [{ action = \"deny\", from = { sets = [\"bad\"] } }, { action = \"allow\", protocol = \"tcp\" }",
+    );
+    let mut node = Node::new(&[("10.toml", &policy)]);
+    node.write("nodewall.toml", &format!("{}[default.storage]\nearly = true\n", node.settings()));
+    host.enter(|| node.run());
+    let open = SocketAddr::from((NODE, port_of("mgmt")));
+    let stream = Stream::new(&peer, &host, &[open, SocketAddr::from((NODE, port_of("storage")))]);
+    let mut times = Times::default();
+    let mut seen = Vec::new();
+    let has_hook = || loaded().0.chains.contains_key("early/sto0");
+    let until_hook = |wanted: bool| {
+        let start = Instant::now();
+        while has_hook() != wanted {
+            assert!(start.elapsed() < PATIENCE, "the chain of the hook: {}\n{}", !wanted, node.log());
+        }
+    };
+    host.enter(|| {
+        until_accepted(&stream, &mut seen, open, Instant::now(), &node);
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            ip("link set adm0 down\nlink set adm0 name sto0\nlink set sto0 up\n");
+            let end = Instant::now();
+            until_right(&node, "renamed to storage", &[("sto0", Some("storage")), ("adm0", None)]);
+            until_hook(true);
+            times.add("denied in the link's own hook", start.elapsed());
+            std::thread::sleep(Duration::from_millis(100));
+            let start = Instant::now();
+            seen.extend(stream.take());
+            assert!(!seen.iter().any(|accepted| accepted.sent > end), "let in where all is denied\n{}", node.log());
+            ip("link set sto0 down\nlink set sto0 name adm0\nlink set adm0 up\n");
+            let end = Instant::now();
+            until_right(&node, "renamed back", &[("adm0", Some("mgmt")), ("sto0", None)]);
+            until_hook(false);
+            times.add("out of the hook again", start.elapsed());
+            times.add("let in again", until_accepted(&stream, &mut seen, open, end, &node));
+        }
+    });
+    times.tell();
+}
+
 #[test]
 fn the_link_with_the_default_route_is_management_and_the_one_that_lost_it_is_not() {
     if !may_run("default route") {
