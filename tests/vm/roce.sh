@@ -40,7 +40,7 @@ machines=()
 cat "$share/$guest.out" || cat "$share"/*.console
 status=$(cat "$share/$guest.status" 2>/dev/null || echo none)
 if [ "$status" != 0 ]; then
-    cat "$share/peer.out"
+    cat "$share/peer.out" "$share"/*.console || true
     echo "roce: FAILED ($status) on Linux $(cat "$lab/version"), after $((SECONDS - begin)) s"
     exit 1
 fi
