@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test oracle bench clean setup
+.PHONY: all build run test test-roce oracle bench clean setup
 
 all: build
 
@@ -19,6 +19,10 @@ run: build
 
 test: setup
 	scripts/test.sh
+
+# RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
+test-roce: build
+	tests/vm/roce.sh target/release/nodewall
 
 # The long run of tests/oracle.rs, as root: NODEWALL_PAIRS=N pairs of policy and packet (a million) with fresh seeds.
 oracle: setup
