@@ -1,5 +1,6 @@
 //! Names for those who can reach something: sets as documents call them, and prefixes only where no name fits.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -65,93 +66,190 @@ const MOST_PREFIXES: usize = 4;
 
 /// Names those who are `reached` among all of `world`.
 pub(super) fn name(reached: &AddrSet, world: &AddrSet, sets: &[Named]) -> Vec<Peer> {
-    let mut peers = Vec::new();
     if reached.is_empty() {
-        return peers;
+        return Vec::new();
     }
-    if reached == world {
+    let mut pieces = pieces(reached, world, sets);
+    if pieces.iter().all(|piece| piece.reached) {
         return vec![Peer::Anyone(None)];
     }
-    if let Some(peer) = all_but(reached, world, &within(sets, world)) {
+    if let Some(peer) = all_but(&pieces, sets) {
         return vec![peer];
     }
-    let (mut reached, mut world) = (reached.clone(), world.clone());
-    if !reached.v4.is_empty() && reached.v4 == world.v4 {
-        peers.push(Peer::Anyone(Some(Family::V4)));
-        (reached.v4, world.v4) = (RangeSet::empty(), RangeSet::empty());
-    } else if !reached.v6.is_empty() && reached.v6 == world.v6 {
-        peers.push(Peer::Anyone(Some(Family::V6)));
-        (reached.v6, world.v6) = (RangeSet::empty(), RangeSet::empty());
+    let mut peers = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut of_family = pieces.iter().filter(|piece| piece.family == family).peekable();
+        if of_family.peek().is_some() && of_family.all(|piece| piece.reached) {
+            peers.push(Peer::Anyone(Some(family)));
+            pieces.retain(|piece| piece.family != family);
+            break;
+        }
     }
-    let known = within(sets, &world);
-    if let Some(peer) = all_but(&reached, &world, &known) {
-        peers.push(peer);
-        return peers;
+    match all_but(&pieces, sets) {
+        Some(peer) => peers.push(peer),
+        None => peers.extend(some(&pieces, sets)),
     }
-    let whole = |set: &&Named| set.addresses.difference(&reached).is_empty();
-    let wholes: Vec<&Named> = known.iter().filter(whole).collect();
-    let mut left = reached.clone();
-    for (index, set) in wholes.iter().enumerate() {
-        // A set within another one that is named says nothing more; of equal ones the first is named.
-        let within = |(at, other): (usize, &&Named)| {
-            at != index
-                && set.addresses.difference(&other.addresses).is_empty()
-                && (set.addresses != other.addresses || at < index)
+    peers
+}
+
+/// Addresses next to each other of which all are in the same sets, and all are reached or none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Piece {
+    family: Family,
+    start: u128,
+    end: u128,
+    reached: bool,
+    /// The numbers of the sets.
+    sets: Vec<usize>,
+}
+
+/// The world in pieces, in order.
+fn pieces(reached: &AddrSet, world: &AddrSet, sets: &[Named]) -> Vec<Piece> {
+    let wide = |set: &RangeSet<u32>| -> Vec<(u128, u128)> {
+        set.ranges().iter().map(|(start, end)| (u128::from(*start), u128::from(*end))).collect()
+    };
+    let v4 = sets.iter().map(|set| wide(&set.addresses.v4)).collect::<Vec<_>>();
+    let v6 = sets.iter().map(|set| set.addresses.v6.ranges().to_vec()).collect::<Vec<_>>();
+    let mut pieces = cut(Family::V4, &wide(&reached.v4), &wide(&world.v4), &v4);
+    pieces.extend(cut(Family::V6, reached.v6.ranges(), world.v6.ranges(), &v6));
+    pieces
+}
+
+/// What a border is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    World,
+    Reached,
+    Set(usize),
+}
+
+fn cut(family: Family, reached: &[(u128, u128)], world: &[(u128, u128)], sets: &[Vec<(u128, u128)>]) -> Vec<Piece> {
+    let named = sets.iter().enumerate().map(|(number, ranges)| (Of::Set(number), ranges.as_slice()));
+    let all = [(Of::World, world), (Of::Reached, reached)].into_iter().chain(named);
+    let mut borders: Vec<(u128, Of)> = all
+        .flat_map(|(of, ranges)| {
+            let ends = ranges.iter().filter_map(move |(_, end)| Some((end.checked_add(1)?, of)));
+            ranges.iter().map(move |(start, _)| (*start, of)).chain(ends)
+        })
+        .collect();
+    borders.sort_unstable();
+    let mut inside: BTreeSet<Of> = BTreeSet::new();
+    let mut pieces = Vec::new();
+    let mut borders = borders.into_iter().peekable();
+    while let Some((start, of)) = borders.next() {
+        // Each border of a set is the other one of its two: in, or out.
+        if !inside.remove(&of) {
+            inside.insert(of);
+        }
+        let next = borders.peek().map(|(next, _)| *next);
+        if next == Some(start) || !inside.contains(&Of::World) {
+            continue;
+        }
+        let number = |of: &Of| match of {
+            Of::Set(number) => Some(*number),
+            Of::World | Of::Reached => None,
         };
-        if !wholes.iter().enumerate().any(within) {
-            peers.push(Peer::Set(set.name.clone()));
-        }
-        left = left.difference(&set.addresses);
+        pieces.push(Piece {
+            family,
+            start,
+            end: next.map_or(u128::MAX, |next| next - 1),
+            reached: inside.contains(&Of::Reached),
+            sets: inside.iter().filter_map(number).collect(),
+        });
     }
-    for set in &known {
-        if !left.is_disjoint(&set.addresses) {
-            peers.push(Peer::PartOf(set.name.clone()));
-            left = left.difference(&set.addresses);
+    pieces
+}
+
+/// How a set stands to those who are reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Standing {
+    reached: usize,
+    left_out: usize,
+}
+
+fn standings(pieces: &[Piece], sets: usize) -> Vec<Standing> {
+    let mut standings = vec![Standing::default(); sets];
+    for piece in pieces {
+        for number in &piece.sets {
+            let standing = &mut standings[*number];
+            *(if piece.reached { &mut standing.reached } else { &mut standing.left_out }) += 1;
         }
     }
-    let mut prefixes = prefixes(&left);
+    standings
+}
+
+/// Everybody but some, where all who are in no set are reached.
+fn all_but(pieces: &[Piece], sets: &[Named]) -> Option<Peer> {
+    let mut strangers = pieces.iter().filter(|piece| piece.sets.is_empty()).peekable();
+    if strangers.peek().is_none() || !strangers.all(|piece| piece.reached) {
+        return None;
+    }
+    let standings = standings(pieces, sets.len());
+    let out = |number: &usize| standings[*number].reached == 0;
+    let mut names: Vec<String> = (0..sets.len())
+        .filter(|number| standings[*number].left_out > 0 && out(number))
+        .map(|number| sets[number].name.clone())
+        .collect();
+    names.extend(parts(pieces, |piece| !piece.reached, out).map(|number| format!("part of {}", sets[number].name)));
+    Some(Peer::AnyoneBut(names))
+}
+
+/// Sets of which all are reached, those of which some are, and prefixes of those who are in no set.
+fn some(pieces: &[Piece], sets: &[Named]) -> Vec<Peer> {
+    let standings = standings(pieces, sets.len());
+    let whole = |number: &usize| standings[*number].left_out == 0;
+    // How many pieces two sets have in common.
+    let mut common: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for piece in pieces.iter().filter(|piece| piece.reached) {
+        for one in piece.sets.iter().filter(|number| whole(number)) {
+            for other in piece.sets.iter().filter(|number| whole(number) && *number != one) {
+                *common.entry((*one, *other)).or_default() += 1;
+            }
+        }
+    }
+    // A set within another one that is named says nothing more; of equal ones the first is named.
+    let within: BTreeSet<usize> = common
+        .iter()
+        .filter(|((one, other), count)| {
+            let size = |number: &usize| standings[*number].reached;
+            **count == size(one) && (size(one) < size(other) || other < one)
+        })
+        .map(|((one, _), _)| *one)
+        .collect();
+    let wholes = (0..sets.len()).filter(|number| standings[*number].reached > 0 && whole(number));
+    let mut peers: Vec<Peer> =
+        wholes.filter(|number| !within.contains(number)).map(|number| Peer::Set(sets[number].name.clone())).collect();
+    peers.extend(parts(pieces, |piece| piece.reached, whole).map(|number| Peer::PartOf(sets[number].name.clone())));
+    let strangers = pieces.iter().filter(|piece| piece.reached && piece.sets.is_empty());
+    let mut prefixes = prefixes(strangers);
     peers.extend(prefixes.by_ref().take(MOST_PREFIXES).map(Peer::Prefix));
     let more = prefixes.count();
     peers.extend((more > 0).then_some(Peer::More(more)));
     peers
 }
 
-/// What of the sets is in the world, without those of which nothing is.
-fn within(sets: &[Named], world: &AddrSet) -> Vec<Named> {
-    let within = |set: &Named| Named { name: set.name.clone(), addresses: set.addresses.intersection(world) };
-    sets.iter().map(within).filter(|set| !set.addresses.is_empty()).collect()
+/// The sets, one for each piece, in which such pieces are that are in none of those that are named as a whole.
+fn parts(
+    pieces: &[Piece],
+    such: impl Fn(&Piece) -> bool,
+    named: impl Fn(&usize) -> bool,
+) -> impl Iterator<Item = usize> {
+    let of_others = pieces.iter().filter(|piece| such(piece) && !piece.sets.iter().any(&named));
+    of_others.filter_map(|piece| piece.sets.first().copied()).collect::<BTreeSet<usize>>().into_iter()
 }
 
-/// Everybody but some, where all who are in no set are reached.
-fn all_but(reached: &AddrSet, world: &AddrSet, known: &[Named]) -> Option<Peer> {
-    let strangers = known.iter().fold(world.clone(), |left, set| left.difference(&set.addresses));
-    if strangers.is_empty() || !strangers.difference(reached).is_empty() {
-        return None;
-    }
-    let mut out = world.difference(reached);
-    let mut names = Vec::new();
-    for set in known.iter().filter(|set| set.addresses.is_disjoint(reached)) {
-        names.push(set.name.clone());
-        out = out.difference(&set.addresses);
-    }
-    for set in known {
-        if !out.is_disjoint(&set.addresses) {
-            names.push(format!("part of {}", set.name));
-            out = out.difference(&set.addresses);
-        }
-    }
-    Some(Peer::AnyoneBut(names))
-}
-
-/// The prefixes that a set of addresses is made of.
-fn prefixes(addresses: &AddrSet) -> impl Iterator<Item = IpNet> {
-    let v4 = addresses.v4.ranges().iter().flat_map(|(start, end)| {
-        Ipv4Subnets::new(Ipv4Addr::from_bits(*start), Ipv4Addr::from_bits(*end), 0).map(IpNet::from)
-    });
-    let v6 = addresses.v6.ranges().iter().flat_map(|(start, end)| {
-        Ipv6Subnets::new(Ipv6Addr::from_bits(*start), Ipv6Addr::from_bits(*end), 0).map(IpNet::from)
-    });
-    v4.chain(v6).collect::<Vec<_>>().into_iter()
+/// The prefixes that pieces are made of; those next to each other are one.
+fn prefixes<'a>(pieces: impl Iterator<Item = &'a Piece>) -> impl Iterator<Item = IpNet> {
+    // What was 32 bits wide still is.
+    let narrow = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
+    let (v4, v6): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|piece| piece.family == Family::V4);
+    let v4: RangeSet<u32> = v4.iter().map(|piece| (narrow(piece.start), narrow(piece.end))).collect();
+    let v6: RangeSet<u128> = v6.iter().map(|piece| (piece.start, piece.end)).collect();
+    let of_v4 = |(start, end): &(u32, u32)| Ipv4Subnets::new(Ipv4Addr::from_bits(*start), Ipv4Addr::from_bits(*end), 0);
+    let of_v6 =
+        |(start, end): &(u128, u128)| Ipv6Subnets::new(Ipv6Addr::from_bits(*start), Ipv6Addr::from_bits(*end), 0);
+    let v4: Vec<IpNet> = v4.ranges().iter().flat_map(of_v4).map(IpNet::from).collect();
+    v4.into_iter().chain(v6.ranges().iter().flat_map(of_v6).map(IpNet::from).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::net::facts::{Facts, Link};
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
+use crate::policy::early;
 use crate::policy::effective::{Addresses, Effective, EffectivePolicy, EffectiveRule, Interface};
 use crate::policy::model::{Action, Mode, Stage};
 use crate::policy::selector::{Labels, Selector};
@@ -151,9 +152,9 @@ impl<'a> Ground<'a> {
     pub(super) fn reached(&self, zone: &Zone, door: &Door) -> AddrSet {
         let world = self.world(zone, door);
         let destinations = self.destinations(zone, door);
-        let mut reached = AddrSet::default();
+        let mut reached: Vec<AddrSet> = Vec::new();
         if world.is_empty() || door.device.as_ref().is_some_and(|device| !zone.interfaces.contains(device)) {
-            return reached;
+            return AddrSet::default();
         }
         let interface = door.device.as_ref().unwrap_or(&zone.example.name);
         for with_limits in [true, false] {
@@ -171,14 +172,17 @@ impl<'a> Ground<'a> {
                     .filter(|to| to.is_ipv4() == example.is_ipv4())
                     .flat_map(|to| ports.iter().map(|port| packet(door, interface, (example, *port), *to)));
                 if packets.any(|packet| decide(&effective, &packet).outcome == Outcome::Accepted) {
-                    reached = reached.union(&addresses);
+                    reached.push(addresses);
                 }
             }
             if !rules.iter().any(|rule| rule.limit.is_some()) {
                 break;
             }
         }
-        reached
+        AddrSet {
+            v4: reached.iter().flat_map(|set| set.v4.ranges().iter().copied()).collect(),
+            v6: reached.iter().flat_map(|set| set.v6.ranges().iter().copied()).collect(),
+        }
     }
 
     /// The destinations at which the door is on a zone: a link-local address is there on its own interface only.
@@ -273,8 +277,20 @@ fn pruned(effective: &Effective, zone: &Zone, door: &Door, with_limits: bool) ->
         let denies = matches!(rule.action, Action::Deny | Action::Reject);
         fits(rule) && rule.action != Action::Log && (rule.limit.is_none() || (with_limits && !denies))
     };
-    let kept = |rules: &Option<Vec<EffectiveRule>>| {
-        rules.as_ref().map(|rules| rules.iter().filter(|rule| counts(rule)).cloned().collect::<Vec<_>>())
+    // What comes after a rule that may let something in is not early, whether that rule is about this door or not.
+    let ends_early = |rule: &EffectiveRule| EffectiveRule {
+        action: Action::Allow,
+        from: Addresses::Literal(AddrSet::default()),
+        ..rule.clone()
+    };
+    let kept = |tier: &str, rules: &Option<Vec<EffectiveRule>>| {
+        let mut early = effective.early.contains(&zone.role);
+        let kept = rules.as_ref()?.iter().filter_map(|rule| {
+            let ends = early && early::ends(tier, rule);
+            early &= !ends;
+            if counts(rule) { Some(rule.clone()) } else { ends.then(|| ends_early(rule)) }
+        });
+        Some(kept.collect::<Vec<_>>())
     };
     let leaves =
         door.target.exit().and_then(|exit| effective.interfaces.iter().find(|known| known.name == exit.interface));
@@ -283,11 +299,11 @@ fn pruned(effective: &Effective, zone: &Zone, door: &Door, with_limits: bool) ->
         matches(&zone.example.labels)
             || leaves.map_or(door.target.exit().is_some(), |interface| matches(&interface.labels))
     };
-    let policies = |policy: &EffectivePolicy| {
+    let policies = |tier: &str, policy: &EffectivePolicy| {
         let asked = door.target != Target::Elsewhere || matches!(policy.stage, Stage::Untracked | Stage::Prednat);
         (asked && selects(&policy.interfaces) && policy.mode == Mode::Enforce).then(|| EffectivePolicy {
-            ingress: kept(&policy.ingress),
-            egress: kept(&policy.egress),
+            ingress: kept(tier, &policy.ingress),
+            egress: kept(tier, &policy.egress),
             name: policy.name.clone(),
             interfaces: policy.interfaces.clone(),
             place: policy.place.clone(),
@@ -299,7 +315,7 @@ fn pruned(effective: &Effective, zone: &Zone, door: &Door, with_limits: bool) ->
     let tiers = effective.tiers.iter().map(|tier| crate::policy::effective::EffectiveTier {
         name: tier.name.clone(),
         default: tier.default,
-        policies: tier.policies.iter().filter_map(policies).collect(),
+        policies: tier.policies.iter().filter_map(|policy| policies(&tier.name, policy)).collect(),
     });
     let device =
         door.device.as_ref().and_then(|device| effective.interfaces.iter().find(|known| known.name == *device));

@@ -34,8 +34,7 @@ pub fn rules<'a>(effective: &'a Effective, role: Role, labels: &Labels) -> Vec<&
                 for rule in rules {
                     if is_deny_set(rule) {
                         early.push(rule);
-                    } else if tier.name != guards::TIER || rule.action != Action::Deny {
-                        // What a guard denies lets nothing in.
+                    } else if ends(&tier.name, rule) {
                         return early;
                     }
                 }
@@ -46,6 +45,11 @@ pub fn rules<'a>(effective: &'a Effective, role: Role, labels: &Labels) -> Vec<&
         }
     }
     early
+}
+
+/// Whether nothing after this rule of a tier is early, because it may let something in. What a guard denies lets nothing in.
+pub fn ends(tier: &str, rule: &EffectiveRule) -> bool {
+    !is_deny_set(rule) && (tier != guards::TIER || rule.action != Action::Deny)
 }
 
 /// Whether a rule denies everything from some addresses and asks for nothing else.
