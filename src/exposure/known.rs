@@ -45,6 +45,9 @@ impl Known {
         named
             .clone()
             .find(|known| known.has(port))
+            .or_else(|| {
+                of_protocol().find(|known| known.has(port) && named.clone().any(|named| named.is_beside(known)))
+            })
             .or_else(|| named.clone().find(|known| known.ports.is_empty()))
             .or_else(|| named.clone().next())
             .or_else(|| of_protocol().find(|known| known.has(port) && known.may_be_run_by(&listener.holders)))
@@ -67,6 +70,11 @@ impl Known {
 
     fn has(&self, port: u16) -> bool {
         self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port))
+    }
+
+    /// Whether they are parts of one product, which one preset closes: the kubelet and its port for reading.
+    fn is_beside(&self, other: &Self) -> bool {
+        self.preset.is_some() && self.preset == other.preset
     }
 
     fn is_run_by(&self, holders: &Holders) -> bool {

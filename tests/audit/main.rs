@@ -6,6 +6,7 @@
 mod lab;
 
 mod listeners;
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -314,14 +315,19 @@ ingress = [
 ]
 "#;
 
+/// Rules of others that lead ports of this host elsewhere.
+fn publish() {
+    sh("nft 'add table ip theirs; add chain ip theirs pre { type nat hook prerouting priority dstnat; }; \
+    add rule ip theirs pre fib daddr type local tcp dport { 30080, 8443 } counter dnat to 10.244.0.5:8080 comment \"default/web:http\"; \
+    add rule ip theirs pre iifname mgmt0 tcp dport 8444 redirect to :22'");
+}
+
 #[test]
 fn what_others_publish_is_reached_as_it_says() {
     isolated("audit-published", || {
         let peers = peers();
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        sh("nft 'add table ip theirs; add chain ip theirs pre { type nat hook prerouting priority dstnat; }; \
-            add rule ip theirs pre fib daddr type local tcp dport { 30080, 8443 } counter dnat to 10.244.0.5:8080 comment \"default/web:http\"; \
-            add rule ip theirs pre iifname mgmt0 tcp dport 8444 redirect to :22'");
+        publish();
         let mut node = Node::new(&[("10-audit.toml", &format!("{POLICY}{PUBLISHING}"))]);
         node.run();
         let pod = peers.iter().find(|peer| peer.role == "pod").unwrap();
@@ -424,6 +430,12 @@ fn without_a_policy_everything_counts_as_open() {
         assert!(output.status.success());
         assert!(text.starts_with("nodewall has no policy in force here"), "{text}");
         assert!(text.contains(" 0 by some, 0 by nobody,"), "{text}");
+        let mut audit = Command::new(env!("CARGO_BIN_EXE_nodewall"));
+        let output = audit.arg("--config").arg(node.path("nodewall.toml")).args(["audit", "--html"]).output().unwrap();
+        let page = String::from_utf8(output.stdout).unwrap();
+        let banner =
+            "<p class=\"open\">What listens on this host and who can reach it: nodewall has no policy in force";
+        assert!(page.contains(banner), "{page}");
         drop(processes);
     });
 }

@@ -55,6 +55,36 @@ rules_met() {
     met "roce#1 10-fabric.toml:$first_rule" && met "roce#1 10-fabric.toml:$((first_rule + 1))" && met 'Soft-RoCE is decided where it arrives'
 }
 
+# Two servers of RDMA-CM beside the others: one on any address, and one on the address of eth0.
+rping_servers() {
+    rping -s -p 7184 >/dev/null 2>&1 & wildcard=$!
+    rping -s -a 10.9.0.1 -p 7185 >/dev/null 2>&1 & bound=$!
+    patiently rping_servers_listen
+}
+rping_servers_listen() { [ "$(rdma resource show cm_id | grep -c 'LISTEN.*:718[45]')" -eq 2 ]; }
+# What the audit tells of these two, and by whom they are reached by the fabric; nothing for nobody.
+audit_says() {
+    nodewall audit --json >/tmp/audit || return
+    python3 - "$wildcard" "$bound" "$@" <<'TOLD'
+import json
+import sys
+wildcard, bound, *reached = sys.argv[1:]
+found = [one for one in json.load(open("/tmp/audit"))["listeners"] if one["port"] in (7184, 7185)]
+found.sort(key=lambda one: one["port"])
+told = [
+    (one["transport"], one["address"], one["port"], one["rdma"], [(by["name"], by["pid"]) for by in one["processes"]])
+    for one in found
+]
+reach = [[by["text"] for zone in one["reach"] if zone["role"] == "fabric" for by in zone["from"]] for one in found]
+print("audit:", told, "by the fabric:", reach)
+assert told == [
+    ("rdma-cm", "0.0.0.0", 7184, ["rxe0"], [("rping", int(wildcard))]),
+    ("rdma-cm", "10.9.0.1", 7185, ["rxe0"], [("rping", int(bound))]),
+]
+assert reach == [reached, reached]
+TOLD
+}
+
 install -m 755 /host/nodewall /usr/local/bin/nodewall
 mkdir -p /tmp/policy.d
 uname -r
@@ -104,6 +134,39 @@ must nodewall disarm
 must rping_in
 must rping_out
 must bandwidth
+
+step "what the audit tells of RDMA-CM listeners"
+must rping_servers
+policy deny '' ''
+must audit_says
+policy allow '' ''
+must audit_says anyone
+# Only the other machine, which really gets in then.
+cat >/tmp/policy.d/10-fabric.toml <<'POLICY'
+[[set]]
+name = "ranks"
+cidrs = ["10.9.0.2"]
+
+[[interface]]
+name = "fabric"
+match = { rdma = "rxe0" }
+role = "fabric"
+
+[[policy]]
+name = "roce"
+order = 10
+interfaces = "role == 'fabric'"
+ingress = [
+  { action = "allow", from = { sets = ["ranks"] }, protocol = "udp", ports = [4791] },
+  { action = "deny", protocol = "udp", ports = [4791] },
+  { action = "allow" },
+]
+POLICY
+must audit_says ranks
+must nodewall apply
+must ask timeout 30 rping -c -a 10.9.0.1 -p 7184 -C 20
+must ask timeout 30 rping -c -a 10.9.0.1 -p 7185 -C 20
+must nodewall disarm
 
 step "where the hardware carries it"
 policy deny 'coverage = "bypassed"' ''

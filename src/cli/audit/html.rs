@@ -1,13 +1,23 @@
 //! The report as one HTML page: the map of zones and services, what is dangerous, and every detail. It loads nothing and runs nothing.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::report::{Degree, ListenerRecord, PublishedRecord, ReachRecord, Report, ZoneRecord, degree};
+use super::report::{
+    Basis, Degree, FindingRecord, ListenerRecord, PublishedRecord, ReachRecord, Report, ZoneRecord, degree,
+};
 use super::text;
 use crate::cli::output::count;
 
 /// Colours are never alone: each cell says it in words, too.
 const STYLE: &str = include_str!("audit.css");
+
+/// An address that is not loopback: of what is published and of a cell, only the reach counts.
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// How many zones the map has at most for it to be as wide as a wide window, where the page scrolls and the map's head stays in sight.
+const ZONES_THAT_FIT: usize = 5;
 
 /// One row of the map.
 struct Row {
@@ -16,7 +26,7 @@ struct Row {
     who: String,
     details: Vec<(&'static str, String)>,
     gpu: bool,
-    loopback: bool,
+    degree: Degree,
     reach: Vec<Cell>,
 }
 
@@ -30,7 +40,8 @@ pub(super) fn page(report: &Report) -> String {
     let mut rows: Vec<Row> =
         report.listeners.iter().map(|listener| Row::of_listener(listener, &report.zones)).collect();
     rows.extend(report.published.iter().map(|published| Row::of_published(published, &report.zones)));
-    let (here, outside): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.loopback);
+    rows.sort_by_key(Row::order);
+    let (here, outside): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.degree == Degree::ThisHost);
     let mut out = String::new();
     let node = escape(&report.node);
     // Writing to a String does not fail.
@@ -40,13 +51,25 @@ pub(super) fn page(report: &Report) -> String {
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>Exposure of {node}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n\
-         <h1>Exposure of {node}</h1>\n<p>{} at <time datetime=\"{time}\">{time}</time>.</p>\n",
+         <h1>Exposure of {node}</h1>\n<p{}>What listens on this host and who can reach it{} {}.</p>\n\
+         <p>Taken at <time datetime=\"{time}\">{}</time>.</p>\n",
+        // Nothing is denied, or something stands above the policy: whoever reads on has to know that.
+        if report.policy.mode == "audit" || report.policy.emergency.is_some() { " class=\"open\"" } else { "" },
+        if report.policy.basis == Basis::Nothing { ":" } else { "," },
         escape(&text::held_against(&report.policy)),
+        escape(&report.time.replace('T', " ").replace('Z', " UTC")),
         time = escape(&report.time),
     );
     counts(&mut out, report);
     out.push_str("</header>\n<main>\n");
     findings(&mut out, report);
+    if !report.troubles.is_empty() {
+        out.push_str("<section id=\"troubles\">\n<h2>Not known</h2>\n<ul>\n");
+        for trouble in &report.troubles {
+            let _ = writeln!(out, "<li>{}</li>", escape(trouble));
+        }
+        out.push_str("</ul>\n</section>\n");
+    }
     map(&mut out, &outside, &report.zones);
     let _ = write!(
         out,
@@ -55,13 +78,6 @@ pub(super) fn page(report: &Report) -> String {
     );
     list(&mut out, &here);
     out.push_str("</details>\n");
-    if !report.troubles.is_empty() {
-        out.push_str("<section id=\"troubles\">\n<h2>Not known</h2>\n<ul>\n");
-        for trouble in &report.troubles {
-            let _ = writeln!(out, "<li>{}</li>", escape(trouble));
-        }
-        out.push_str("</ul>\n</section>\n");
-    }
     out.push_str("</main>\n<footer>nodewall audit</footer>\n</body>\n</html>\n");
     out
 }
@@ -77,17 +93,24 @@ fn counts(out: &mut String, report: &Report) {
 }
 
 fn findings(out: &mut String, report: &Report) {
-    let _ = writeln!(out, "<section id=\"findings\">\n<h2>{}</h2>", count(report.findings.len(), "finding"));
+    let of = |severity: &str| report.findings.iter().filter(|finding| finding.severity == severity).count();
+    let _ = writeln!(
+        out,
+        "<section id=\"findings\">\n<h2>Findings: {}, {}</h2>",
+        count(of("error"), "error"),
+        count(of("warning"), "warning")
+    );
     if !report.findings.is_empty() {
         out.push_str("<ol>\n");
-        for finding in &report.findings {
+        for FindingRecord { severity, code, message, help, .. } in &report.findings {
             let _ = writeln!(
                 out,
-                "<li class=\"{severity}\"><p><strong>{severity}</strong> <code>{}</code> {}</p><p class=\"help\">{}</p></li>",
-                escape(&finding.code),
-                escape(&finding.message),
-                escape(&finding.help),
-                severity = escape(&finding.severity),
+                "<li class=\"{severity}\"><p><span class=\"severity\">{severity}</span> {} <code class=\"code\">{}</code></p>\
+                 <p class=\"help\">{}</p></li>",
+                prose(message),
+                escape(code),
+                prose(help),
+                severity = escape(severity),
             );
         }
         out.push_str("</ol>\n");
@@ -96,7 +119,20 @@ fn findings(out: &mut String, report: &Report) {
 }
 
 fn map(out: &mut String, rows: &[Row], zones: &[ZoneRecord]) {
-    out.push_str("<section id=\"map\">\n<h2>Who reaches what, by which interfaces</h2>\n<div class=\"scroll\">\n<table>\n<thead>\n<tr><th scope=\"col\">Open port</th>");
+    out.push_str("<section id=\"map\">\n<h2>Who reaches what, by which interfaces</h2>\n");
+    if rows.is_empty() {
+        out.push_str("<p>Nothing listens, or only on loopback.</p>\n</section>\n");
+        return;
+    }
+    let _ = write!(
+        out,
+        "<p class=\"note\">A row for each open port, those that most can reach first; a column for each role of interfaces. \
+         A row opens for its process, user and devices.</p>\n\
+         <div class=\"scroll{}\" role=\"region\" aria-label=\"map\" tabindex=\"0\">\n<table style=\"--zones: {}\">\n<thead>\n\
+         <tr><th scope=\"col\">Open port</th>",
+        if zones.len() <= ZONES_THAT_FIT { " fits" } else { "" },
+        zones.len(),
+    );
     for zone in zones {
         let _ = write!(out, "<th scope=\"col\">{}</th>", escape(&zone.zone));
     }
@@ -137,10 +173,10 @@ impl Row {
         Self {
             place: listener.place(),
             service: listener.service.clone().unwrap_or_default(),
-            who: listener.who(),
+            who: [Some(listener.who()), listener.home()].into_iter().flatten().collect::<Vec<_>>().join(", "),
             details,
             gpu: listener.gpu,
-            loopback: degree(&listener.reach, &listener.address) == Degree::ThisHost,
+            degree: degree(&listener.reach, &listener.address),
             reach: cells(&listener.reach, zones),
         }
     }
@@ -154,19 +190,25 @@ impl Row {
         Self {
             place: published.place(),
             service: published.service.clone().unwrap_or_default(),
-            who: published.owner.clone().unwrap_or_else(|| "published".to_owned()),
+            who: format!("{} to {}", published.owner.as_deref().unwrap_or("published"), published.target),
             details,
             gpu: false,
-            loopback: false,
+            degree: degree(&published.reach, &ANY),
             reach: cells(&published.reach, zones),
         }
+    }
+
+    /// What more people reach by more zones comes first.
+    fn order(&self) -> (Degree, Reverse<usize>, Reverse<usize>) {
+        let by = |class: &str| Reverse(self.reach.iter().filter(|cell| cell.class == class).count());
+        (self.degree, by("anyone"), by("some"))
     }
 
     fn head(&self, out: &mut String) {
         let gpu = if self.gpu { " <span class=\"gpu\">GPU</span>" } else { "" };
         let _ = write!(
             out,
-            "<details><summary><code>{}</code> {} <span class=\"who\">{}</span>{gpu}</summary><dl>",
+            "<details><summary><code>{}</code> {} <bdi class=\"who\">{}</bdi>{gpu}</summary><dl>",
             escape(&self.place),
             escape(&self.service),
             escape(&self.who),
@@ -182,7 +224,7 @@ fn cells(reach: &[ReachRecord], zones: &[ZoneRecord]) -> Vec<Cell> {
     let of_zone = |zone: &ZoneRecord| match reach.iter().find(|reach| reach.zone == zone.zone) {
         None => Cell { class: "nobody", words: "nobody".to_owned() },
         Some(reach) => {
-            let class = match degree(std::slice::from_ref(reach), &std::net::IpAddr::from([0, 0, 0, 0])) {
+            let class = match degree(std::slice::from_ref(reach), &ANY) {
                 Degree::Anybody => "anyone",
                 Degree::Some | Degree::Nobody | Degree::ThisHost => "some",
             };
@@ -192,8 +234,21 @@ fn cells(reach: &[ReachRecord], zones: &[ZoneRecord]) -> Vec<Cell> {
     zones.iter().map(of_zone).collect()
 }
 
+/// A sentence for HTML: what it has between backquotes is code.
+fn prose(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut parts = text.split('`');
+    while let (Some(words), code) = (parts.next(), parts.next()) {
+        out.push_str(&escape(words));
+        if let Some(code) = code {
+            let _ = write!(out, "<code>{}</code>", escape(code));
+        }
+    }
+    out
+}
+
 /// Text for HTML, in elements and in attributes with double quotes. Names of processes are whatever somebody likes; control characters
-/// have no place in HTML.
+/// have no place in HTML, and those that change the direction of text make it look like another.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -203,6 +258,7 @@ fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.push('\u{fffd}'),
             other if other.is_control() => out.push('\u{fffd}'),
             other => out.push(other),
         }
@@ -217,8 +273,15 @@ mod tests {
     #[test]
     fn nothing_of_a_name_becomes_markup() {
         assert_eq!(
-            escape("<script>alert('x')</script>&\"\u{1b}[31m"),
-            "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&quot;\u{fffd}[31m"
+            escape("<script>alert('x')</script>&\"\u{1b}[31m\u{202e}"),
+            "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&quot;\u{fffd}[31m\u{fffd}"
         );
+    }
+
+    #[test]
+    fn code_in_a_sentence_is_code() {
+        assert_eq!(prose("`nodewall check` says <why>"), "<code>nodewall check</code> says &lt;why&gt;");
+        assert_eq!(prose("run `a` or `b`"), "run <code>a</code> or <code>b</code>");
+        assert_eq!(prose("nothing"), "nothing");
     }
 }
