@@ -104,7 +104,10 @@ fn text(path: &Path) -> Result<String, Box<Finding>> {
     }
     let mut bytes = Vec::new();
     let most = MAX_TEXT_BYTES as u64 + 1;
-    io::stdin().take(most).read_to_end(&mut bytes).map_err(|error| refuse(format!("cannot be read: {}", textfile::reason(&error))))?;
+    io::stdin()
+        .take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|error| refuse(format!("cannot be read: {}", textfile::reason(&error))))?;
     if bytes.len() > MAX_TEXT_BYTES {
         return Err(refuse(format!("more than the {} MiB that are read", MAX_TEXT_BYTES >> 20)));
     }
@@ -127,7 +130,11 @@ fn form(path: &Path, text: &str) -> Form {
         // `key: value` is YAML, `key = value` is TOML.
         Some(line) => {
             let key = line.find(|next: char| !next.is_alphanumeric() && !"_-\"'".contains(next));
-            if key.and_then(|at| line.get(at..)).is_some_and(|rest| rest.starts_with(':')) { Form::Yaml } else { Form::Toml }
+            if key.and_then(|at| line.get(at..)).is_some_and(|rest| rest.starts_with(':')) {
+                Form::Yaml
+            } else {
+                Form::Toml
+            }
         }
         None => Form::Toml,
     }

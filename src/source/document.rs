@@ -278,11 +278,7 @@ fn mac_address(text: &str) -> Option<String> {
     fits.then_some(lower)
 }
 
-fn set<'t>(
-    reader: &mut Reader<'t>,
-    fields: &mut Fields<'_, 't>,
-    Named { name, what }: Named<'_>,
-) -> Option<NamedSet> {
+fn set<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, Named { name, what }: Named<'_>) -> Option<NamedSet> {
     let place = reader.place(fields.span);
     let labels = fields.get("labels").map(|labels| parse::labels(reader, labels, "labels")).unwrap_or_default();
     let cidrs = fields.get("cidrs");
@@ -311,11 +307,7 @@ fn service<'t>(
     Some(Service { name, ports: ports?, transport: transport.unwrap_or(Some(Transport::Ip))?, place })
 }
 
-fn tier<'t>(
-    reader: &mut Reader<'t>,
-    fields: &mut Fields<'_, 't>,
-    Named { name, what }: Named<'_>,
-) -> Option<Tier> {
+fn tier<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, Named { name, what }: Named<'_>) -> Option<Tier> {
     let place = reader.place(fields.span);
     let order = fields.need(reader, "order", what);
     let order = order.and_then(|order| reader.integer(order, "order", i64::MIN, i64::MAX));

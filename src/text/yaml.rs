@@ -283,7 +283,10 @@ mod tests {
                 "13:17 null",
             ]
         );
-        assert_eq!(shown("{\"a\": [1.5, -3, null, \"\\u00e9\"]}")[3..], ["1:8 a number with a fraction", "1:13 Some(-3)", "1:17 null", "1:23 \"é\""]);
+        assert_eq!(
+            shown("{\"a\": [1.5, -3, null, \"\\u00e9\"]}")[3..],
+            ["1:8 a number with a fraction", "1:13 Some(-3)", "1:17 null", "1:23 \"é\""]
+        );
         assert_eq!(shown("---\n"), Vec::<String>::new());
         assert_eq!(shown(""), Vec::<String>::new());
     }

@@ -83,7 +83,8 @@ pub fn from_objects(source: &Source) -> (Vec<Document>, Vec<Finding>) {
 
 /// What stands in one node: an object, or a list of them.
 fn objects<'t>(reader: &mut Reader<'t>, node: &Node<'t>, read: &mut Vec<(Kind, String, Map<String, Json>, Place)>) {
-    let is_list = matches!(get(node, "kind").map(|kind| &kind.value), Some(Value::String(kind)) if kind.ends_with("List"));
+    let is_list =
+        matches!(get(node, "kind").map(|kind| &kind.value), Some(Value::String(kind)) if kind.ends_with("List"));
     if let (true, Some(items)) = (is_list, get(node, "items")) {
         for item in reader.list(items, "items").unwrap_or_default() {
             objects(reader, item, read);
@@ -107,7 +108,9 @@ pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
     for Document { kind, name, place, .. } in documents {
         let (kind_name, quoted) = (kind.name(), quoted(name));
         if !is_object_name(name) {
-            let message = format!("{quoted} cannot be the name of a {kind_name}: Kubernetes wants small letters, digits, \"-\" and \".\"");
+            let message = format!(
+                "{quoted} cannot be the name of a {kind_name}: Kubernetes wants small letters, digits, \"-\" and \".\""
+            );
             let help = format!("rename it, and where it is named: \"{}\"", slug(name));
             findings.push(Finding::error(Code::Value, place, message).help(help));
         }
@@ -130,7 +133,11 @@ pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
             next.name, one.name
         );
         let help = "where an interface can match both, give them names in the order that is meant";
-        findings.push(Finding::warning(Code::NotConverted, &next.place, message).related(&one.place, "comes first here").help(help));
+        findings.push(
+            Finding::warning(Code::NotConverted, &next.place, message)
+                .related(&one.place, "comes first here")
+                .help(help),
+        );
     }
     findings
 }

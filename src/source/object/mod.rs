@@ -14,7 +14,9 @@ mod yaml;
 
 use serde_json::Value as Json;
 
+use super::Sourced;
 use super::document::{Documents, decode_body};
+use super::merge::merge;
 use crate::text::fields;
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::read::Reader;
@@ -125,6 +127,23 @@ pub fn read(object: &Json) -> Result<Object, Vec<Finding>> {
         Some((kind, name, documents)) => Ok(Object { kind, name, documents, findings }),
         None => Err(findings),
     }
+}
+
+/// The documents of objects, all of one standing, merged. Pure: for tests, and for whatever has objects at hand.
+pub fn decode(objects: &[Json]) -> Sourced {
+    let (mut documents, mut findings) = (Vec::new(), Vec::new());
+    for object in objects {
+        match read(object) {
+            Ok(object) => {
+                findings.extend(object.findings);
+                documents.push((0, object.documents));
+            }
+            Err(said) => findings.extend(said),
+        }
+    }
+    let (policy, said) = merge(documents);
+    findings.extend(said);
+    Sourced { policy, findings, ..Sourced::default() }
 }
 
 /// The parts of an object that is one of ours.

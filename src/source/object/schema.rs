@@ -26,7 +26,8 @@ const PREFIX: &str = "^([0-9]{1,3}(\\.[0-9]{1,3}){3}(/([0-9]|[12][0-9]|3[0-2]))?
 /// Ports as text: "80", "8000-8010".
 const PORTS: &str = "^[0-9]{1,5}(-[0-9]{1,5})?$";
 /// Domain names, and `*.suffix`.
-const DOMAIN: &str = "^(\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$";
+const DOMAIN: &str =
+    "^(\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$";
 
 /// One of these words.
 fn words<'w>(words: impl IntoIterator<Item = &'w str>) -> Schema {
@@ -362,13 +363,18 @@ pub(super) fn expect_rules() -> Value {
 
 /// What a set must be.
 pub(super) fn set_rules() -> Value {
-    json!([rule("has(self.cidrs) || has(self.domains)", "`cidrs` must be there; cidrs: [] is a set that holds nothing yet")])
+    json!([rule(
+        "has(self.cidrs) || has(self.domains)",
+        "`cidrs` must be there; cidrs: [] is a set that holds nothing yet"
+    )])
 }
 
 /// What an object must be as a whole.
 pub(super) fn object_rules(kind: Kind) -> Value {
     match kind {
-        Kind::HostState => json!([rule("self.spec.node == self.metadata.name", "a HostState has the name of its node")]),
+        Kind::HostState => {
+            json!([rule("self.spec.node == self.metadata.name", "a HostState has the name of its node")])
+        }
         _ => json!([rule("size(self.metadata.name) <= 63", "names have 63 characters at most")]),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! They are for schemas and for writing. What an object means, and what is wrong with it, the walker of documents says.
 
+#![allow(clippy::duplicated_attributes, reason = "several columns of kubectl have the same type")]
+
 use std::collections::BTreeMap;
 
 use kube::CustomResource;
@@ -25,11 +27,33 @@ use super::status::DocumentStatus;
     derive = "PartialEq",
     doc = "Rules for packets at the interfaces of hosts, enforced by nodewall on every node that it selects. See nodewall-policy(5).",
     printcolumn(name = "Tier", type_ = "string", json_path = ".spec.tier", description = "The tier of the policy"),
-    printcolumn(name = "Order", type_ = "integer", json_path = ".spec.order", description = "Its place in the tier, lower first"),
-    printcolumn(name = "Stage", type_ = "string", json_path = ".spec.stage", description = "Where on a packet's way it is asked"),
+    printcolumn(
+        name = "Order",
+        type_ = "integer",
+        json_path = ".spec.order",
+        description = "Its place in the tier, lower first"
+    ),
+    printcolumn(
+        name = "Stage",
+        type_ = "string",
+        json_path = ".spec.stage",
+        description = "Where on a packet's way it is asked"
+    ),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "Whether it decides"),
-    printcolumn(name = "Accepted", type_ = "boolean", json_path = ".status.accepted", description = "Whether nodewall can use it", priority = 1),
-    printcolumn(name = "Expires", type_ = "date", json_path = ".spec.expires", description = "When it no longer exists", priority = 1),
+    printcolumn(
+        name = "Accepted",
+        type_ = "boolean",
+        json_path = ".status.accepted",
+        description = "Whether nodewall can use it",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "date",
+        json_path = ".spec.expires",
+        description = "When it no longer exists",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -92,7 +116,13 @@ pub struct HostPolicySpec {
     status = "DocumentStatus",
     derive = "PartialEq",
     doc = "Addresses that belong together, for the rules of HostPolicies. See nodewall-policy(5).",
-    printcolumn(name = "Accepted", type_ = "boolean", json_path = ".status.accepted", description = "Whether nodewall can use it", priority = 1),
+    printcolumn(
+        name = "Accepted",
+        type_ = "boolean",
+        json_path = ".status.accepted",
+        description = "Whether nodewall can use it",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -124,8 +154,18 @@ pub struct HostNetworkSetSpec {
     status = "DocumentStatus",
     derive = "PartialEq",
     doc = "A tier of HostPolicies: all policies of a tier are asked before those of a tier with a higher order. See nodewall-policy(5).",
-    printcolumn(name = "Order", type_ = "integer", json_path = ".spec.order", description = "Its place among the tiers, lower first"),
-    printcolumn(name = "Default", type_ = "string", json_path = ".spec.default", description = "What happens to what none of its policies decided"),
+    printcolumn(
+        name = "Order",
+        type_ = "integer",
+        json_path = ".spec.order",
+        description = "Its place among the tiers, lower first"
+    ),
+    printcolumn(
+        name = "Default",
+        type_ = "string",
+        json_path = ".spec.default",
+        description = "What happens to what none of its policies decided"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -151,7 +191,12 @@ pub struct HostTierSpec {
     derive = "PartialEq",
     doc = "Named ports, for the rules of HostPolicies. See nodewall-policy(5).",
     printcolumn(name = "Ports", type_ = "string", json_path = ".spec.ports", description = "What it listens on"),
-    printcolumn(name = "Transport", type_ = "string", json_path = ".spec.transport", description = "How it is carried"),
+    printcolumn(
+        name = "Transport",
+        type_ = "string",
+        json_path = ".spec.transport",
+        description = "How it is carried"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -178,7 +223,13 @@ pub struct HostServiceSpec {
     derive = "PartialEq",
     doc = "What the interfaces of hosts that match are for, where detection does not know. HostInterfaces are tried in the order of their names, and the first that matches wins. See nodewall-policy(5).",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role", description = "The role that it gives"),
-    printcolumn(name = "Coverage", type_ = "string", json_path = ".spec.coverage", description = "What it declares about the reach of rules", priority = 1),
+    printcolumn(
+        name = "Coverage",
+        type_ = "string",
+        json_path = ".spec.coverage",
+        description = "What it declares about the reach of rules",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]
@@ -255,9 +306,24 @@ pub struct InterfaceMatch {
     status = "DocumentStatus",
     derive = "PartialEq",
     doc = "What must hold where HostPolicies are applied: that somebody defines a set, or what becomes of packets. See nodewall-policy(5).",
-    printcolumn(name = "Set", type_ = "string", json_path = ".spec.set", description = "The set that somebody else is to define"),
-    printcolumn(name = "Verdict", type_ = "string", json_path = ".spec.verdict", description = "What becomes of the packets"),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "Whether a policy is refused without it"),
+    printcolumn(
+        name = "Set",
+        type_ = "string",
+        json_path = ".spec.set",
+        description = "The set that somebody else is to define"
+    ),
+    printcolumn(
+        name = "Verdict",
+        type_ = "string",
+        json_path = ".spec.verdict",
+        description = "What becomes of the packets"
+    ),
+    printcolumn(
+        name = "Mode",
+        type_ = "string",
+        json_path = ".spec.mode",
+        description = "Whether a policy is refused without it"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]

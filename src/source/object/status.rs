@@ -1,5 +1,7 @@
 //! What nodewall says in objects: the status of a document, and the state of a node.
 
+#![allow(clippy::duplicated_attributes, reason = "several columns of kubectl have the same type")]
+
 use std::collections::BTreeMap;
 
 use kube::CustomResource;
@@ -66,14 +68,56 @@ pub struct Condition {
     derive = "PartialEq",
     doc = "What nodewall has in force on a node, and what the node has behind its interfaces. Each nodewall writes the one of its own node; nobody else should.",
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node", description = "The node"),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".status.mode", description = "Whether policies decide there"),
-    printcolumn(name = "Generation", type_ = "integer", json_path = ".status.generation", description = "The number of the generation in force"),
-    printcolumn(name = "In sync", type_ = "boolean", json_path = ".status.inSync", description = "Whether the kernel has what is in force"),
-    printcolumn(name = "Enforced", type_ = "integer", json_path = ".status.coverage.enforced", description = "Interfaces and devices that rules reach"),
-    printcolumn(name = "Partial", type_ = "integer", json_path = ".status.coverage.partial", description = "Those that rules reach in part"),
-    printcolumn(name = "Bypassed", type_ = "integer", json_path = ".status.coverage.bypassed", description = "Those whose packets never reach nftables"),
-    printcolumn(name = "Hash", type_ = "string", json_path = ".status.hash", description = "The hash of the ruleset in force", priority = 1),
-    printcolumn(name = "Drifts", type_ = "integer", json_path = ".status.drift.count", description = "How often others changed our table", priority = 1),
+    printcolumn(
+        name = "Mode",
+        type_ = "string",
+        json_path = ".status.mode",
+        description = "Whether policies decide there"
+    ),
+    printcolumn(
+        name = "Generation",
+        type_ = "integer",
+        json_path = ".status.generation",
+        description = "The number of the generation in force"
+    ),
+    printcolumn(
+        name = "In sync",
+        type_ = "boolean",
+        json_path = ".status.inSync",
+        description = "Whether the kernel has what is in force"
+    ),
+    printcolumn(
+        name = "Enforced",
+        type_ = "integer",
+        json_path = ".status.coverage.enforced",
+        description = "Interfaces and devices that rules reach"
+    ),
+    printcolumn(
+        name = "Partial",
+        type_ = "integer",
+        json_path = ".status.coverage.partial",
+        description = "Those that rules reach in part"
+    ),
+    printcolumn(
+        name = "Bypassed",
+        type_ = "integer",
+        json_path = ".status.coverage.bypassed",
+        description = "Those whose packets never reach nftables"
+    ),
+    printcolumn(
+        name = "Hash",
+        type_ = "string",
+        json_path = ".status.hash",
+        description = "The hash of the ruleset in force",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Drifts",
+        type_ = "integer",
+        json_path = ".status.drift.count",
+        description = "How often others changed our table",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[schemars(extend("x-kubernetes-validations" = schema::state_rules()))]

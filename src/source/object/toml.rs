@@ -15,9 +15,9 @@ pub(super) fn write<'d>(documents: impl IntoIterator<Item = (&'static str, &'d M
         text.push_str(&format!("[[{table}]]\n"));
         for (key, value) in fields {
             let line = format!("{} = {}", self::key(key), inline(value));
-            let items = value.as_array().filter(|items| {
-                items.len() > 1 && line.len() > LONGEST_LINE || items.iter().any(Json::is_object)
-            });
+            let items = value
+                .as_array()
+                .filter(|items| items.len() > 1 && line.len() > LONGEST_LINE || items.iter().any(Json::is_object));
             match items {
                 Some(items) => {
                     text.push_str(&format!("{} = [\n", self::key(key)));
@@ -40,7 +40,8 @@ fn inline(value: &Json) -> String {
         Json::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
         Json::Object(fields) if fields.is_empty() => "{}".to_owned(),
         Json::Object(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{} = {}", key(name), inline(value))).collect();
+            let fields: Vec<String> =
+                fields.iter().map(|(name, value)| format!("{} = {}", key(name), inline(value))).collect();
             format!("{{ {} }}", fields.join(", "))
         }
         other => other.to_string(),

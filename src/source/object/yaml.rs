@@ -92,7 +92,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn value() -> impl Strategy<Value = Json> {
-        let text = prop_oneof![".*", "[a-z]{1,5}", "(yes|No|on|null|~|0x1f|1e3|010|12:30:00|2027-01-01|- a|a: b|#|'|\"|%a|\\{)"];
+        let text = prop_oneof![
+            ".*",
+            "[a-z]{1,5}",
+            "(yes|No|on|null|~|0x1f|1e3|010|12:30:00|2027-01-01|- a|a: b|#|'|\"|%a|\\{)"
+        ];
         let leaf = prop_oneof![
             text.prop_map(Json::from),
             any::<i64>().prop_map(Json::from),
