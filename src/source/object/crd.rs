@@ -59,7 +59,8 @@ fn inner(schema: &mut Json) -> Vec<&mut Json> {
 /// Makes a schema one that Kubernetes takes and that says what we mean.
 ///
 /// Null is no value of ours: where a field may not be null, the API server takes it away. What other properties there may be is not
-/// for a schema of Kubernetes to say. Formats of Rust's numbers are not known there. Lines of a description are one text.
+/// for a schema of Kubernetes to say. A bound that went through a type of `k8s-openapi` has become 65535.0. Lines of a description are
+/// one text.
 fn structural(schema: &mut Json) {
     if let Some(schema) = schema.as_object_mut() {
         schema.remove("nullable");
@@ -68,6 +69,13 @@ fn structural(schema: &mut Json) {
         }
         if schema.get("default") == Some(&Json::Null) {
             schema.remove("default");
+        }
+        for bound in ["minimum", "maximum"] {
+            if let Some(whole) =
+                schema.get(bound).and_then(|bound| bound.to_string().strip_suffix(".0")?.parse::<i64>().ok())
+            {
+                schema.insert(bound.to_owned(), whole.into());
+            }
         }
         if let Some(Json::String(text)) = schema.get_mut("description") {
             *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Kind;
 use crate::net::interface::Role;
+use crate::net::protocol::Protocol;
 use crate::policy::model::{Action, Stage};
 
 /// Items of a list of addresses at most: an object is 1.5 MiB at most, and an IPv6 prefix about 30 bytes.
@@ -23,8 +24,13 @@ const LONGEST_SELECTOR: usize = 4096;
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
 /// Addresses and prefixes, as far as a pattern can tell; host bits are for the walker.
 const PREFIX: &str = "^([0-9]{1,3}(\\.[0-9]{1,3}){3}(/([0-9]|[12][0-9]|3[0-2]))?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8]))?)$";
-/// Ports as text: "80", "8000-8010".
-const PORTS: &str = "^[0-9]{1,5}(-[0-9]{1,5})?$";
+/// A port as text, in a pattern.
+const PORT: &str = "0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+/// A number up to 255 as text, in a pattern.
+const BYTE: &str = "0*([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])";
+/// Times of RFC 3339. Kubernetes' own format for them has no leap seconds.
+const TIME: &str =
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
 /// Domain names, and `*.suffix`.
 const DOMAIN: &str =
     "^(\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$";
@@ -150,21 +156,25 @@ pub(super) fn domains(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn ports(_: &mut SchemaGenerator) -> Schema {
     let port = json!({
         "x-kubernetes-int-or-string": true,
-        "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "minimum": 0,
         "maximum": 65_535,
-        "pattern": PORTS,
+        "pattern": format!("^{PORT}(-{PORT})?$"),
     });
     list(port, 1, MOST_ITEMS)
 }
 
 pub(super) fn service_ports(_: &mut SchemaGenerator) -> Schema {
-    let port = json!({ "type": "string", "maxLength": 64, "pattern": "^[a-zA-Z0-9]+(/[a-z0-9-]+)?$" });
+    let ported = "tcp|udp|sctp|udplite|dccp|6|17|33|132|136";
+    let names: Vec<&str> = Protocol::names().collect();
+    let pattern =
+        format!("^((?i:{ported})/{PORT}(-{PORT})?|(?i:icmp|icmpv6|1|58)/[a-z0-9-]+|(?i:{BYTE}|{}))$", names.join("|"));
+    let port = json!({ "type": "string", "maxLength": 64, "pattern": pattern });
     list(port, 1, MOST_ITEMS)
 }
 
 pub(super) fn protocol(_: &mut SchemaGenerator) -> Schema {
-    number_or_text(0, 255, "^[A-Za-z0-9]{1,16}$")
+    let names: Vec<&str> = Protocol::names().collect();
+    number_or_text(0, 255, &format!("^(?i:{BYTE}|{})$", names.join("|")))
 }
 
 pub(super) fn icmp_type(_: &mut SchemaGenerator) -> Schema {
@@ -187,7 +197,6 @@ pub(super) fn burst(_: &mut SchemaGenerator) -> Schema {
 fn number_or_text(least: i64, most: i64, pattern: &str) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
-        "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "minimum": least,
         "maximum": most,
         "pattern": pattern,
@@ -201,7 +210,6 @@ pub(super) fn family(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn accounts(_: &mut SchemaGenerator) -> Schema {
     let account = json!({
         "x-kubernetes-int-or-string": true,
-        "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "minimum": 0,
         "maximum": 4_294_967_294_i64,
         "pattern": "^[^/:,]{1,255}$",
@@ -221,6 +229,9 @@ pub(super) fn log(_: &mut SchemaGenerator) -> Schema {
         "pattern": "^[ !#-~]*$",
         "maxItems": 0,
         "maxProperties": 0,
+        // No number is both.
+        "minimum": 1,
+        "maximum": 0,
     })
 }
 
@@ -229,7 +240,7 @@ pub(super) fn local(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(super) fn expires(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "format": "date-time" })
+    json_schema!({ "type": "string", "maxLength": 64, "pattern": TIME })
 }
 
 pub(super) fn word(_: &mut SchemaGenerator) -> Schema {
@@ -308,6 +319,14 @@ pub(super) fn match_rules() -> Value {
         rule(
             format!("!has(self.icmp) || !has(self.protocol) || {v4} || {v6}"),
             "`icmp` needs protocol icmp or icmpv6, or none"
+        ),
+        rule(
+            format!("!has(self.not) || !has(self.not.icmp) || !has(self.protocol) || {v4} || {v6}"),
+            "`not.icmp` needs protocol icmp or icmpv6, or none"
+        ),
+        rule(
+            "!has(self.icmp) || type(self.icmp.type) != int || has(self.protocol) || has(self.family)",
+            "a type number means different things in ICMP and in ICMPv6: add `protocol` or `family`"
         ),
         rule(
             format!("!has(self.family) || !has(self.protocol) || !(self.family == 6 ? {v4} : {v6})"),
