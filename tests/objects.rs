@@ -16,7 +16,7 @@ use nodewall::source::object::status::{Condition, DriftCount, HostStateStatus, I
 use nodewall::source::object::{self, Kind, convert, crd};
 use nodewall::source::{self, guards};
 use nodewall::text::finding::{Code, Finding, Severity};
-use nodewall::text::render::line;
+use nodewall::text::render::{line, render};
 use nodewall::text::tree::Source;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -710,6 +710,12 @@ fn convert_says_by_its_exit_code_what_is_wrong() {
     assert_eq!(code, 2);
     assert!(stderr.contains("say with --to"), "{stderr}");
     assert_eq!(nodewall(&["convert", "--to", "toml", &toml, &yaml], "").0, 0);
+    let rule = "{ action = \"deny\" },".repeat(4097);
+    let long = format!("[[policy]]\nname = \"a\"\ninterfaces = \"all()\"\ningress = [{rule}]\n");
+    let (code, _, stderr) = nodewall(&["convert", "--color", "never"], &long);
+    assert_eq!(code, 5);
+    assert!(stderr.contains("spec.ingress has 4097 items, and 4096 at most in an object"), "{stderr}");
+    assert_eq!(nodewall(&["convert", "--to", "toml"], &long).0, 0);
     let (code, _, stderr) = nodewall(&["convert", "--color", "never", &toml, &other], "");
     assert_eq!(code, 5);
     assert!(stderr.contains("two HostTiers would have the name \"a\"") && stderr.contains("a.toml:1:1"), "{stderr}");
@@ -957,5 +963,34 @@ proptest! {
         prop_assert_eq!(lines(&findings), Vec::<String>::new(), "{}", yaml);
         let decoded = object::decode(&convert::to_objects(&last));
         prop_assert_eq!(meaning(&decoded.policy), meaning(&direct.policy), "{}", yaml);
+    }
+
+    /// Whatever stands in a file of objects, something is said and nothing breaks.
+    #[test]
+    fn no_text_does_harm(
+        random in "(.|[\\[\\]{}:,&*!|>'\"%#\n -]){0,200}",
+        object in object(),
+        cut in any::<prop::sample::Index>(),
+        insert in "[\\[\\]{}:,&*!|>'\"%#\n\t -]{0,3}",
+    ) {
+        let source = Source::new("objects", object.to_string());
+        let (documents, _) = convert::from_objects(&source);
+        let mut yaml = convert::to_yaml(&convert::to_objects(&documents));
+        let mut at = cut.index(yaml.len() + 1);
+        while !yaml.is_char_boundary(at) {
+            at -= 1;
+        }
+        yaml.insert_str(at, &insert);
+        for text in [random, yaml] {
+            let source = Source::new("objects", text.as_str());
+            let (documents, findings) = convert::from_objects(&source);
+            let bad = findings.iter().any(|finding| finding.severity == Severity::Error);
+            prop_assert!(!bad || documents.is_empty());
+            for finding in &findings {
+                prop_assert!(finding.place.end <= text.len() + 1, "{}: {text:?}", line(finding));
+            }
+            let texts = [(source.file.clone(), source.text.clone())].into();
+            prop_assert!(findings.is_empty() != !render(&findings, &texts, false).is_empty());
+        }
     }
 }

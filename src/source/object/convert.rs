@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::spec::{
     HostExpectationSpec, HostInterfaceSpec, HostNetworkSetSpec, HostPolicySpec, HostServiceSpec, HostTierSpec,
 };
-use super::{API_VERSION, Kind, body, field, head, toml, yaml};
+use super::{API_VERSION, Kind, body, crd, field, head, toml, yaml};
 use crate::source::document;
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
@@ -105,7 +105,7 @@ fn objects<'t>(reader: &mut Reader<'t>, node: &Node<'t>, read: &mut Vec<(Kind, S
 pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut first: BTreeMap<(Kind, &str), &Place> = BTreeMap::new();
-    for Document { kind, name, place, .. } in documents {
+    for Document { kind, name, fields, place } in documents {
         let (kind_name, quoted) = (kind.name(), quoted(name));
         if !is_object_name(name) {
             let message = format!(
@@ -113,6 +113,14 @@ pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
             );
             let help = format!("rename it, and where it is named: \"{}\"", slug(name));
             findings.push(Finding::error(Code::Value, place, message).help(help));
+        }
+        let said = match crd::too_large(*kind, fields) {
+            Ok(said) => said,
+            Err(error) => vec![format!("it cannot be held against its definition: {error}")],
+        };
+        for said in said {
+            let message = format!("{kind_name} {quoted} is too large for an object: {said}");
+            findings.push(Finding::error(Code::NotConverted, place, message).help("write it as several documents"));
         }
         match first.get(&(*kind, name.as_str())) {
             Some(earlier) => findings.push(

@@ -1,7 +1,7 @@
 //! The definitions of our objects for an API server (CustomResourceDefinition), from the types in `spec`, `rule` and `status`.
 
 use kube::CustomResourceExt;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::spec::{HostExpectation, HostInterface, HostNetworkSet, HostPolicy, HostService, HostTier};
 use super::status::HostState;
@@ -40,6 +40,53 @@ pub fn definition(kind: Kind) -> Result<Json, serde_json::Error> {
 /// Definitions as a YAML text, as they are checked in under `packaging/kubernetes/crds`.
 pub fn text(definitions: &[Json]) -> String {
     yaml::write(definitions)
+}
+
+/// Fields of a document for which the definition of its kind has no room: a policy file knows fewer bounds. Each is its path and how
+/// much there can be.
+///
+/// # Errors
+/// As of [`definition`].
+pub(super) fn too_large(kind: Kind, fields: &Map<String, Json>) -> Result<Vec<String>, serde_json::Error> {
+    let definition = definition(kind)?;
+    let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties");
+    let mut found = Vec::new();
+    for (key, value) in fields {
+        if let Some(schema) = schema.and_then(|properties| properties.get(key)) {
+            exceed(schema, value, &format!("spec.{key}"), &mut found);
+        }
+    }
+    Ok(found)
+}
+
+fn exceed(schema: &Json, value: &Json, path: &str, found: &mut Vec<String>) {
+    let (bound, length, what) = match value {
+        Json::String(text) => ("maxLength", text.chars().count(), "characters"),
+        Json::Array(items) => ("maxItems", items.len(), "items"),
+        Json::Object(fields) => ("maxProperties", fields.len(), "keys"),
+        _ => return,
+    };
+    match schema.get(bound).and_then(Json::as_u64) {
+        Some(most) if length as u64 > most => {
+            found.push(format!("{path} has {length} {what}, and {most} at most in an object"))
+        }
+        _ => {}
+    }
+    match value {
+        Json::Array(items) => {
+            let Some(schema) = schema.get("items") else { return };
+            items.iter().enumerate().for_each(|(index, item)| exceed(schema, item, &format!("{path}[{index}]"), found));
+        }
+        Json::Object(fields) => {
+            let named = |key: &String| schema.get("properties").and_then(|named| named.get(key));
+            for (key, value) in fields {
+                if let Some(schema) = named(key).or_else(|| schema.get("additionalProperties")) {
+                    exceed(schema, value, &format!("{path}.{key}"), found);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The schemas in a schema: those of its properties, items and values.

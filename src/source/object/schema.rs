@@ -142,7 +142,7 @@ pub(super) fn prefixes(_: &mut SchemaGenerator) -> Schema {
 
 /// Addresses of an entity: an empty list would match nothing.
 pub(super) fn some_prefixes(_: &mut SchemaGenerator) -> Schema {
-    list(prefix(), 1, MOST_ITEMS)
+    list(prefix(), 1, MOST_PREFIXES)
 }
 
 fn prefix() -> Value {

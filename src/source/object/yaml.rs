@@ -76,8 +76,16 @@ fn scalar(out: &mut String, text: &str) {
         && !NOT_TEXT.contains(&&*text.to_ascii_lowercase());
     if plain {
         out.push_str(text);
-    } else {
-        out.push_str(&Json::from(text).to_string().replace('\u{7f}', "\\u007f").replace('\u{feff}', "\\ufeff"));
+        return;
+    }
+    for next in Json::from(text).to_string().chars() {
+        // What JSON may have as it is and YAML may not (YAML 1.2 section 5.1; 1.1 has more line breaks).
+        match u32::from(next) {
+            code @ (0x7f..=0x9f | 0x2028 | 0x2029 | 0xfeff | 0xfffe | 0xffff) => {
+                out.push_str(&format!("\\u{code:04x}"))
+            }
+            _ => out.push(next),
+        }
     }
 }
 
@@ -95,6 +103,7 @@ mod tests {
         let text = prop_oneof![
             ".*",
             "[a-z]{1,5}",
+            "[\u{7f}-\u{a0}\u{2028}\u{2029}\u{feff}\u{fffe}\u{ffff} a]{1,3}",
             "(yes|No|on|null|~|0x1f|1e3|010|12:30:00|2027-01-01|- a|a: b|#|'|\"|%a|\\{)"
         ];
         let leaf = prop_oneof![
