@@ -105,6 +105,7 @@ fn objects<'t>(reader: &mut Reader<'t>, node: &Node<'t>, read: &mut Vec<(Kind, S
 pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut first: BTreeMap<(Kind, &str), &Place> = BTreeMap::new();
+    let mut definitions = BTreeMap::new();
     for Document { kind, name, fields, place } in documents {
         let (kind_name, quoted) = (kind.name(), quoted(name));
         if !is_object_name(name) {
@@ -114,8 +115,8 @@ pub fn check_objects(documents: &[Document]) -> Vec<Finding> {
             let help = format!("rename it, and where it is named: \"{}\"", slug(name));
             findings.push(Finding::error(Code::Value, place, message).help(help));
         }
-        let said = match crd::too_large(*kind, fields) {
-            Ok(said) => said,
+        let said = match definitions.entry(*kind).or_insert_with(|| crd::definition(*kind)) {
+            Ok(definition) => crd::too_large(definition, fields),
             Err(error) => vec![format!("it cannot be held against its definition: {error}")],
         };
         for said in said {

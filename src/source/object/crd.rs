@@ -44,11 +44,7 @@ pub fn text(definitions: &[Json]) -> String {
 
 /// Fields of a document for which the definition of its kind has no room: a policy file knows fewer bounds. Each is its path and how
 /// much there can be.
-///
-/// # Errors
-/// As of [`definition`].
-pub(super) fn too_large(kind: Kind, fields: &Map<String, Json>) -> Result<Vec<String>, serde_json::Error> {
-    let definition = definition(kind)?;
+pub(super) fn too_large(definition: &Json, fields: &Map<String, Json>) -> Vec<String> {
     let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties");
     let mut found = Vec::new();
     for (key, value) in fields {
@@ -56,7 +52,7 @@ pub(super) fn too_large(kind: Kind, fields: &Map<String, Json>) -> Result<Vec<St
             exceed(schema, value, &format!("spec.{key}"), &mut found);
         }
     }
-    Ok(found)
+    found
 }
 
 fn exceed(schema: &Json, value: &Json, path: &str, found: &mut Vec<String>) {
