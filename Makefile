@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test test-roce oracle bench clean setup
+.PHONY: all build run test test-apiserver test-roce oracle bench clean setup
 
 all: build
 
@@ -19,6 +19,12 @@ run: build
 
 test: setup
 	scripts/test.sh
+
+# The definitions of our objects in a real API server of Kubernetes, which is built once (some minutes, 3 GB for the time) and kept in
+# ~/.cache/nodewall.
+test-apiserver: setup
+	$(CARGO) build
+	programs=$$(tests/apiserver/build.sh) && python3 tests/apiserver/run.py --programs "$$programs" --nodewall target/debug/nodewall
 
 # RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
 test-roce: build

@@ -5,6 +5,8 @@ mod audit;
 mod boot;
 mod check;
 mod confirm;
+mod convert;
+mod crd;
 mod diff;
 mod disarm;
 mod emergency;
@@ -103,6 +105,10 @@ enum Command {
     Diff(diff::Arguments),
     /// List and show the policies that come with nodewall, and enable them
     Preset(preset::Arguments),
+    /// Print the definitions of our objects for an API server of Kubernetes; needs no root
+    Crd(crd::Arguments),
+    /// Print policy files as objects of Kubernetes, and objects as policy files; needs no root
+    Convert(convert::Arguments),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
@@ -175,6 +181,8 @@ pub fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&cli.options, arguments, &output),
         Command::Diff(arguments) => diff::run(&cli.options, arguments, &output),
         Command::Preset(arguments) => preset::run(&cli.options, arguments, &output),
+        Command::Crd(arguments) => crd::run(arguments, &output),
+        Command::Convert(arguments) => convert::run(arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),

@@ -83,7 +83,7 @@ fn all<'t, T>(
     root: &mut Fields<'_, 't>,
     kind: &'static str,
     broken: &mut BTreeSet<(&'static str, String)>,
-    read: impl Fn(&mut Reader<'t>, &mut Fields<'_, 't>, String) -> Option<T>,
+    read: impl Fn(&mut Reader<'t>, &mut Fields<'_, 't>, Named<'_>) -> Option<T>,
 ) -> Vec<T> {
     let Some(entry) = root.entry(kind) else { return Vec::new() };
     let Value::Array(items) = &entry.node.value else {
@@ -97,13 +97,9 @@ fn all<'t, T>(
         let before = reader.errors();
         let Some(mut fields) = reader.table(item, &what) else { continue };
         let node = fields.need(reader, "name", &what);
-        let name = node.and_then(|node| match kind {
-            // What is expected is said in a sentence, and nothing refers to it.
-            "expect" => reader.string(node, "the name of an expect").map(str::to_owned),
-            _ => parse::name(reader, node, &format!("the name of a {kind}")),
-        });
+        let name = node.and_then(|node| self::name(reader, node, kind));
         // A document without a name is read all the same, for what else is wrong with it.
-        let document = read(reader, &mut fields, name.clone().unwrap_or_default());
+        let document = read(reader, &mut fields, Named { name: name.clone().unwrap_or_default(), what: &what });
         fields.finish(reader, &what);
         match document {
             Some(document) if reader.errors() == before => documents.push(document),
@@ -113,9 +109,64 @@ fn all<'t, T>(
     documents
 }
 
-fn interface<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<InterfaceOverride> {
+/// The name of a document of a kind.
+fn name<'t>(reader: &mut Reader<'t>, node: &Node<'t>, kind: &'static str) -> Option<String> {
+    match kind {
+        // What is expected is said in a sentence, and nothing refers to it.
+        "expect" => reader.string(node, "the name of an expect").map(str::to_owned),
+        _ => parse::name(reader, node, &format!("the name of a {kind}")),
+    }
+}
+
+/// What a document is, beside its fields.
+struct Named<'w> {
+    /// Its name; empty where that is in error.
+    name: String,
+    /// What a person calls it where it stands: "[[policy]]", "HostPolicy".
+    what: &'w str,
+}
+
+/// Decodes a document of a kind (the name of its table in TOML) that stands by itself: `body` has its fields but `name`, and `what`
+/// is what people call it there. An `expect` may have a `name` of its own, in words.
+pub(super) fn decode_body<'t>(
+    reader: &mut Reader<'t>,
+    kind: &'static str,
+    what: &str,
+    name: &Node<'t>,
+    body: &Node<'t>,
+) -> Documents {
+    let before = reader.errors();
+    let mut documents = Documents::default();
+    let Some(mut fields) = reader.table(body, what) else {
+        documents.broken.extend(self::name(reader, name, kind).map(|name| (kind, name)));
+        return documents;
+    };
+    let own = if kind == "expect" { fields.get("name") } else { None };
+    let name = self::name(reader, own.unwrap_or(name), kind);
+    let named = Named { name: name.clone().unwrap_or_default(), what };
+    let fields_of = &mut fields;
+    match kind {
+        "interface" => documents.interfaces.extend(interface(reader, fields_of, named)),
+        "set" => documents.sets.extend(set(reader, fields_of, named)),
+        "service" => documents.services.extend(service(reader, fields_of, named)),
+        "tier" => documents.tiers.extend(tier(reader, fields_of, named)),
+        "policy" => documents.policies.extend(policy(reader, fields_of, named)),
+        _ => documents.expected_sets.extend(expect(reader, fields_of, named)),
+    }
+    fields.finish(reader, what);
+    if reader.errors() == before {
+        return documents;
+    }
+    Documents { broken: name.map(|name| (kind, name)).into_iter().collect(), ..Documents::default() }
+}
+
+fn interface<'t>(
+    reader: &mut Reader<'t>,
+    fields: &mut Fields<'_, 't>,
+    Named { name, what }: Named<'_>,
+) -> Option<InterfaceOverride> {
     let place = reader.place(fields.span);
-    let matches = fields.need(reader, "match", "[[interface]]");
+    let matches = fields.need(reader, "match", what);
     let role_node = fields.get("role");
     let role = role_node.and_then(|role| parse::role_name(reader, role));
     if let (Some(node), Some(Role::Loopback)) = (role_node, role) {
@@ -227,7 +278,7 @@ fn mac_address(text: &str) -> Option<String> {
     fits.then_some(lower)
 }
 
-fn set<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<NamedSet> {
+fn set<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, Named { name, what }: Named<'_>) -> Option<NamedSet> {
     let place = reader.place(fields.span);
     let labels = fields.get("labels").map(|labels| parse::labels(reader, labels, "labels")).unwrap_or_default();
     let cidrs = fields.get("cidrs");
@@ -236,33 +287,41 @@ fn set<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -
         parse::domains(reader, &domains.node);
         unsupported(reader, domains.span, "`domains`");
     } else if cidrs.is_none() {
-        let message = "[[set]] has no `cidrs`";
+        let message = format!("{what} has no `cidrs`");
         reader.error_with_help(Code::MissingKey, fields.span, message, "cidrs = [] is a set that holds nothing yet");
     }
     let cidrs = parse::prefixes(reader, cidrs?, "cidrs");
     Some(NamedSet { name, labels, cidrs, place })
 }
 
-fn service<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<Service> {
+fn service<'t>(
+    reader: &mut Reader<'t>,
+    fields: &mut Fields<'_, 't>,
+    Named { name, what }: Named<'_>,
+) -> Option<Service> {
     let place = reader.place(fields.span);
-    let ports = fields.need(reader, "ports", "[[service]]");
+    let ports = fields.need(reader, "ports", what);
     let ports = ports.map(|ports| parse::service_ports(reader, ports, "ports"));
     let words = [("ip", Transport::Ip), ("rdma", Transport::Rdma)];
     let transport = fields.get("transport").map(|word| reader.word(word, "transport", &words));
     Some(Service { name, ports: ports?, transport: transport.unwrap_or(Some(Transport::Ip))?, place })
 }
 
-fn tier<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<Tier> {
+fn tier<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, Named { name, what }: Named<'_>) -> Option<Tier> {
     let place = reader.place(fields.span);
-    let order = fields.need(reader, "order", "[[tier]]");
+    let order = fields.need(reader, "order", what);
     let order = order.and_then(|order| reader.integer(order, "order", i64::MIN, i64::MAX));
     let words = [("deny", TierDefault::Deny), ("pass", TierDefault::Pass)];
-    let default = fields.need(reader, "default", "[[tier]]");
+    let default = fields.need(reader, "default", what);
     let default = default.and_then(|word| reader.word(word, "default of a tier", &words));
     Some(Tier { name, order: order?, default: default?, place })
 }
 
-fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<HostPolicy> {
+fn policy<'t>(
+    reader: &mut Reader<'t>,
+    fields: &mut Fields<'_, 't>,
+    Named { name, what }: Named<'_>,
+) -> Option<HostPolicy> {
     let place = reader.place(fields.span);
     let tier = fields.get("tier");
     let tier_place = tier.map_or_else(|| place.clone(), |tier| reader.place(tier.span));
@@ -274,7 +333,7 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
     let interfaces = fields.get("interfaces");
     if interfaces.is_none() {
         let help = "interfaces = \"all()\" selects every interface";
-        reader.error_with_help(Code::MissingKey, fields.span, "[[policy]] has no `interfaces`", help);
+        reader.error_with_help(Code::MissingKey, fields.span, format!("{what} has no `interfaces`"), help);
     }
     let interfaces = interfaces.and_then(|node| parse::selector(reader, node, "interfaces"));
     let nodes = match fields.get("nodes") {
@@ -303,7 +362,7 @@ fn policy<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
     let egress = egress.map(|entry| rules(reader, &entry.node, (Direction::Egress, at)));
     if ingress.is_none() && egress.is_none() {
         let help = "ingress = [] governs a direction without a rule of its own";
-        let message = "[[policy]] has neither `ingress` nor `egress` and would govern nothing";
+        let message = format!("{what} has neither `ingress` nor `egress` and would govern nothing");
         reader.error_with_help(Code::MissingKey, fields.span, message, help);
     }
     Some(HostPolicy {
@@ -615,7 +674,11 @@ fn rate<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<(u32, u32)> {
 const MOST_PACKETS: u32 = 1_000_000;
 
 /// `[[expect]]`: about a set, or about packets, which is checked only.
-fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String) -> Option<ExpectedSet> {
+fn expect<'t>(
+    reader: &mut Reader<'t>,
+    fields: &mut Fields<'_, 't>,
+    Named { name, what }: Named<'_>,
+) -> Option<ExpectedSet> {
     let set = fields.entry("set");
     let (ingress, egress) = (fields.entry("ingress"), fields.entry("egress"));
     for entry in [ingress, egress].into_iter().flatten() {
@@ -642,24 +705,25 @@ fn expect<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, name: String
         match (ingress, egress) {
             (None, None) => {
                 let help = "set = \"admin\" expects that somebody defines that set";
-                let message = "[[expect]] has none of `set`, `ingress` and `egress`";
+                let message = format!("{what} has none of `set`, `ingress` and `egress`");
                 reader.error_with_help(Code::MissingKey, fields.span, message, help);
             }
             (Some(_), Some(second)) => {
                 let help = "write two expectations";
-                reader.error_with_help(Code::Conflict, second.span, "[[expect]] has both `ingress` and `egress`", help);
+                let message = format!("{what} has both `ingress` and `egress`");
+                reader.error_with_help(Code::Conflict, second.span, message, help);
             }
             _ => {}
         }
         if verdict.is_none() {
-            reader.error(Code::MissingKey, fields.span, "[[expect]] has no `verdict`");
+            reader.error(Code::MissingKey, fields.span, format!("{what} has no `verdict`"));
         }
-        unsupported(reader, fields.span, "[[expect]] about packets");
+        unsupported(reader, fields.span, &format!("{what} about packets"));
         return None;
     };
     for (key, entry) in [("ingress", ingress), ("egress", egress), ("verdict", verdict)] {
         if let Some(entry) = entry {
-            let message = format!("`set` and `{key}` cannot stand in one [[expect]]");
+            let message = format!("`set` and `{key}` cannot stand in one {what}");
             reader.error_with_help(Code::Conflict, entry.span, message, "write two expectations");
         }
     }

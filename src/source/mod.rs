@@ -5,6 +5,7 @@ mod document;
 mod file;
 pub mod guards;
 mod merge;
+pub mod object;
 mod process;
 
 use std::collections::BTreeMap;

@@ -82,6 +82,8 @@ codes! {
     NodePort = "node-port",
     /// A policy whose time is over.
     Expired = "expired-policy",
+    /// Something that a document says and its other spelling does not.
+    NotConverted = "not-converted",
 }
 
 /// One thing to tell the operator.

@@ -103,7 +103,11 @@ impl<'t> Reader<'t> {
             Value::Array(items) => Some(items),
             other => {
                 let message = format!("{what} must be a list, not {}", other.kind());
-                let help = if matches!(other, Value::Table(_)) { "" } else { "put it in square brackets" };
+                let help = match other {
+                    Value::Table(_) => "",
+                    Value::Null => "write [] for a list without anything, or leave the key out",
+                    _ => "put it in square brackets",
+                };
                 self.error_with_help(Code::Type, node.span, message, help);
                 None
             }

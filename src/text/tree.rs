@@ -43,7 +43,12 @@ pub struct Source {
     /// How many characters there are before every [`CHECKPOINT_BYTES`]th byte: a column is counted from here, so that a
     /// file written on one line costs no more than another.
     characters: Vec<u32>,
+    /// Whether each line is a field of an object, `PATH = VALUE`: then a place is the path.
+    fields: bool,
 }
+
+/// What stands between the path and the value on the line of a field.
+pub(super) const FIELD_SEPARATOR: &str = " = ";
 
 /// How far apart the points are at which characters are counted beforehand.
 const CHECKPOINT_BYTES: usize = 1024;
@@ -61,7 +66,13 @@ impl Source {
             here
         });
         let characters = characters.collect();
-        Self { file: file.into(), text, lines, characters }
+        Self { file: file.into(), text, lines, characters, fields: false }
+    }
+
+    /// An object that came without a text, as one line for each field: `spec.ingress[0].ports[1] = 22`. Its places are the
+    /// object's name with the path of the field.
+    pub(super) fn of_fields(file: impl Into<Arc<str>>, text: impl Into<Arc<str>>) -> Self {
+        Self { fields: true, ..Self::new(file, text) }
     }
 
     /// The line (from 1) of a byte.
@@ -75,6 +86,11 @@ impl Source {
         let end = floor(&self.text, span.end as usize).max(start);
         let line = self.line(start as u32);
         let line_start = self.lines.get(line as usize - 1).copied().unwrap_or(0) as usize;
+        if self.fields {
+            let field = self.text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+            let path = field.split_once(FIELD_SEPARATOR).map_or(field, |(path, _)| path);
+            return Place::file(if path.is_empty() { self.file.to_string() } else { format!("{} {path}", self.file) });
+        }
         let column = self.characters_before(start).saturating_sub(self.characters_before(line_start)) + 1;
         Place { file: self.file.clone(), line, column, start, end }
     }
@@ -111,9 +127,15 @@ fn floor(text: &str, offset: usize) -> usize {
     offset
 }
 
-/// Byte offsets in a TOML string as written for two byte offsets in its value.
+/// Byte offsets in a string of TOML or YAML as written for two byte offsets in its value.
 fn written_offsets(raw: &str, from: usize, to: usize) -> (usize, usize) {
-    let quote = if raw.starts_with("\"\"\"") || raw.starts_with("'''") { 3 } else { 1 };
+    // Only YAML has strings without quotes; a block of lines is marked as a whole.
+    let quote = match raw.as_bytes().first() {
+        Some(b'"' | b'\'') if raw.starts_with("\"\"\"") || raw.starts_with("'''") => 3,
+        Some(b'"' | b'\'') => 1,
+        Some(b'|' | b'>') => return (0, raw.len()),
+        _ => 0,
+    };
     let escapes = raw.starts_with('"');
     let body_end = raw.len().saturating_sub(quote).max(quote);
     let mut at = quote;
@@ -171,9 +193,11 @@ pub struct Node<'t> {
     pub span: Span,
 }
 
-/// A value of TOML, or of JSON, which has all of these but dates.
+/// A value of TOML, or of YAML and JSON, which have nulls instead of dates.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value<'t> {
+    /// Nothing: `null`, or a key of YAML without a value.
+    Null,
     /// Text.
     String(Cow<'t, str>),
     /// A whole number; `None` when it does not fit 64 bits.
@@ -194,6 +218,7 @@ impl Value<'_> {
     /// What it is, for people.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::Null => "null",
             Self::String(_) => "a string",
             Self::Integer(_) => "an integer",
             Self::Float => "a number with a fraction",
@@ -413,5 +438,7 @@ mod tests {
         check("\"\"\"\nab\"\"\"", 0, 1, "a");
         check("\"\"\"a\\\n   b\"\"\"", 1, 1, "b");
         check("\"é=\"", 2, 1, "=");
+        check("plain text", 6, 4, "text");
+        check("|-\n  a block", 2, 3, "|-\n  a block");
     }
 }
