@@ -26,8 +26,10 @@ use reach::{Door, Ground, Zone};
 pub struct Reach {
     /// The role of the interfaces.
     pub role: Role,
-    /// The interfaces, where the policy does not treat all of the role alike.
+    /// Their names, sorted.
     pub interfaces: Vec<InterfaceName>,
+    /// Whether they are all of the role: the policy treats these alike.
+    pub whole_role: bool,
     /// Who can reach it there.
     pub peers: Vec<Peer>,
 }
@@ -35,13 +37,18 @@ pub struct Reach {
 impl Reach {
     /// "mgmt", or "mgmt (eth0, eth1)" where others of the role are treated otherwise.
     pub fn zone(&self) -> String {
-        if self.interfaces.is_empty() {
+        if self.whole_role {
             return self.role.to_string();
         }
-        let names: Vec<&str> = self.interfaces.iter().map(InterfaceName::as_str).collect();
-        format!("{} ({})", self.role, names.join(", "))
+        let names: Vec<&str> = self.interfaces.iter().map(InterfaceName::as_str).take(MOST_NAMES).collect();
+        let more = self.interfaces.len() - names.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} ({}{more})", self.role, names.join(", "))
     }
 }
+
+/// More interfaces than these are only counted: a node has a hundred of pods.
+const MOST_NAMES: usize = 3;
 
 /// What is needed besides the policy to say who reaches what.
 #[derive(Clone, Debug)]
@@ -222,8 +229,8 @@ impl<'a> Exposure<'a> {
     }
 
     fn reach(&self, zone: &Zone, peers: Vec<Peer>) -> Reach {
-        let alone = self.ground.zones().iter().filter(|other| other.role == zone.role).count() == 1;
-        Reach { role: zone.role, interfaces: if alone { Vec::new() } else { zone.interfaces.clone() }, peers }
+        let whole_role = self.ground.zones().iter().filter(|other| other.role == zone.role).count() == 1;
+        Reach { role: zone.role, interfaces: zone.interfaces.clone(), whole_role, peers }
     }
 }
 

@@ -134,7 +134,8 @@ fn map(out: &mut String, rows: &[Row], zones: &[ZoneRecord]) {
         zones.len(),
     );
     for zone in zones {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escape(&zone.zone));
+        let names = escape(&zone.interfaces.join(", "));
+        let _ = write!(out, "<th scope=\"col\" title=\"{names}\">{}</th>", escape(&zone.zone));
     }
     out.push_str("</tr>\n</thead>\n<tbody>\n");
     for row in rows {

@@ -61,7 +61,7 @@ pub(super) struct PolicyRecord {
 
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) struct ZoneRecord {
-    /// The role, and interfaces where the policy does not treat all of the role alike.
+    /// The role, with interfaces where the policy does not treat all of the role alike.
     pub(super) zone: String,
     pub(super) role: String,
     pub(super) interfaces: Vec<String>,
