@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test test-apiserver oracle bench clean setup
+.PHONY: all build run test test-apiserver test-roce oracle bench clean setup
 
 all: build
 
@@ -25,6 +25,10 @@ test: setup
 test-apiserver: setup
 	$(CARGO) build
 	programs=$$(tests/apiserver/build.sh) && python3 tests/apiserver/run.py --programs "$$programs" --nodewall target/debug/nodewall
+
+# RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
+test-roce: build
+	tests/vm/roce.sh target/release/nodewall
 
 # The long run of tests/oracle.rs, as root: NODEWALL_PAIRS=N pairs of policy and packet (a million) with fresh seeds.
 oracle: setup

@@ -7,7 +7,7 @@
 //! | 0 | [`net`], [`text`] | shared words: protocols, ports, addresses, `Facts`; places and findings in text |
 //! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
-//! | 3 | [`revoke`] | which flows a policy ends |
+//! | 3 | [`revoke`], [`exposure`] | which flows a policy ends; what can be reached, and from where |
 //! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
 //! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`capture`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, captures |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
@@ -24,6 +24,7 @@ pub mod compile;
 pub mod plan;
 pub mod simulate;
 
+pub mod exposure;
 pub mod revoke;
 
 pub mod reconcile;

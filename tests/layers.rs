@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("simulate", 20),
     ("plan", 20),
     ("analyze", 30),
+    ("exposure", 30),
     ("revoke", 30),
     ("reconcile", 40),
     // One text file, read with care: what `config` and `source` share stands below both.

@@ -14,9 +14,13 @@ use std::process::Command;
 
 use nodewall::compile::compile;
 use nodewall::config::Config;
+use nodewall::exposure::known::{MeantFor, SERVICES};
+use nodewall::exposure::peers::Peer;
+use nodewall::exposure::{self, Exposure, Surroundings};
 use nodewall::net::addr::AddrSet;
 use nodewall::net::facts::{Facts, Link};
 use nodewall::net::interface::{Direction, InterfaceName, Role};
+use nodewall::net::listener::{self, Endpoint, Holders, Listener};
 use nodewall::net::ports::HostPorts;
 use nodewall::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use nodewall::nft::text;
@@ -338,6 +342,57 @@ fn a_stranger_comes_in_by_no_service_of_a_preset() {
             }
         }
     }
+}
+
+/// What `audit` says of a dangerous service: the preset that it names lets in whom it says, and nobody else.
+#[test]
+fn what_an_audit_advises_closes_the_service() {
+    let facts = node();
+    let loopback_open = BTreeSet::new();
+    let mut closed = 0;
+    for known in SERVICES {
+        let Some(name) = known.preset else { continue };
+        let preset = preset::find(name).unwrap_or_else(|| panic!("{}: no preset {name}", known.name));
+        let sets = sets(&[preset]);
+        if let MeantFor::Some(set) = known.meant_for {
+            assert!(sets.contains_key(set), "{}: preset {name} asks for no set {set}", known.name);
+        }
+        let (policy, effective, _) = resolved(&[preset], &written(&sets), &open_settings());
+        let around = Surroundings {
+            facts: &facts,
+            sets: exposure::sets(&policy),
+            loopback_open: &loopback_open,
+            ways: BTreeMap::new(),
+        };
+        let exposure = Exposure::new(&effective, around);
+        for port in known.ports() {
+            let listener = Listener {
+                endpoint: Endpoint {
+                    transport: listener::Transport::Ip(known.protocol()),
+                    port,
+                    address: "0.0.0.0".parse().unwrap(),
+                    both_families: false,
+                    device: None,
+                },
+                uid: None,
+                holders: Holders::Unknown,
+                rdma: BTreeSet::new(),
+            };
+            let reach = exposure.of_listener(&listener);
+            let mgmt = reach.iter().find(|reach| reach.role == Role::Mgmt).map(|reach| &reach.peers);
+            let who = format!("{} at {port} with preset {name}: {mgmt:?}", known.name);
+            assert!(mgmt.is_none_or(|peers| !peers.iter().any(Peer::is_anyone)), "{who}");
+            match known.meant_for {
+                MeantFor::Some(set) => {
+                    let peers = mgmt.unwrap_or_else(|| panic!("{who}"));
+                    assert!(peers.contains(&Peer::Set(set.to_owned())), "{who}");
+                }
+                MeantFor::ThisHost | MeantFor::Nobody => {}
+            }
+            closed += 1;
+        }
+    }
+    assert!(closed >= 25, "{closed}");
 }
 
 /// The metadata service: root gets there, a server's user does not, pods do not by way of this host.

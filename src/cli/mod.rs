@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod apply;
+mod audit;
 mod boot;
 mod check;
 mod confirm;
@@ -22,6 +23,7 @@ mod rollback;
 mod run;
 mod simulate;
 mod status;
+mod subject;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,7 +55,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -117,6 +119,8 @@ enum Command {
     Status,
     /// Show each interface: its role and why, what is behind it, and how far rules reach there; needs no root
     Interfaces(interfaces::Arguments),
+    /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
+    Audit(audit::Arguments),
     /// Keep what `apply --confirm` put in force
     Confirm,
     /// Go back to an earlier generation
@@ -184,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Run => run::run(&cli.options, &output),
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
+        Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
         Command::History => history::run(&cli.options, &output),

@@ -3,7 +3,6 @@
 mod capture;
 mod process;
 mod report;
-mod subject;
 mod text;
 
 use std::path::PathBuf;
@@ -13,11 +12,13 @@ use clap::{Args, ValueEnum};
 use super::Options;
 use super::exit::Exit;
 use super::output::Output;
+use super::subject::{self, Subject};
+use crate::config;
 use crate::net::interface::InterfaceName;
 use crate::net::protocol::Protocol;
 use crate::simulate::question::{self, Endpoint, IcmpWords, Question};
 use crate::simulate::{ConntrackState, Origin, Outcome, Packet, trace};
-use subject::Subject;
+use crate::source::Trust;
 
 /// Arguments of `simulate`.
 #[derive(Args, Debug)]
@@ -122,7 +123,13 @@ fn vlans(text: &str) -> Result<Vlans, &'static str> {
 }
 
 pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> Exit {
-    let subject = match subject::find(options, arguments, output) {
+    let found = match arguments.loaded {
+        true => {
+            subject::loaded(options, output).and_then(|subject| subject.ok_or_else(|| nothing_left(options, output)))
+        }
+        false => subject::documents(options, &arguments.paths, output),
+    };
+    let subject = match found {
         Ok(subject) => subject,
         Err(exit) => return exit,
     };
@@ -144,6 +151,12 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     // In the order of the packet's fields.
     taken.splice(0..0, more);
     single(&subject, &packet, &taken, arguments.verbose, output)
+}
+
+fn nothing_left(options: &Options, output: &Output) -> Exit {
+    let (config, ..) = config::load(&options.config, Trust::Anyone);
+    output.message(&format!("{}: the daemon left no generation there", config.state_directory.display()));
+    Exit::Failure
 }
 
 fn wrong(why: &str, output: &Output) -> Exit {

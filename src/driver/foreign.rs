@@ -245,19 +245,30 @@ const INGRESS: &str = "ingress";
 /// The hooks in the order in which a packet to this host, through it and from it meets them.
 const HOOKS: &[&str] = &[INGRESS, "prerouting", "input", "forward", "output", "postrouting", "egress"];
 
-fn is_ours(chain: &AnyChain) -> bool {
+pub(super) fn is_ours(chain: &AnyChain) -> bool {
     (chain.family, chain.table.as_str()) == (Family::Inet, TABLE_NAME)
 }
 
+fn known(list: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+    list.iter().find(|(start, _)| name.starts_with(start)).map(|(_, owner)| *owner)
+}
+
+/// Who made a table, if it is one that a single agent has for itself.
+pub(super) fn owner_of_table(table: &str) -> Option<&'static str> {
+    known(TABLES, table)
+}
+
+/// Who made a chain of a table that several share.
+pub(super) fn owner_of_chain(chain: &str) -> Option<&'static str> {
+    known(CHAINS, chain)
+}
+
 fn owners(table: &str, chains: Option<&BTreeSet<&str>>) -> Vec<&'static str> {
-    let known = |list: &[(&str, &'static str)], name: &str| {
-        list.iter().find(|(start, _)| name.starts_with(start)).map(|(_, owner)| *owner)
-    };
-    if let Some(owner) = known(TABLES, table) {
+    if let Some(owner) = owner_of_table(table) {
         return vec![owner];
     }
     let chains = || chains.into_iter().flatten();
-    let mut owners: BTreeSet<&'static str> = chains().filter_map(|name| known(CHAINS, name)).collect();
+    let mut owners: BTreeSet<&'static str> = chains().filter_map(|name| owner_of_chain(name)).collect();
     let iptables = IPTABLES_TABLES.contains(&table) && chains().any(|name| IPTABLES_CHAINS.contains(name));
     if owners.is_empty() && iptables {
         owners.insert("iptables-nft");

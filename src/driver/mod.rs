@@ -7,6 +7,7 @@ mod foreign;
 mod members;
 mod memory;
 mod probe;
+mod published;
 mod route;
 mod socket;
 mod sockets;
@@ -18,6 +19,8 @@ pub use foreign::{Drops, OtherChain, coexisting};
 pub use members::change_members;
 pub use memory::Memory;
 pub use probe::features;
+pub use published::{Exposed, published};
+pub use route::ways;
 pub use socket::Netlink;
 pub use watch::{Ear, Touch, Watch};
 

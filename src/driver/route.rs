@@ -1,6 +1,7 @@
 //! The kernel's routes, asked one by one: what `ip route get` asks.
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
@@ -38,6 +39,17 @@ impl Routes {
         });
         answer.ok().flatten()
     }
+}
+
+/// The interfaces, by index, by which this host sends to these addresses, as far as it has routes.
+///
+/// # Errors
+/// rtnetlink cannot be asked.
+pub fn ways(addresses: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, u32>, Error> {
+    let mut routes = Routes::open()?;
+    let any =
+        |remote: &IpAddr| if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    Ok(addresses.iter().filter_map(|to| Some((*to, routes.interface(any(to), *to)?))).collect())
 }
 
 fn request(local: IpAddr, remote: IpAddr, sequence: u32) -> Vec<u8> {

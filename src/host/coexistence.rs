@@ -25,10 +25,13 @@ pub struct Remark {
 /// Files that a service feeds to nft(8) at the start: Debian's and Ubuntu's, and that of the Red Hat family.
 const NFTABLES_FILES: &[&str] = &["etc/nftables.conf", "etc/sysconfig/nftables.conf"];
 
+/// Where the kernel names the tables of the older iptables.
+const LEGACY_TABLES: [(&str, &str); 2] = [("proc/net/ip_tables_names", "IPv4"), ("proc/net/ip6_tables_names", "IPv6")];
+
 /// What files below `root` tell, sorted. A file that is not there tells nothing.
 pub fn from_files(root: &Path) -> Vec<Remark> {
     let mut remarks = Vec::new();
-    for (file, what) in [("proc/net/ip_tables_names", "IPv4"), ("proc/net/ip6_tables_names", "IPv6")] {
+    for (file, what) in LEGACY_TABLES {
         let path = root.join(file);
         match fs::read_to_string(&path) {
             Ok(text) => {
@@ -64,6 +67,21 @@ pub fn from_files(root: &Path) -> Vec<Remark> {
     }
     remarks.sort();
     remarks.dedup();
+    remarks
+}
+
+/// Which legacy iptables tables below `root` may publish ports, in words: their rules are seen by nothing here.
+pub fn legacy_nat(root: &Path) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for (file, what) in LEGACY_TABLES {
+        let path = root.join(file);
+        match fs::read_to_string(&path) {
+            Ok(text) if text.split_whitespace().any(|table| table == "nat") => remarks
+                .push(format!("legacy iptables has a nat table for {what}: ports that its rules publish are not seen")),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => remarks.push(unreadable(&path).message),
+            _ => {}
+        }
+    }
     remarks
 }
 
@@ -175,6 +193,10 @@ mod tests {
         };
         write("proc/net/ip_tables_names", "nat\nfilter\n");
         write("proc/net/ip6_tables_names", "");
+        assert_eq!(
+            legacy_nat(root.path()),
+            ["legacy iptables has a nat table for IPv4: ports that its rules publish are not seen"]
+        );
         write("etc/nftables.conf", "#!/usr/sbin/nft -f\n\n  flush  ruleset\n\ntable inet filter {\n}\n");
         for (name, value) in [("all", "0\n"), ("eth0", "1\n"), ("docker0", "1\n")] {
             write(&format!("proc/sys/net/ipv4/conf/{name}/route_localnet"), value);

@@ -11,10 +11,15 @@ pub mod coexistence;
 pub mod device_watch;
 mod devices;
 pub mod devlink;
+pub mod diag;
 mod fixture;
+pub mod ipvs;
+pub mod listeners;
 mod netlink;
 pub mod nldev;
 mod ports;
+mod processes;
+pub mod rdma_cm;
 mod sysfs;
 mod watch;
 

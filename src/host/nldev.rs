@@ -15,7 +15,7 @@ use crate::net::interface::InterfaceName;
 const RDMA_NL_NLDEV: u16 = 5;
 const RDMA_NLDEV_CMD_GET: u16 = 1;
 const RDMA_NLDEV_CMD_PORT_GET: u16 = 5;
-const RDMA_NLDEV_ATTR_DEV_INDEX: u16 = 1;
+pub(super) const RDMA_NLDEV_ATTR_DEV_INDEX: u16 = 1;
 const RDMA_NLDEV_ATTR_DEV_NAME: u16 = 2;
 const RDMA_NLDEV_ATTR_PORT_INDEX: u16 = 3;
 const RDMA_NLDEV_ATTR_NODE_GUID: u16 = 6;
@@ -26,7 +26,7 @@ const RDMA_NLDEV_ATTR_NDEV_NAME: u16 = 51;
 const RDMA_NLDEV_ATTR_DEV_PROTOCOL: u16 = 67;
 
 /// `RDMA_NL_GET_TYPE`.
-const fn message_type(command: u16) -> u16 {
+pub(super) const fn message_type(command: u16) -> u16 {
     (RDMA_NL_NLDEV << 10) + command
 }
 
@@ -36,6 +36,19 @@ pub(super) fn devices(root: &Path) -> BTreeMap<String, RdmaDevice> {
         return BTreeMap::new();
     }
     ask().unwrap_or_default()
+}
+
+/// The index and name of each device; none where RDMA is not loaded.
+pub(super) fn indexes(root: &Path) -> Vec<(u32, String)> {
+    if !root.join("sys/class/infiniband").exists() {
+        return Vec::new();
+    }
+    let ask = || {
+        let mut asker = Asker::open(NETLINK_RDMA)?;
+        let named = |payload: &[u8]| device(payload).map(|(index, device, _)| (index, device.name));
+        asker.dump(message_type(RDMA_NLDEV_CMD_GET), &[], |message| named(message.payload))
+    };
+    ask().unwrap_or_else(|_: io::Error| Vec::new())
 }
 
 fn ask() -> io::Result<BTreeMap<String, RdmaDevice>> {

@@ -10,6 +10,7 @@ pub mod dice;
 pub mod net;
 pub mod rules;
 pub mod services;
+pub mod stream;
 
 use std::process::Command;
 

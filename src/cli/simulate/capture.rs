@@ -8,12 +8,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::report::{PacketRecord, ReasonRecord};
-use super::subject::Subject;
 use super::text::{self, addresses, audited, decided, paint, protocol_words, state_word};
 use super::{Arguments, Vlans};
 use crate::capture;
 use crate::cli::exit::{self, Exit};
 use crate::cli::output::Output;
+use crate::cli::subject::Subject;
 use crate::net::interface::{Direction, InterfaceName};
 use crate::simulate::replay::{Answer, Replay, Skipped, Way};
 use crate::simulate::words::{because, verdict};

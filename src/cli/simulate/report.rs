@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::subject::Subject;
 use super::text::state_word;
+use crate::cli::subject::Subject;
 use crate::net::interface::{Direction, InterfaceName};
 use crate::policy::model::{Mode, Stage};
 use crate::simulate::words::{self, Because, Line, because, parts, verdict};

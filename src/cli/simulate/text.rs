@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::subject::Subject;
+use crate::cli::subject::Subject;
 use crate::net::interface::{Direction, InterfaceName};
 use crate::net::protocol::{Protocol, icmp_type_name, icmpv6_type_name};
 use crate::policy::effective::RuleId;
@@ -283,7 +283,7 @@ mod tests {
     use crate::policy::effective::ProcessMatch;
     use crate::policy::resolve::resolve;
     use crate::simulate::{Socket, trace};
-    use crate::source::decode_text;
+    use crate::source::{Sourced, decode_text};
 
     #[test]
     fn a_rule_that_asks_for_a_process_makes_the_answer_unsure_until_somebody_says_which() {
@@ -298,7 +298,8 @@ mod tests {
         {
             rule[0].process = Some(ProcessMatch { users: Some(RangeSet::single(1000)), ..ProcessMatch::default() });
         }
-        let subject = Subject { effective, facts, texts: sourced.texts, generation: Some(7), emergency: None };
+        let Sourced { policy, texts, .. } = sourced;
+        let subject = Subject { policy, effective, facts, texts, generation: Some(7), emergency: None };
         let answer = |origin| {
             let packet = Packet {
                 direction: Direction::Egress,

@@ -1,3 +1,5 @@
+//! What the thread that talks to nf_tables tells, against a kernel in memory.
+
 use std::sync::{Mutex, PoisonError};
 
 use super::*;

@@ -50,7 +50,7 @@ impl Family {
         }
     }
 
-    const fn of(number: u8) -> Option<Self> {
+    pub(super) const fn of(number: u8) -> Option<Self> {
         Some(match number {
             NFPROTO_INET => Self::Inet,
             NFPROTO_IPV4 => Self::Ip,

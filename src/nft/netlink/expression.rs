@@ -5,7 +5,7 @@
 
 mod read;
 
-pub(super) use read::{Used, read_rule};
+pub(super) use read::{Used, comment, read_rule};
 
 use super::attribute::{Attributes, Malformed, Writer};
 use super::constant::*;
@@ -521,7 +521,7 @@ fn register(slot: usize) -> u32 {
 }
 
 /// The slot at which a register begins; `None` for the verdict register and numbers that are none.
-fn slot(register: u32) -> Option<usize> {
+pub(super) fn slot(register: u32) -> Option<usize> {
     match register {
         NFT_REG_1..=NFT_REG_4 => Some(4 * (register - NFT_REG_1) as usize),
         NFT_REG32_00..=NFT_REG32_15 => Some((register - NFT_REG32_00) as usize),

@@ -46,7 +46,7 @@ pub(in super::super) fn read_rule(
 }
 
 /// The comment in a rule's userdata, which is a list of type, length and value of a byte each.
-fn comment(mut userdata: &[u8]) -> Option<String> {
+pub(in super::super) fn comment(mut userdata: &[u8]) -> Option<String> {
     loop {
         let ([kind, length], rest) = userdata.split_first_chunk::<2>()?;
         let (value, rest) = rest.split_at_checked(usize::from(*length))?;

@@ -1,18 +1,20 @@
-//! Under what a packet is simulated: the documents, or the generation in force as it is on disk.
+//! Under what packets are simulated: the documents, or the generation in force as it is on disk.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Arguments;
-use crate::cli::Options;
-use crate::cli::examine::{Examined, examine, facts};
-use crate::cli::exit::Exit;
-use crate::cli::output::Output;
+use super::Options;
+use super::examine::{Examined, examine, facts};
+use super::exit::Exit;
+use super::output::Output;
 use crate::config;
-use crate::daemon::{self, Stored, clock, documents};
+use crate::daemon::documents::Documents;
+use crate::daemon::{self, Stored, clock};
 use crate::net::facts::Facts;
 use crate::policy::effective::Effective;
+use crate::policy::model::Policy;
 use crate::policy::resolve::resolve;
 use crate::reconcile::{Version, effective_in_emergency};
 use crate::source::{self, Texts, Trust};
@@ -21,7 +23,9 @@ use crate::text::finding::{Finding, Severity};
 
 /// What packets are held against.
 pub(super) struct Subject {
-    /// The policy on this node.
+    /// The documents.
+    pub(super) policy: Policy,
+    /// What they come to on this node.
     pub(super) effective: Effective,
     /// The node.
     pub(super) facts: Facts,
@@ -33,14 +37,12 @@ pub(super) struct Subject {
     pub(super) emergency: Option<String>,
 }
 
-/// Finds it, or says why there is none.
-pub(super) fn find(options: &Options, arguments: &Arguments, output: &Output) -> Result<Subject, Exit> {
-    if arguments.loaded {
-        return loaded(options, output);
-    }
-    let Examined { documents, facts, effective, findings } = examine(options, &arguments.paths, Trust::Anyone, output);
+/// The documents that the options name, or these paths, if they have no errors.
+pub(super) fn documents(options: &Options, paths: &[PathBuf], output: &Output) -> Result<Subject, Exit> {
+    let Examined { documents, facts, effective, findings } = examine(options, paths, Trust::Anyone, output);
     refuse_errors(&findings, &documents.texts, output)?;
-    Ok(Subject { effective, facts, texts: documents.texts, generation: None, emergency: None })
+    let Documents { policy, texts, .. } = documents;
+    Ok(Subject { policy, effective, facts, texts, generation: None, emergency: None })
 }
 
 /// Warnings are for `check` to tell.
@@ -54,17 +56,14 @@ fn refuse_errors(findings: &[Finding], texts: &Texts, output: &Output) -> Result
     Err(Exit::InvalidPolicy)
 }
 
-fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
+/// The generation that the daemon left on disk, if it left one that can be read.
+pub(super) fn loaded(options: &Options, output: &Output) -> Result<Option<Subject>, Exit> {
     let (config, ..) = config::load(&options.config, Trust::Anyone);
     let directory = &config.state_directory;
-    let nothing = || {
-        output.message(&format!("{}: the daemon left no generation there", directory.display()));
-        Exit::Failure
-    };
     let Stored { version, emergency, expired, troubles } = match daemon::stored(directory) {
         Ok(Some(stored)) => stored,
-        Ok(None) => return Err(nothing()),
-        Err(store::Error::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Err(nothing()),
+        Ok(None) => return Ok(None),
+        Err(store::Error::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             output.message(&format!("{}: {error}", directory.display()));
             let denied =
@@ -81,7 +80,7 @@ fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
     shown.extend(of_settings);
     let (config, _) = config::decode_text("nodewall.toml", &texts.settings);
     let facts = Facts {
-        api_servers: documents::api_servers(&config, Trust::Anyone, &mut Vec::new()),
+        api_servers: daemon::documents::api_servers(&config, Trust::Anyone, &mut Vec::new()),
         ..facts(options, &policy, directory, output)
     };
     let (mut effective, findings) = resolve(&policy, &settings, &facts);
@@ -95,5 +94,5 @@ fn loaded(options: &Options, output: &Output) -> Result<Subject, Exit> {
         Some(emergency) => (effective_in_emergency(&emergency, &settings, &facts), Some(emergency.words())),
         None => (effective, None),
     };
-    Ok(Subject { effective, facts, texts: shown, generation: Some(number), emergency })
+    Ok(Some(Subject { policy, effective, facts, texts: shown, generation: Some(number), emergency }))
 }
