@@ -92,7 +92,12 @@ fn load_from(
     let settings: Arc<str> = Arc::from(text);
     texts.insert(textfile::name(&whereabouts.config), Arc::clone(&settings));
     let kept = reconcile::Texts { policy: sourced.kept, settings };
-    findings.extend(sourced.findings);
+    // Where files are only looked at, what clusters say may well be unknown.
+    let looked = |finding: Finding| match finding.code {
+        Code::Cluster if trust == Trust::Anyone => Finding { severity: Severity::Warning, ..finding },
+        _ => finding,
+    };
+    findings.extend(sourced.findings.into_iter().map(looked));
     let api_servers = api_servers(&config, trust, &mut findings);
     Documents {
         policy,

@@ -61,7 +61,7 @@ impl World {
             let at = |name: &str| self.folder.path().join(name);
             let whereabouts =
                 Whereabouts { config: at("nodewall.toml"), directories: vec![at("policy.d")], paths: Vec::new() };
-            let mut documents = documents::load_after(&whereabouts, Trust::Anyone, None, &holdings);
+            let mut documents = documents::load_after(&whereabouts, Trust::Required, None, &holdings);
             match self.clusters.judge(&mut documents, &Facts::default(), Instant::now()) {
                 Judgement::Again => {}
                 Judgement::Wait(_) => panic!("there is nothing to wait for"),
@@ -164,7 +164,7 @@ fn a_cluster_that_was_just_asked_is_waited_for() {
     world.clusters.running.insert("dev".to_owned(), running);
     let whereabouts =
         Whereabouts { config: world.folder.path().join("nodewall.toml"), directories: Vec::new(), paths: Vec::new() };
-    let mut documents = documents::load_after(&whereabouts, Trust::Anyone, None, &world.clusters.for_a_load());
+    let mut documents = documents::load_after(&whereabouts, Trust::Required, None, &world.clusters.for_a_load());
     let judge =
         |clusters: &mut Clusters, documents: &mut Documents, now| clusters.judge(documents, &Facts::default(), now);
     assert!(

@@ -21,10 +21,10 @@ use crate::text::place::Place;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// No pause is longer: a policy of the fleet is not to come much later than the server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// After so many failures in a row of some kinds, while others are there, it is no passing trouble...
+/// After so many failures in a row, a refusal that a server means, or one of some kinds only, is no passing trouble...
 const PASSING: u32 = 8;
-/// ... and those are asked for only this often.
-const PARTIAL_PAUSE: Duration = Duration::from_secs(30);
+/// ... and it is asked only this often.
+const LASTING_PAUSE: Duration = Duration::from_secs(30);
 /// Everything is listed again after about this time, whatever the watches say: one can miss what happened for good
 /// (kubernetes#107457).
 const PERIOD: Duration = Duration::from_secs(600);
@@ -47,6 +47,16 @@ impl Failure {
     /// The revision to go on from is no longer there.
     pub fn is_expired(&self) -> bool {
         matches!(self, Self::Refused { code: 410, .. })
+    }
+
+    /// The server, or the way to it, is in trouble: what else is asked now would get the same answer.
+    pub fn is_general(&self) -> bool {
+        !matches!(self, Self::Refused { code: 200 | 403 | 404 | 410, .. })
+    }
+
+    /// A refusal that passes only when somebody changes something: rights, definitions, credentials.
+    fn is_meant(&self) -> bool {
+        matches!(self, Self::Refused { code: 200 | 401 | 403 | 404, .. })
     }
 
     /// The server does not know the kind.
@@ -173,10 +183,14 @@ impl Mirror {
         }
         let before = (self.doubted, self.rewound, self.heard);
         let trouble = failed.first().map(|(kind, failure)| format!("{}: {failure}", kind.plural()));
-        if listed.is_empty() {
+        if listed.is_empty() && !failed.is_empty() {
             self.reach = Reach::Away;
             self.error = trouble;
-            return Plan { watch: Vec::new(), again: self.pause(dice), changed: false };
+            let again = match failed.first() {
+                Some((_, failure)) => self.pause_after(failure, dice),
+                None => self.pause(dice),
+            };
+            return Plan { watch: Vec::new(), again, changed: false };
         }
         let gone = |kind: &Kind| self.held.keys().any(|(held, _)| held == kind);
         let nothing = listed.iter().all(|(_, list)| list.items.is_empty());
@@ -216,7 +230,7 @@ impl Mirror {
         } else {
             self.reach = if self.doubted { Reach::Doubted } else { Reach::Partial };
             let pause = self.pause(dice);
-            if self.failures > PASSING || complete { jittered(PARTIAL_PAUSE, dice) } else { pause }
+            if self.failures > PASSING || complete { jittered(LASTING_PAUSE, dice) } else { pause }
         };
         Plan { watch, again, changed }
     }
@@ -263,7 +277,7 @@ impl Mirror {
             return jittered(FIRST_PAUSE, dice) / 2;
         }
         self.reach = Reach::Away;
-        self.pause(dice)
+        self.pause_after(failure, dice)
     }
 
     /// The client could not even be made: no kubeconfig, or not a good one.
@@ -349,6 +363,12 @@ impl Mirror {
         let changed = before != Some(&held);
         self.held.insert(key, held);
         changed
+    }
+
+    /// The pause after one more failure of this kind.
+    fn pause_after(&mut self, failure: &Failure, dice: u64) -> Duration {
+        let pause = self.pause(dice);
+        if failure.is_meant() && self.failures > PASSING { jittered(LASTING_PAUSE, dice) } else { pause }
     }
 
     /// The pause after one more failure.

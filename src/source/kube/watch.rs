@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use kube::core::WatchEvent;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::client::{Client, Credentials};
 use super::item::Item;
@@ -22,10 +22,10 @@ use crate::source::object::Kind;
 /// How long things take at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
-    /// How long the server is to watch the policies, in seconds. As it ends the watch by itself then, silence for much longer means
-    /// that nothing comes through any more, on whatever watch.
+    /// How long the server is to watch the first of the kinds, in seconds. As it ends the watch by itself then, silence for much longer
+    /// means that nothing comes through any more, on whatever watch.
     pub short_watch: u32,
-    /// How long it is to watch other kinds, in seconds.
+    /// How long it is to watch the others, in seconds.
     pub long_watch: u32,
     /// How much later than that a watch may end.
     pub grace: Duration,
@@ -123,19 +123,30 @@ enum Said {
 impl Follower {
     async fn follow(mut self) {
         loop {
-            let pause = match Client::open(&self.kubeconfig, self.pace.answer).await {
+            let (pause, credentials) = match Client::open(&self.kubeconfig, self.pace.answer).await {
                 Ok((client, credentials)) => {
                     let plan = self.pass(&client).await;
                     self.say(plan.changed);
-                    self.watch(&client, &credentials, plan).await
+                    (self.watch(&client, &credentials, plan).await, Some(credentials))
                 }
                 Err(why) => {
                     let dice = self.roll();
-                    self.mirror.unable(why, dice)
+                    (self.mirror.unable(why, dice), None)
                 }
             };
             self.say(false);
-            sleep(pause).await;
+            self.rest(pause, credentials.as_ref()).await;
+        }
+    }
+
+    /// Waits, but no longer than until there are other credentials.
+    async fn rest(&self, pause: Duration, credentials: Option<&Credentials>) {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            sleep_until(end.min(Instant::now() + self.pace.credentials)).await;
+            if credentials.is_some_and(Credentials::changed) {
+                return;
+            }
         }
     }
 
@@ -144,9 +155,9 @@ impl Follower {
         let mut lists = Vec::new();
         for kind in self.mirror.kinds() {
             let list = client.list(kind).await;
-            let unreachable = matches!(list, Err(Failure::Broken(_)));
+            let general = list.as_ref().is_err_and(Failure::is_general);
             lists.push((kind, list));
-            if unreachable {
+            if general {
                 // The others would only wait for the same.
                 let others = self.mirror.kinds().into_iter().skip(lists.len()).collect::<Vec<_>>();
                 lists.extend(others.into_iter().map(|kind| (kind, Err(Failure::Broken("not asked".to_owned())))));
@@ -165,8 +176,15 @@ impl Follower {
         let again = Instant::now() + plan.again;
         let (says, mut said) = mpsc::unbounded_channel();
         let mut watches = JoinSet::new();
+        // One of them is the proof that something comes through at all.
+        let short = plan.watch.first().map(|(kind, _)| *kind);
+        let pace = self.pace;
+        let times = move |kind| {
+            let seconds = if short == Some(kind) { pace.short_watch } else { pace.long_watch };
+            (seconds, pace.grace)
+        };
         for (kind, revision) in plan.watch {
-            watches.spawn(watch(client.clone(), kind, revision, self.pace, says.clone()));
+            watches.spawn(watch(client.clone(), kind, revision, times(kind), says.clone()));
         }
         let mut look = interval(self.pace.credentials);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,7 +206,7 @@ impl Follower {
                         Said::Broke(failure) => return self.broke(kind, &failure, tell_at.is_some()),
                         Said::Over => {
                             let revision = self.mirror.goes_on(kind);
-                            watches.spawn(watch(client.clone(), kind, revision, self.pace, says.clone()));
+                            watches.spawn(watch(client.clone(), kind, revision, times(kind), says.clone()));
                             Noticed::default()
                         }
                     };
@@ -250,9 +268,14 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// One watch, until it ends.
-async fn watch(client: Client, kind: Kind, revision: String, pace: Pace, says: mpsc::UnboundedSender<(Kind, Said)>) {
-    let seconds = if kind == Kind::HostPolicy { pace.short_watch } else { pace.long_watch };
+/// One watch, until it ends: for so many seconds, and this much longer until silence means that nothing comes through.
+async fn watch(
+    client: Client,
+    kind: Kind,
+    revision: String,
+    (seconds, grace): (u32, Duration),
+    says: mpsc::UnboundedSender<(Kind, Said)>,
+) {
     let time = Duration::from_secs(seconds.into());
     let started = Instant::now();
     // Who listens may be gone, and this with it.
@@ -261,7 +284,7 @@ async fn watch(client: Client, kind: Kind, revision: String, pace: Pace, says: m
         Ok(events) => Box::pin(events),
         Err(failure) => return say(Said::Broke(failure)),
     };
-    let deadline = started + time + pace.grace;
+    let deadline = started + time + grace;
     loop {
         match tokio::time::timeout_at(deadline, events.next()).await {
             Ok(Some(Ok(event))) => say(Said::Event(event)),
