@@ -61,3 +61,31 @@ fn what_is_held_is_what_the_objects_say() {
     assert!(follower.specs().is_empty(), "deleted one by one, all are gone");
     assert_eq!(follower.holding().findings, []);
 }
+
+#[test]
+fn a_server_that_is_killed_is_followed_when_it_is_back() {
+    let server = Server::any();
+    let admin = Admin::new(server.kubeconfig());
+    let set = |name: &str, cidr: &str| (name.to_owned(), json!({ "cidrs": [cidr] }));
+    for (name, spec) in [set("a", "10.0.0.1"), set("b", "10.0.0.2")] {
+        admin.create(Kind::HostNetworkSet, &name, &spec);
+    }
+    let mut follower = Follower::new(cluster(&server.kubeconfig()));
+    follower.until("what was there", |it| it.specs() == admin.specs() && it.health().reach == Reach::Synced);
+    for number in 0..3 {
+        if !server.restart() {
+            println!("NOT RUN: nothing says how to restart this server (NODEWALL_TEST_RESTART)");
+            break;
+        }
+        let (_, spec) = set("a", &format!("10.0.1.{number}"));
+        admin.change(Kind::HostNetworkSet, "a", &spec);
+        let took = follower.until("the change", |it| it.specs() == admin.specs());
+        println!("followed {} ms after the change that came after the restart", took.as_millis());
+        assert!(follower.specs().contains_key(&("hostnetworksets".to_owned(), "b".to_owned())));
+    }
+    for name in ["a", "b"] {
+        admin.delete(Kind::HostNetworkSet, name);
+        follower.until("the end of it", |it| it.specs() == admin.specs());
+    }
+    assert!(follower.specs().is_empty());
+}

@@ -2,6 +2,7 @@
 //! NODEWALL_TEST_KUBECONFIG names, with our definitions installed and nothing of ours in it.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
@@ -9,6 +10,8 @@ use kube::core::params::{DeleteParams, Patch, PatchParams, PostParams};
 use nodewall::source::object::Kind;
 use serde_json::{Value as Json, json};
 
+use super::lab::daemon::PATIENCE;
+use super::lab::sh;
 use super::stand_in::StandIn;
 
 /// Somebody who changes objects.
@@ -52,13 +55,23 @@ impl Admin {
         self.send(&request);
     }
 
-    /// A connection that was closed while nobody used it is none that a request was lost on.
+    /// A server that was just started takes a moment, and a connection that was closed while nobody used it lost no request.
     #[track_caller]
     fn send(&self, request: &hyper::Request<Vec<u8>>) -> Json {
-        let once = || self.runtime.block_on(self.client.request::<Json>(request.clone()));
-        match once() {
-            Err(kube::Error::Service(_)) => once().unwrap(),
-            answer => answer.unwrap(),
+        let start = Instant::now();
+        loop {
+            match self.runtime.block_on(self.client.request::<Json>(request.clone())) {
+                Err(kube::Error::Service(_)) if start.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
+                // What is asked of a server before it is ready is asked again.
+                Err(kube::Error::Api(status))
+                    if matches!(status.code, 403 | 404 | 429 | 503) && start.elapsed() < PATIENCE =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                answer => return answer.unwrap(),
+            }
         }
     }
 
@@ -96,6 +109,19 @@ impl Server {
             Some(path) => Self::Real(path.into()),
             None => Self::StandIn(StandIn::start()),
         }
+    }
+
+    /// Kills it and starts it again, with what it has stored. A real one by the shell command in NODEWALL_TEST_RESTART; whether there is
+    /// one.
+    pub fn restart(&self) -> bool {
+        match self {
+            Self::StandIn(stand_in) => stand_in.restart(),
+            Self::Real(_) => match std::env::var("NODEWALL_TEST_RESTART") {
+                Ok(command) => drop(sh(&command)),
+                Err(_) => return false,
+            },
+        }
+        true
     }
 
     /// How to reach it.

@@ -368,30 +368,29 @@ fn watched(plural: String, query: &BTreeMap<String, String>, shared: Arc<Shared>
         let mut bookmark = Instant::now() + BOOKMARKS;
         loop {
             changed.borrow_and_update();
-            let events: Vec<(u64, Json)> = {
+            let (events, seen): (Vec<Json>, u64) = {
                 let content = shared.content.lock().unwrap();
                 let new = content.events.iter().filter(|(revision, kind, ..)| *revision > at && *kind == plural);
-                new.map(|(revision, _, what, object)| (*revision, json!({ "type": what, "object": object }))).collect()
+                let events = new.map(|(_, _, what, object)| json!({ "type": what, "object": object }));
+                (events.collect(), content.revision)
             };
-            for (revision, event) in events {
+            for event in events {
                 if std::mem::take(&mut shared.faults.lock().unwrap().cut) {
                     let line = event.to_string();
                     let _ = lines.send(Ok(Bytes::copy_from_slice(&line.as_bytes()[..line.len() / 2])));
                     let _ = lines.send(Err(io::Error::other("cut")));
                     return;
                 }
-                at = revision;
                 if !say(&event) {
                     return;
                 }
             }
+            // One that was rewound stays ahead, and misses what comes.
+            at = at.max(seen);
             tokio::select! {
                 _ = changed.changed() => {}
                 () = sleep_until(bookmark) => {
                     bookmark = Instant::now() + BOOKMARKS;
-                    let revision = shared.content.lock().unwrap().revision;
-                    // One that was rewound stays behind, and says so for ever.
-                    at = at.max(revision);
                     let metadata = json!({ "resourceVersion": at.to_string() });
                     let object = json!({ "kind": "K", "apiVersion": "nodewall.dev/v1alpha1", "metadata": metadata });
                     if !say(&json!({ "type": "BOOKMARK", "object": object })) {
