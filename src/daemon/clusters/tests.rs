@@ -172,3 +172,27 @@ fn a_cluster_that_was_just_asked_is_waited_for() {
     );
     assert!(matches!(judge(&mut world.clusters, &mut documents, began + FIRST_WORD), Judgement::Good));
 }
+
+#[test]
+fn what_is_damaged_on_disk_is_told_and_is_nothing_that_a_cluster_said() {
+    let mut world = World::new(&["hub", "dev"]);
+    for cluster in ["hub", "dev"] {
+        world.says(cluster, &[("HostNetworkSet", cluster, set("10.0.0.0/8"))]);
+    }
+    let state = world.folder.path().join("state");
+    let mut store = Store::new(Directory::open(&state).unwrap());
+    for (cluster, holding) in &world.clusters.holdings {
+        store.keep_cluster(cluster, &holding.to_text(cluster).unwrap()).unwrap();
+    }
+    assert_eq!(kept(&state, &world.clusters.wanted), (world.clusters.holdings.clone(), vec![]));
+    let path = state.join("hub.cluster");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("10.0.0.0", "11.0.0.0")).unwrap();
+    let (holdings, troubles) = kept(&state, &world.clusters.wanted);
+    assert_eq!(holdings.keys().collect::<Vec<_>>(), ["dev"]);
+    assert_eq!(troubles, ["what cluster \"hub\" said: hub.cluster: the checksum does not match"]);
+    // Until it speaks, documents are refused rather than taken without what it said.
+    world.clusters.holdings = holdings;
+    let (_, left, findings) = world.settle();
+    assert!(left == 1 && findings.iter().any(|finding| finding.contains("nothing is known yet")), "{findings:?}");
+}
