@@ -20,11 +20,12 @@ run: build
 test: setup
 	scripts/test.sh
 
-# The definitions of our objects in a real API server of Kubernetes, which is built once (some minutes, 3 GB for the time) and kept in
-# ~/.cache/nodewall.
+# The definitions of our objects, and our source of objects, with a real API server of Kubernetes, which is built once (some minutes, 3 GB
+# for the time) and kept in ~/.cache/nodewall.
 test-apiserver: setup
 	$(CARGO) build
-	programs=$$(tests/apiserver/build.sh) && python3 tests/apiserver/run.py --programs "$$programs" --nodewall target/debug/nodewall
+	programs=$$(tests/apiserver/build.sh) && python3 tests/apiserver/run.py --programs "$$programs" --nodewall target/debug/nodewall && \
+		python3 tests/apiserver/follow.py --programs "$$programs" --nodewall target/debug/nodewall
 
 # RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
 test-roce: build

@@ -44,8 +44,18 @@ fn lines(findings: &[Finding]) -> Vec<String> {
 fn the_settings_are_the_built_in_ones_but_only_watch() {
     let (config, findings, _) = config::load(&shipped("nodewall.toml"), Trust::Anyone);
     assert_eq!(lines(&findings), Vec::<String>::new());
-    let Config { mut settings, policy_directories, socket, kubeconfig, state_directory, confirm, probes, motd, guards } =
-        config;
+    let Config {
+        mut settings,
+        policy_directories,
+        socket,
+        kubeconfig,
+        state_directory,
+        confirm,
+        probes,
+        motd,
+        guards,
+        clusters,
+    } = config;
     let built_in = Config::shipped();
     assert_eq!(settings.mode, Mode::Audit);
     settings.mode = built_in.settings.mode;
@@ -59,6 +69,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         (built_in.policy_directories, built_in.socket, built_in.kubeconfig, built_in.state_directory)
     );
     assert_eq!((confirm, probes, motd), (built_in.confirm, built_in.probes, built_in.motd));
+    assert_eq!(clusters, built_in.clusters);
 }
 
 /// Each line that shows a setting is the setting that holds without it, or one that says EDIT.

@@ -75,6 +75,8 @@ fn every_key_of_nodewall_toml_is_in_its_page() {
     let mut asked = asked_for("src/config/decode.rs");
     asked.extend(asked_for("src/config/selftest.rs"));
     asked.extend(asked_for("src/config/guards.rs"));
+    asked.extend(asked_for("src/config/clusters.rs"));
+    assert!(asked.contains("contribute") && asked.contains("believe_empty"), "{asked:?}");
     assert!(asked.contains("command") && asked.contains("motd"), "{asked:?}");
     assert!(asked.contains("mode") && asked.contains("drop_invalid") && asked.contains("rate"), "{asked:?}");
     let missing: Vec<_> = asked.difference(&keys(&page("nodewall.toml.5"))).cloned().collect();

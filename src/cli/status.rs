@@ -14,7 +14,8 @@ use super::output::{Output, count};
 use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
 use crate::daemon::status::{
-    BaseChainRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord, VERSION,
+    BaseChainRecord, ClusterRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord,
+    VERSION,
 };
 use crate::driver::{self, Kernel, Netlink};
 use crate::policy::coverage::{self, State};
@@ -115,6 +116,29 @@ fn show(status: &Status, output: &Output) -> Exit {
     output.data(&text(status, output.colored(&io::stdout())))
 }
 
+/// "hub: in-sync since ..., 12 objects at revision 345".
+fn cluster_line(cluster: &ClusterRecord) -> String {
+    let ClusterRecord { name, state, since, revision, objects, elsewhere, invalid, error } = cluster;
+    let mut text = format!("{name}: {state}");
+    if !since.is_empty() {
+        let _ = write!(text, " since {since}");
+    }
+    let _ = write!(text, ", {}", count(*objects, "object"));
+    if *elsewhere > 0 {
+        let _ = write!(text, " and {elsewhere} for other nodes");
+    }
+    if *revision > 0 {
+        let _ = write!(text, ", revision {revision}");
+    }
+    if !invalid.is_empty() {
+        let _ = write!(text, "; not usable: {}", names(invalid));
+    }
+    if let Some(error) = error {
+        let _ = write!(text, "; {error}");
+    }
+    text
+}
+
 /// How many of each state there are, and where the reasons are.
 fn coverage_line(counts: &BTreeMap<String, usize>) -> String {
     let all = coverage::counts_in_words(|state| counts.get(state.name()).copied().unwrap_or(0));
@@ -196,6 +220,11 @@ fn text(status: &Status, colored: bool) -> String {
     }
     if let Some(revocation) = &status.revocation {
         line(&mut out, "flows", &revocation_line(revocation));
+    }
+    for cluster in &status.clusters {
+        let text = cluster_line(cluster);
+        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty();
+        line(&mut out, "cluster", &if alright { text } else { paint(&text, "33") });
     }
     for lack in status.kernel_lacks.iter().flatten() {
         let text = format!("{}: {}", lack.what, lack.help);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Config, confirm, guards, selftest};
+use super::{Config, clusters, confirm, guards, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -114,6 +114,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
     if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
         config.kubeconfig = Some(kubeconfig);
     }
+    if let Some(source) = fields.get("source") {
+        config.clusters = clusters::clusters(reader, source);
+    }
 }
 
 fn number<'t>(
@@ -138,7 +141,7 @@ fn mark_bit<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<u32> {
     Some(mark)
 }
 
-fn path<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Option<PathBuf> {
+pub(super) fn path<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -> Option<PathBuf> {
     let text = reader.string(node, what)?;
     if !text.starts_with('/') || text.contains('\0') {
         let message = format!("{} cannot be {what}", quoted(text));

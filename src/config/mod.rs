@@ -1,5 +1,6 @@
 //! Settings: nodewall.toml.
 
+mod clusters;
 pub mod confirm;
 mod decode;
 pub mod duration;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::net::range::RangeSet;
+use crate::policy::clusters::Cluster;
 use crate::policy::guards::Guards;
 use crate::policy::model::{Mode, ServicePort};
 use crate::policy::selector::Selector;
@@ -45,6 +47,8 @@ pub struct Config {
     /// The kubeconfig from which the cluster API's address is learned ([`kubeconfig::api_servers`]). There need not be a
     /// file: a host outside a cluster has none.
     pub kubeconfig: Option<PathBuf>,
+    /// The clusters that documents come from, the highest precedence first.
+    pub clusters: Vec<Cluster>,
 }
 
 impl Config {
@@ -72,6 +76,7 @@ impl Config {
             probes: Vec::new(),
             motd: None,
             kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
+            clusters: Vec::new(),
         }
     }
 }

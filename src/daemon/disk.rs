@@ -12,12 +12,14 @@ use std::{fs, io};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{clock, kernel, rails};
+use super::{clock, clusters, kernel, rails};
 use crate::config;
 use crate::net::rail::Rails;
 use crate::plan::boot_batch;
+use crate::policy::clusters::Cluster;
 use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
 use crate::source;
+use crate::source::kube::{Holding, Holdings};
 use crate::store::{Directory, Disk, Generation, Store};
 use crate::text::finding::Severity;
 
@@ -38,6 +40,8 @@ enum Request {
     Read(Wanted, oneshot::Sender<Result<Version, String>>),
     Rails(oneshot::Sender<Result<Rails, String>>),
     KeepRails(String, oneshot::Sender<Result<(), String>>),
+    Clusters(Vec<Cluster>, oneshot::Sender<Result<(Holdings, Vec<String>), String>>),
+    KeepCluster(String, Arc<Holding>, oneshot::Sender<Result<(), String>>),
 }
 
 /// Which generation.
@@ -94,6 +98,27 @@ impl DiskThread {
             Ok(answer) => answer,
             Err(_) => Err("the disk does not answer; the numbers of rails may be others".to_owned()),
         }
+    }
+
+    /// What clusters said, and what is wrong with that.
+    pub(super) async fn clusters(&self, clusters: Vec<Cluster>) -> Result<(Holdings, Vec<String>), String> {
+        if clusters.is_empty() {
+            return Ok((Holdings::new(), Vec::new()));
+        }
+        match timeout(START_TIME, self.ask(|reply| Request::Clusters(clusters, reply))).await {
+            Ok(answer) => answer,
+            Err(_) => Err("the disk does not answer; what clusters said is known when they answer".to_owned()),
+        }
+    }
+
+    /// Writes what a cluster says.
+    pub(super) fn keep_cluster(
+        &self,
+        name: &str,
+        holding: Arc<Holding>,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let name = name.to_owned();
+        self.ask(|reply| Request::KeepCluster(name, holding, reply))
     }
 
     /// Writes the numbers of rails.
@@ -158,6 +183,16 @@ fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
             }
             Request::Rails(reply) => {
                 let _ = reply.send(store.and_then(|store| rails::read(&store)));
+            }
+            Request::Clusters(wanted, reply) => {
+                let _ = reply.send(store.map(|store| clusters::read(&store, &wanted)));
+            }
+            Request::KeepCluster(name, holding, reply) => {
+                let kept = |mut store: Store<Directory>| {
+                    let text = holding.to_text(&name)?;
+                    store.keep_cluster(&name, &text).map_err(|error| error.to_string())
+                };
+                let _ = reply.send(store.and_then(kept));
             }
             Request::KeepRails(text, reply) => {
                 let kept = |mut store: Store<Directory>| store.keep_rails(&text).map_err(|error| error.to_string());

@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clusters;
 use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
 use crate::policy::guards::FILE;
 use crate::policy::model::{NamedSet, Policy};
 use crate::reconcile;
+use crate::source::kube::Holdings;
 use crate::source::{self, Decoded, DecodedFile, Texts, Trust};
-use crate::text::finding::{Finding, Severity};
+use crate::text::finding::{Code, Finding, Severity};
+use crate::text::place::Place;
 use crate::textfile::{self, Unread};
 
 /// Where to look.
@@ -50,19 +53,36 @@ pub struct Documents {
 }
 
 /// Loads everything. What is wrong is a finding, and the rest is loaded all the same.
+/// What clusters say is what the daemon kept of it on disk.
 pub fn load(whereabouts: &Whereabouts, trust: Trust) -> Documents {
-    load_after(whereabouts, trust, None)
+    load_from(whereabouts, trust, None, None)
 }
 
-/// The same; a file that has not changed since it was decoded `before` is not decoded again.
-pub fn load_after(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>) -> Documents {
+/// The same with what clusters say; a file that has not changed since it was decoded `before` is not decoded again.
+pub fn load_after(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decoded>, holdings: &Holdings) -> Documents {
+    load_from(whereabouts, trust, before, Some(holdings))
+}
+
+fn load_from(
+    whereabouts: &Whereabouts,
+    trust: Trust,
+    before: Option<&Decoded>,
+    holdings: Option<&Holdings>,
+) -> Documents {
     let (config, mut findings, text) = config::load(&whereabouts.config, trust);
+    let (kept, troubles) = match holdings {
+        Some(holdings) => (holdings.clone(), Vec::new()),
+        None => clusters::kept(&config.state_directory, &config.clusters),
+    };
+    let place = Place::file(textfile::name(&config.state_directory));
+    findings.extend(troubles.into_iter().map(|trouble| Finding::warning(Code::Unreadable, &place, trouble)));
+    let clusters = (&config.clusters[..], &kept);
     let Whereabouts { directories, paths, .. } = whereabouts;
     let (looked_at, sourced) = if !paths.is_empty() {
-        (paths, source::load_paths_after(paths, trust, before))
+        (paths, source::load_paths_after(paths, trust, before, clusters))
     } else {
         let directories = if directories.is_empty() { &config.policy_directories } else { directories };
-        (directories, source::load_directories_after(directories, trust, before))
+        (directories, source::load_directories_after(directories, trust, before, clusters))
     };
     let looked_at = looked_at.clone();
     let mut policy = sourced.policy;
@@ -72,7 +92,12 @@ pub fn load_after(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decod
     let settings: Arc<str> = Arc::from(text);
     texts.insert(textfile::name(&whereabouts.config), Arc::clone(&settings));
     let kept = reconcile::Texts { policy: sourced.kept, settings };
-    findings.extend(sourced.findings);
+    // Where files are only looked at, what clusters say may well be unknown.
+    let looked = |finding: Finding| match finding.code {
+        Code::Cluster if trust == Trust::Anyone => Finding { severity: Severity::Warning, ..finding },
+        _ => finding,
+    };
+    findings.extend(sourced.findings.into_iter().map(looked));
     let api_servers = api_servers(&config, trust, &mut findings);
     Documents {
         policy,
@@ -87,18 +112,19 @@ pub fn load_after(whereabouts: &Whereabouts, trust: Trust, before: Option<&Decod
     }
 }
 
-/// The addresses of the cluster API that the kubeconfig names. Most hosts have none, and the shipped settings name the kubelet's
+/// The addresses of the cluster APIs that the kubeconfig and those of the cluster sources name. Most hosts have none, and the shipped settings name the kubelet's
 /// usual file all the same; one that cannot be read is no reason to refuse a policy.
 pub fn api_servers(config: &Config, trust: Trust, findings: &mut Vec<Finding>) -> BTreeSet<(IpAddr, u16)> {
-    let Some(path) = &config.kubeconfig else { return BTreeSet::new() };
-    match textfile::read(path, trust) {
-        Ok(text) => kubeconfig::api_servers(&text).into_iter().collect(),
-        Err(Unread::Missing) => BTreeSet::new(),
-        Err(Unread::Refused(finding)) => {
-            findings.push(Finding { severity: Severity::Warning, ..*finding });
-            BTreeSet::new()
+    let mut servers = BTreeSet::new();
+    let sources: BTreeSet<&PathBuf> = config.clusters.iter().map(|cluster| &cluster.kubeconfig).collect();
+    for path in config.kubeconfig.iter().filter(|path| !sources.contains(path)).chain(sources.iter().copied()) {
+        match textfile::read(path, trust) {
+            Ok(text) => servers.extend(kubeconfig::api_servers(&text)),
+            Err(Unread::Missing) => {}
+            Err(Unread::Refused(finding)) => findings.push(Finding { severity: Severity::Warning, ..*finding }),
         }
     }
+    servers
 }
 
 impl Documents {

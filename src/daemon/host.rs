@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::status::{BaseChainRecord, FeatureRecord, RemarkRecord, Status};
-use super::{Daemon, Input, log};
+use super::{Daemon, Input, log::message_id};
 use crate::driver::{self, Netlink};
 use crate::host::{advice, coexistence};
 use crate::net::facts::Facts;
@@ -43,7 +43,7 @@ impl Daemon {
             let words: Vec<String> = missing.iter().map(|lack| format!("{} ({})", lack.what, lack.help)).collect();
             let names: Vec<&str> = missing.iter().map(|lack| lack.feature.as_str()).collect();
             tracing::warn!(
-                message_id = log::message_id::KERNEL_LACKS,
+                message_id = message_id::KERNEL_LACKS,
                 features = names.join(" "),
                 "the kernel lacks {}",
                 words.join("; ")

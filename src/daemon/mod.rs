@@ -13,6 +13,7 @@
 
 mod alarm;
 pub mod clock;
+mod clusters;
 mod countdown;
 mod disk;
 pub mod documents;
@@ -55,12 +56,15 @@ use crate::net::rail::Rails;
 use crate::nft::feature::{Feature, Support};
 use crate::nft::netlink::TouchedSets;
 use crate::policy::local::LocalNames;
+use crate::policy::settings::NodeSettings;
 use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
+use crate::source::kube::{Holdings, Told};
 use crate::text::finding::{Finding, Severity};
 use crate::text::{render, time};
 use alarm::Alarm;
+use clusters::Clusters;
 use countdown::Countdown;
 use disk::DiskThread;
 pub use disk::{Stored, stored};
@@ -70,6 +74,7 @@ use files::FileWatch;
 use host::Features;
 use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
+use log::message_id;
 use motd::Motd;
 use notify::Systemd;
 use rails::Remembered;
@@ -203,7 +208,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
             }
             () = daemon.alarm.rings() => daemon.read_clock(),
             () = until(daemon.remind_at) => {
-                tracing::warn!(message_id = log::message_id::EMERGENCY, "{}", daemon.state.status_line());
+                tracing::warn!(message_id = message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
             }
             () = until(daemon.retry_at) => {
@@ -247,7 +252,7 @@ enum Input {
     /// Whoever wanted the status has it.
     StatusTold,
     /// What is on disk, and the documents that waited for it.
-    Remembered(Box<(Memory, Vec<String>, Documents, Rails)>),
+    Remembered(Box<(Memory, Vec<String>, Documents, Rails, Holdings)>),
     /// Whether the numbers of rails are on disk.
     RailsKept(Result<(), String>),
     Kept(u64, Result<(), String>),
@@ -260,6 +265,8 @@ enum Input {
     Scanned(LocalNames, Scan),
     /// What the kernel said that it has.
     Features(Result<BTreeMap<Feature, Support>, driver::Error>),
+    /// What became of a cluster, by its name and which start of its thread tells.
+    Cluster(String, u64, Box<Told>),
 }
 
 /// What the loop has to do after an input.
@@ -330,6 +337,9 @@ struct Daemon {
     asks_devices: bool,
     api_servers: BTreeSet<(IpAddr, u16)>,
     local: Local,
+    clusters: Clusters,
+    /// The settings of the node, from the newest nodewall.toml without an error.
+    node_settings: Option<NodeSettings>,
     watched_directories: Vec<PathBuf>,
     watched_files: Vec<PathBuf>,
     loading: Work,
@@ -386,6 +396,8 @@ impl Daemon {
             asks_devices: false,
             api_servers: BTreeSet::new(),
             local: Local::default(),
+            clusters: Clusters::default(),
+            node_settings: None,
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
             loading: Work::Idle,
@@ -556,8 +568,9 @@ impl Daemon {
         }
         self.reading.begins();
         let (whereabouts, inbox, before) = (self.options.whereabouts.clone(), self.inbox.clone(), self.reading.files());
+        let holdings = self.clusters.for_a_load();
         tokio::task::spawn_blocking(move || {
-            let documents = documents::load_after(&whereabouts, Trust::Required, Some(&before));
+            let documents = documents::load_after(&whereabouts, Trust::Required, Some(&before), &holdings);
             let _ = inbox.send(Input::Loaded(Box::new(documents)));
         });
     }
@@ -587,6 +600,10 @@ impl Daemon {
                     Ok(facts) => {
                         self.facts = Some(*facts);
                         self.tell_facts();
+                        self.follow_clusters();
+                        if self.clusters.was_postponed() {
+                            self.load();
+                        }
                     }
                     Err(error) => {
                         tracing::error!("{error}: {}", source_of(&error));
@@ -614,16 +631,24 @@ impl Daemon {
             }
             Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
-                let (memory, troubles, documents, rails) = *remembered;
+                let (memory, troubles, documents, rails, holdings) = *remembered;
                 self.remembered = Remembered::of(rails);
                 for trouble in &troubles {
-                    tracing::error!(message_id = log::message_id::NOT_KEPT, "passed over on disk: {trouble}");
+                    tracing::error!(message_id = message_id::NOT_KEPT, "passed over on disk: {trouble}");
                 }
                 self.damages = troubles;
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
+                self.clusters.remember(holdings);
+                if !documents.config.clusters.is_empty() {
+                    // They were loaded without what clusters said.
+                    self.loading.end();
+                    self.load();
+                    return Received::Nothing;
+                }
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
+            Input::Cluster(name, number, told) => self.cluster_told(&name, number, *told),
             Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
@@ -651,16 +676,21 @@ impl Daemon {
         self.disk = Some(disk.clone());
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            let ((memory, mut troubles), rails) = tokio::join!(disk.remember(), disk.rails());
+            let wanted = documents.config.clusters.clone();
+            let ((memory, mut troubles), rails, clusters) =
+                tokio::join!(disk.remember(), disk.rails(), disk.clusters(wanted));
+            let (holdings, more) = clusters.unwrap_or_else(|trouble| (Holdings::new(), vec![trouble]));
+            troubles.extend(more);
             let rails = rails.unwrap_or_else(|trouble| {
                 troubles.push(trouble);
                 Rails::new()
             });
-            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails))));
+            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails, holdings))));
         });
     }
 
     fn loaded(&mut self, mut documents: Documents) {
+        let attempt = self.clusters.under_way();
         self.reading.loaded(&mut documents);
         if self.loading.end() {
             // What was loaded is out of date already.
@@ -673,10 +703,11 @@ impl Daemon {
         self.watched_files.push(self.options.whereabouts.config.clone());
         // It comes when the host joins its cluster, and the failsafe of the cluster API with it.
         self.watched_files.extend(documents.config.kubeconfig.clone());
+        self.watched_files.extend(documents.config.clusters.iter().map(|cluster| cluster.kubeconfig.clone()));
         self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
         // A broken nodewall.toml says nothing about the kubeconfig.
-        if documents::errors(&documents.findings) == 0 || self.api_servers.is_empty() {
+        if self.has_good_settings(&documents) || self.api_servers.is_empty() {
             self.api_servers.clone_from(&documents.api_servers);
             self.tell_facts();
         }
@@ -684,17 +715,26 @@ impl Daemon {
         if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
             self.motd.at(documents.config.motd.clone());
         }
-        self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
+        self.wants_clusters(&documents);
+        if self.goes_together(&mut documents, attempt) {
+            self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
+        }
     }
 
     fn tell_facts(&mut self) {
-        // Without what policies name, a rule that denies would deny nothing.
-        if let Some(mut facts) = self.facts.clone().filter(|_| self.local.is_known()) {
-            self.local.add_to(&mut facts);
-            facts.api_servers.clone_from(&self.api_servers);
-            facts.rails.clone_from(&self.remembered.rails);
+        if let Some(facts) = self.known_facts() {
             self.happened(Event::FactsChanged(facts));
         }
+    }
+
+    /// The facts as the state machine gets them.
+    fn known_facts(&self) -> Option<Facts> {
+        // Without what policies name, a rule that denies would deny nothing.
+        let mut facts = self.facts.clone().filter(|_| self.local.is_known())?;
+        self.local.add_to(&mut facts);
+        facts.api_servers.clone_from(&self.api_servers);
+        facts.rails.clone_from(&self.remembered.rails);
+        Some(facts)
     }
 
     fn applied(&mut self, answer: Result<Applied, kernel::Error>) {
@@ -778,6 +818,7 @@ impl Daemon {
         let mut status = Status::of(&self.state);
         status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
+        self.clusters.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
@@ -830,7 +871,7 @@ fn log_findings(findings: &[Finding]) {
 }
 
 fn log_unconfirmed(generation: u64, left: Duration, selftest: bool) {
-    let (message_id, left) = (log::message_id::TRIAL, left.as_secs_f64().round());
+    let (message_id, left) = (message_id::TRIAL, left.as_secs_f64().round());
     let unless = if selftest { "its self-test passes" } else { "`nodewall confirm` is run" };
     tracing::warn!(message_id, generation, "unconfirmed: it goes in {left} s unless {unless}");
 }
@@ -838,11 +879,11 @@ fn log_unconfirmed(generation: u64, left: Duration, selftest: bool) {
 fn log_report(report: &Report) {
     match report {
         Report::InForce { generation, rules, changes, lockdown: false } => {
-            let message_id = log::message_id::IN_FORCE;
+            let message_id = message_id::IN_FORCE;
             tracing::info!(message_id, generation, rules, changes, "policy in force");
         }
         Report::InForce { generation, rules, changes, lockdown: true } => {
-            let message_id = log::message_id::IN_FORCE;
+            let message_id = message_id::IN_FORCE;
             tracing::warn!(message_id, generation, rules, changes, "built-in lockdown in force");
         }
         Report::Members { generation, changes } => {
@@ -850,30 +891,30 @@ fn log_report(report: &Report) {
         }
         Report::Unconfirmed { generation, left, selftest } => log_unconfirmed(*generation, *left, *selftest),
         Report::Held { until } => {
-            tracing::info!(message_id = log::message_id::TRIAL, "a change waits for its self-test until {until}");
+            tracing::info!(message_id = message_id::TRIAL, "a change waits for its self-test until {until}");
         }
         Report::SelfTest { generation, failing } => {
-            let message_id = log::message_id::TRIAL;
+            let message_id = message_id::TRIAL;
             tracing::warn!(message_id, generation, "the self-test fails and goes on: {failing}");
         }
         Report::Confirmed { generation, by } => {
-            tracing::info!(message_id = log::message_id::TRIAL, generation, "confirmed by {by}");
+            tracing::info!(message_id = message_id::TRIAL, generation, "confirmed by {by}");
         }
         Report::RolledBack { to, why } => {
-            tracing::warn!(message_id = log::message_id::ROLLED_BACK, generation = to, "rolling back: {why}");
+            tracing::warn!(message_id = message_id::ROLLED_BACK, generation = to, "rolling back: {why}");
         }
         Report::Emergency { words, on: true } => {
-            tracing::warn!(message_id = log::message_id::EMERGENCY, "{words}");
+            tracing::warn!(message_id = message_id::EMERGENCY, "{words}");
         }
         Report::Emergency { words, on: false } => {
-            tracing::warn!(message_id = log::message_id::EMERGENCY, "over: {words}");
+            tracing::warn!(message_id = message_id::EMERGENCY, "over: {words}");
         }
         Report::Expired { policy, at } => {
-            let (message_id, at) = (log::message_id::EXPIRED, time::rfc3339(*at));
+            let (message_id, at) = (message_id::EXPIRED, time::rfc3339(*at));
             tracing::info!(message_id, policy = policy.as_str(), "policy \"{policy}\" expired at {at}");
         }
         Report::NotKept { error } => {
-            let message_id = log::message_id::NOT_KEPT;
+            let message_id = message_id::NOT_KEPT;
             tracing::error!(
                 message_id,
                 "not on disk: {error}; what is in force stays in force, and a boot has an older policy"
@@ -881,13 +922,13 @@ fn log_report(report: &Report) {
         }
         Report::Refused { findings, instead } => {
             log_findings(findings);
-            let message_id = log::message_id::REFUSED;
+            let message_id = message_id::REFUSED;
             let errors = documents::errors(findings);
             tracing::error!(message_id, errors, "the newest policy has errors and is refused; {}", instead.words());
         }
         Report::Warned { findings } => log_findings(findings),
         Report::Failed { error, attempt, again } => {
-            let message_id = log::message_id::FAILED;
+            let message_id = message_id::FAILED;
             // The first ones, and then ever fewer: the same line every five seconds helps nobody.
             if attempt.is_power_of_two() {
                 let again = again.as_secs_f32();

@@ -15,6 +15,10 @@ use crate::source::{self, Decoded, DecodedFile, Trust};
 
 /// Several writes of one change, and several changes of one configuration run, are one reload.
 const SETTLE: Duration = Duration::from_millis(200);
+/// What clusters say settles before it comes here; several of them are one load.
+const CLUSTERS_SETTLE: Duration = Duration::from_millis(5);
+/// It is loaded after as many times as long as the last load took.
+const CLUSTERS_COST: u32 = 2;
 /// A file that is written without a pause is read all the same after this time.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 /// What went ahead is followed by the documents after this time, ...
@@ -37,6 +41,10 @@ pub(super) struct Reading {
     unread: BTreeSet<PathBuf>,
     /// Whether something changed that only a load of everything can see.
     other: bool,
+    /// Whether a cluster has something new to say, which has settled already.
+    cluster: bool,
+    /// When that is loaded.
+    cluster_at: Option<Instant>,
     /// When the first of that came.
     since: Option<Instant>,
     /// When what went ahead is to be followed.
@@ -97,11 +105,18 @@ impl Reading {
     pub(super) fn is_done_for(&mut self) {
         self.unread.clear();
         (self.other, self.since, self.follow_at, self.load_at) = (false, None, None, None);
+        (self.cluster, self.cluster_at) = (false, None);
     }
 
     /// Something changed that only a load of everything can see.
     pub(super) fn all_changed(&mut self) {
         self.other = true;
+        self.plan();
+    }
+
+    /// A cluster has something new to say.
+    pub(super) fn cluster_changed(&mut self) {
+        self.cluster = true;
         self.plan();
     }
 
@@ -133,6 +148,12 @@ impl Reading {
         } else {
             self.since = None;
             self.load_at = self.follow_at;
+        }
+        if self.cluster {
+            // Objects that change all the time leave most of the core to others.
+            let soon = now + CLUSTERS_SETTLE.max(self.cost.saturating_mul(CLUSTERS_COST)).min(SETTLE_AT_MOST);
+            let soon = *self.cluster_at.get_or_insert(soon);
+            self.load_at = Some(self.load_at.map_or(soon, |at| at.min(soon)));
         }
     }
 }

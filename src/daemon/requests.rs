@@ -94,8 +94,10 @@ impl Daemon {
                 let whereabouts = Whereabouts { paths: paths.clone(), ..self.options.whereabouts.clone() };
                 let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
                 let elsewhere = (!names.is_empty()).then(|| names.join(", "));
+                let holdings = self.clusters.fitting();
                 tokio::task::spawn_blocking(move || {
-                    let documents = Box::new(documents::load(&whereabouts, Trust::Required));
+                    let documents = documents::load_after(&whereabouts, Trust::Required, None, &holdings);
+                    let documents = Box::new(documents);
                     let _ =
                         inbox.send(Input::Fetched(number, by, Fetched::Documents { documents, confirm, elsewhere }));
                 });

@@ -80,6 +80,8 @@ pub struct Status {
     pub other_chains: Option<Vec<BaseChainRecord>>,
     /// What else on this machine decides about packets.
     pub remarks: Vec<RemarkRecord>,
+    /// The clusters that documents come from, the highest precedence first.
+    pub clusters: Vec<ClusterRecord>,
     /// What the kernel lacks of what nodewall uses; `None` while that is not known.
     pub kernel_lacks: Option<Vec<FeatureRecord>>,
     /// Our table in the kernel.
@@ -101,6 +103,29 @@ pub struct Status {
     pub failsafe: Vec<FailsafeRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// A cluster that documents come from.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterRecord {
+    /// Its name in nodewall.toml.
+    pub name: String,
+    /// "connecting", "in-sync", "partial" (not all kinds of objects are answered for), "away", or "doubted" (it says that there is
+    /// nothing more of what there was). What it said stays in force in every one of them.
+    pub state: String,
+    /// Since when: RFC 3339, UTC.
+    pub since: String,
+    /// The newest revision of its objects that was seen; 0: none since the daemon's start.
+    pub revision: u64,
+    /// How many of its objects count here.
+    pub objects: usize,
+    /// How many are for other nodes only.
+    pub elsewhere: usize,
+    /// Objects whose newest version cannot be used: "HostPolicy/kubelet".
+    pub invalid: Vec<String>,
+    /// What went wrong last.
+    pub error: Option<String>,
 }
 
 /// How far rules reach on something.

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 mod boot;
+pub mod clusters;
 pub mod coverage;
 pub mod early;
 pub mod effective;

@@ -27,13 +27,16 @@ pub struct Policy {
     pub expected_sets: Vec<ExpectedSet>,
 }
 
+/// Where built-in tiers stand: in no file.
+pub(super) const BUILT_IN: &str = "built-in";
+
 impl Policy {
     /// No documents: only the built-in tiers.
     pub fn with_builtin_tiers() -> Self {
         let tiers = [("platform", 100), ("default", 1000), ("baseline", 10_000)]
             .into_iter()
             .map(|(name, order)| {
-                let place = Place::file("built-in");
+                let place = Place::file(BUILT_IN);
                 (name.to_owned(), Tier { name: name.to_owned(), order, default: TierDefault::Pass, place })
             })
             .collect();

@@ -13,7 +13,7 @@ use super::expected;
 use super::guards;
 use super::l4::{answers, l4_of_rule, l4_of_services};
 use super::local::process_match;
-use super::model::{Action, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
+use super::model::{Action, BUILT_IN, Entity, HostPolicy, Policy, Rule, Service, ServicePort, Stage, Transport};
 use super::ports;
 use super::roles::{self, Classified};
 use super::selector::Labels;
@@ -93,7 +93,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
 }
 
 /// The labels that `nodes` selectors look at: those of the settings and the cluster, and the host's name as `name`.
-pub(super) fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
+pub fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
     let mut labels = facts.labels.clone();
     labels.extend(settings.labels.clone());
     labels.entry("name".to_owned()).or_insert_with(|| facts.node.clone());
@@ -123,11 +123,12 @@ impl Resolver<'_> {
                 let (name, other, order) = (&second.name, &first.name, first.order);
                 let message = format!("tier \"{name}\" has the same order as tier \"{other}\": {order}");
                 // The built-in one has no place in a file.
+                let built_in = |place: &Place| &*place.file == BUILT_IN;
                 let (place, elsewhere) =
-                    if second.place.line == 0 { (&first.place, &second.place) } else { (&second.place, &first.place) };
+                    if built_in(&second.place) { (&first.place, &second.place) } else { (&second.place, &first.place) };
                 let finding = Finding::error(Code::DuplicateOrder, place, message).label("which of them goes first?");
                 let finding = finding.help("give one of them another `order`");
-                let finding = if elsewhere.line == 0 { finding } else { finding.related(elsewhere, "the other one") };
+                let finding = if built_in(elsewhere) { finding } else { finding.related(elsewhere, "the other one") };
                 self.findings.push(finding);
             }
         }

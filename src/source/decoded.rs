@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{Documents, decode};
+use super::object;
 use crate::policy::model::NamedSet;
-use crate::text::finding::Finding;
+use crate::text::finding::{Code, Finding};
+use crate::text::place::Place;
 use crate::text::tree::Source;
 use crate::textfile::{self, Trust};
 
@@ -28,6 +30,17 @@ impl DecodedFile {
         let source = Source::new(name, text);
         let (documents, findings) = decode(&source);
         Self { text: source.text, documents, findings }
+    }
+
+    /// An object of a cluster, as `kube::item` writes it.
+    pub(super) fn of_object(called: &str, text: Arc<str>) -> Self {
+        let read = serde_json::from_str(&text)
+            .map_err(|error| vec![Finding::error(Code::Syntax, &Place::file(called), format!("not JSON: {error}"))])
+            .and_then(|json| object::read_called(called, &json));
+        match read {
+            Ok(object) => Self { text, documents: object.documents, findings: object.findings },
+            Err(findings) => Self { text, documents: Documents::default(), findings },
+        }
     }
 
     /// The sets that hold something else in `newer`, if the two files differ in nothing else and there is nothing to say about either.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use super::Sourced;
 use super::decoded::{Decoded, DecodedFile};
+use super::kube::combine::combine;
+use super::kube::{self, Holdings};
 use super::merge::{Level, merge};
+use crate::policy::clusters::Cluster;
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
@@ -61,6 +64,26 @@ impl Loading<'_> {
         }
     }
 
+    /// What clusters say comes after the files: of interfaces that match, the first counts.
+    fn clusters(&mut self, (clusters, holdings): (&[Cluster], &Holdings)) {
+        if clusters.is_empty() {
+            return;
+        }
+        let files: Vec<Arc<DecodedFile>> = self.files.iter().map(|(_, file)| Arc::clone(file)).collect();
+        let (objects, findings) = combine(clusters, holdings, &files);
+        self.sourced.findings.extend(findings);
+        for (called, object) in objects {
+            self.object(&called, object);
+        }
+    }
+
+    fn object(&mut self, called: &str, object: Arc<DecodedFile>) {
+        self.sourced.findings.extend(object.findings.iter().cloned());
+        let order = self.sourced.kept.len();
+        self.sourced.kept.insert(format!("{order:06} 0 {called}"), Arc::clone(&object.text));
+        self.files.push((0, object));
+    }
+
     fn finish(mut self) -> Sourced {
         let documents = self.files.into_iter().map(|(level, file)| (level, Arc::unwrap_or_clone(file).documents));
         let (policy, findings) = merge(documents.collect());
@@ -71,7 +94,12 @@ impl Loading<'_> {
 }
 
 /// See [`super::load_directories`].
-pub(super) fn load_directories(directories: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+pub(super) fn load_directories(
+    directories: &[PathBuf],
+    trust: Trust,
+    before: Option<&Decoded>,
+    clusters: (&[Cluster], &Holdings),
+) -> Sourced {
     let mut loading = Loading { before, ..Loading::default() };
     let mut chosen: BTreeMap<OsString, (Level, PathBuf)> = BTreeMap::new();
     for (level, directory) in directories.iter().enumerate() {
@@ -91,11 +119,17 @@ pub(super) fn load_directories(directories: &[PathBuf], trust: Trust, before: Op
             loading.file(level, &path, trust);
         }
     }
+    loading.clusters(clusters);
     loading.finish()
 }
 
 /// See [`super::load_paths`].
-pub(super) fn load_paths(paths: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
+pub(super) fn load_paths(
+    paths: &[PathBuf],
+    trust: Trust,
+    before: Option<&Decoded>,
+    clusters: (&[Cluster], &Holdings),
+) -> Sourced {
     let mut loading = Loading { before, ..Loading::default() };
     let mut files: Vec<PathBuf> = Vec::new();
     for path in paths {
@@ -115,6 +149,7 @@ pub(super) fn load_paths(paths: &[PathBuf], trust: Trust, before: Option<&Decode
             loading.file(0, path, trust);
         }
     }
+    loading.clusters(clusters);
     loading.finish()
 }
 
@@ -133,6 +168,10 @@ pub(super) fn decode_kept(kept: &BTreeMap<String, Arc<str>>) -> Sourced {
         let mut words = name.splitn(3, ' ').skip(1);
         let level = words.next().and_then(|level| level.parse().ok()).unwrap_or_default();
         let file = words.next().unwrap_or(name);
+        if let Some((cluster, kind, object)) = kube::name::parse(file) {
+            loading.object(file, Arc::new(kube::item::decode(cluster, kind, object, Arc::clone(text))));
+            continue;
+        }
         loading.sourced.files.push(PathBuf::from(file));
         loading.text(level, &file.into(), Arc::clone(text));
     }
@@ -185,6 +224,8 @@ mod tests {
     use crate::text::finding::Severity;
     use crate::text::render::line;
 
+    const NO_CLUSTERS: (&[Cluster], &Holdings) = (&[], &Holdings::new());
+
     fn set(name: &str, cidr: &str) -> String {
         format!("[[set]]\nname = \"{name}\"\ncidrs = [\"{cidr}\"]\n")
     }
@@ -213,7 +254,7 @@ mod tests {
             fs::write(at(ignored), "nonsense").unwrap();
         }
         fs::write(at("99-last.toml"), set("last", "fd00::/8")).unwrap();
-        let sourced = load_directories(&[temporary.path().to_owned(), at("missing")], Trust::Anyone, None);
+        let sourced = load_directories(&[temporary.path().to_owned(), at("missing")], Trust::Anyone, None, NO_CLUSTERS);
         assert_eq!(sourced.policy.sets.keys().collect::<Vec<_>>(), ["good", "last"]);
         assert_eq!(
             lines(&sourced, temporary.path()),
@@ -260,7 +301,7 @@ mod tests {
             ],
         );
         symlink("/dev/null", admin.join("30-c.toml")).unwrap();
-        let sourced = load_directories(&[vendor, admin], Trust::Required, None);
+        let sourced = load_directories(&[vendor, admin], Trust::Required, None, NO_CLUSTERS);
         let sets: Vec<String> =
             sourced.policy.sets.iter().map(|(name, set)| format!("{name} {}", set.cidrs[0])).collect();
         // "d" is broken where it counts, so that the one below must not come back.
@@ -275,7 +316,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("x.toml");
         fs::write(&path, set("x", "10.0.0.0/8")).unwrap();
-        let load = || load_directories(&[temporary.path().to_owned()], Trust::Required, None);
+        let load = || load_directories(&[temporary.path().to_owned()], Trust::Required, None, NO_CLUSTERS);
         assert!(load().findings.is_empty());
         for mode in [0o620, 0o602, 0o666] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -287,7 +328,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         assert!(lines(&load(), temporary.path())[0].contains("owned by user 65534"));
-        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone, None).findings.is_empty());
+        assert!(load_paths(std::slice::from_ref(&path), Trust::Anyone, None, NO_CLUSTERS).findings.is_empty());
         std::os::unix::fs::chown(&path, Some(0), None).unwrap();
         fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let sourced = load();
@@ -295,7 +336,7 @@ mod tests {
         // A link from a good directory to a file in a bad one.
         let good = tempfile::tempdir().unwrap();
         symlink(&path, good.path().join("y.toml")).unwrap();
-        let sourced = load_directories(&[good.path().to_owned()], Trust::Required, None);
+        let sourced = load_directories(&[good.path().to_owned()], Trust::Required, None, NO_CLUSTERS);
         assert!(sourced.policy.sets.is_empty() && sourced.findings[0].code == Code::Untrusted);
     }
 
@@ -306,7 +347,8 @@ mod tests {
         fs::write(at("policy"), set("any-suffix", "10.0.0.0/8")).unwrap();
         fs::create_dir(at("d")).unwrap();
         fs::write(at("d/a.toml"), set("a", "10.0.0.0/8")).unwrap();
-        let sourced = load_paths(&[at("policy"), at("d"), at("d/a.toml"), at("nope.toml")], Trust::Anyone, None);
+        let sourced =
+            load_paths(&[at("policy"), at("d"), at("d/a.toml"), at("nope.toml")], Trust::Anyone, None, NO_CLUSTERS);
         assert_eq!(sourced.policy.sets.keys().collect::<Vec<_>>(), ["a", "any-suffix"]);
         assert_eq!(lines(&sourced, temporary.path()), ["nope.toml: error[unreadable]: does not exist"]);
     }

@@ -1,9 +1,10 @@
-//! Where policy comes from: TOML files in three directories.
+//! Where policy comes from: TOML files in three directories, and objects of clusters.
 
 mod decoded;
 mod document;
 mod file;
 pub mod guards;
+pub mod kube;
 mod merge;
 pub mod object;
 mod process;
@@ -12,10 +13,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::policy::clusters::Cluster;
 use crate::policy::model::Policy;
 use crate::text::finding::Finding;
 pub use crate::textfile::Trust;
 pub use decoded::{Decoded, DecodedFile, reread};
+use kube::Holdings;
 
 /// The texts of files that findings point into, by the name that [`crate::text::place::Place`] gives the file.
 pub type Texts = BTreeMap<Arc<str>, Arc<str>>;
@@ -40,22 +43,32 @@ pub struct Sourced {
 /// Loads `*.toml` of directories, lowest precedence first (`policy.md` section 6): a file in a later directory replaces
 /// the one of the same name in an earlier one, and a link to /dev/null masks it. A directory that does not exist is empty.
 pub fn load_directories(directories: &[PathBuf], trust: Trust) -> Sourced {
-    file::load_directories(directories, trust, None)
+    file::load_directories(directories, trust, None, (&[], &Holdings::new()))
 }
 
-/// The same; a file that has not changed since it was decoded `before` is not decoded again.
-pub fn load_directories_after(directories: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
-    file::load_directories(directories, trust, before)
+/// The same, with what clusters say; a file that has not changed since it was decoded `before` is not decoded again.
+pub fn load_directories_after(
+    directories: &[PathBuf],
+    trust: Trust,
+    before: Option<&Decoded>,
+    clusters: (&[Cluster], &Holdings),
+) -> Sourced {
+    file::load_directories(directories, trust, before, clusters)
 }
 
 /// Loads exactly these files, and the `*.toml` of these directories.
 pub fn load_paths(paths: &[PathBuf], trust: Trust) -> Sourced {
-    file::load_paths(paths, trust, None)
+    file::load_paths(paths, trust, None, (&[], &Holdings::new()))
 }
 
 /// The same, as [`load_directories_after`].
-pub fn load_paths_after(paths: &[PathBuf], trust: Trust, before: Option<&Decoded>) -> Sourced {
-    file::load_paths(paths, trust, before)
+pub fn load_paths_after(
+    paths: &[PathBuf],
+    trust: Trust,
+    before: Option<&Decoded>,
+    clusters: (&[Cluster], &Holdings),
+) -> Sourced {
+    file::load_paths(paths, trust, before, clusters)
 }
 
 /// Whether a directory's file of this name counts.

@@ -216,6 +216,22 @@ impl<D: Disk> Store<D> {
         self.record(RAILS)
     }
 
+    /// Writes what a cluster says.
+    ///
+    /// # Errors
+    /// It is not on the medium; what was there before is untouched.
+    pub fn keep_cluster(&mut self, cluster: &str, text: &str) -> Result<(), Error> {
+        self.replace(&file_of_cluster(cluster), &encode_record(text))
+    }
+
+    /// What a cluster said when it was last written; nothing when nothing was.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub fn cluster(&self, cluster: &str) -> Result<Option<String>, Error> {
+        self.record_within(&file_of_cluster(cluster), format::LARGEST_FILE)
+    }
+
     /// What was last remembered; nothing when nothing was.
     ///
     /// # Errors
@@ -225,7 +241,11 @@ impl<D: Disk> Store<D> {
     }
 
     fn record(&self, file: &str) -> Result<Option<String>, Error> {
-        let bytes = match self.disk.read(file, LARGEST_RECORD) {
+        self.record_within(file, LARGEST_RECORD)
+    }
+
+    fn record_within(&self, file: &str, limit: usize) -> Result<Option<String>, Error> {
+        let bytes = match self.disk.read(file, limit) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", file)(error)),
@@ -252,6 +272,11 @@ fn failed(attempt: &'static str, file: &str) -> impl FnOnce(io::Error) -> Error 
 
 fn file_of(number: u64) -> String {
     format!("{number:020}.generation")
+}
+
+/// The name of a cluster has no slash and does not begin with a dot.
+fn file_of_cluster(cluster: &str) -> String {
+    format!("{cluster}.cluster")
 }
 
 fn number_of(name: &str) -> Option<u64> {

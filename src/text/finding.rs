@@ -84,6 +84,10 @@ codes! {
     Expired = "expired-policy",
     /// Something that a document says and its other spelling does not.
     NotConverted = "not-converted",
+    /// A document of a cluster that the cluster may not write.
+    NotAllowed = "not-allowed",
+    /// A cluster of which nothing is known, or whose word is doubted.
+    Cluster = "cluster",
 }
 
 /// One thing to tell the operator.

@@ -56,6 +56,19 @@ impl Kind {
         Self::HostState,
     ];
 
+    /// What it is called in the path of a request.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::HostInterface => "hostinterfaces",
+            Self::HostNetworkSet => "hostnetworksets",
+            Self::HostService => "hostservices",
+            Self::HostTier => "hosttiers",
+            Self::HostPolicy => "hostpolicies",
+            Self::HostExpectation => "hostexpectations",
+            Self::HostState => "hoststates",
+        }
+    }
+
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -115,8 +128,12 @@ impl Object {
 pub fn read(object: &Json) -> Result<Object, Vec<Finding>> {
     let text = |key: &str| object.get(key).and_then(Json::as_str);
     let name = object.pointer("/metadata/name").and_then(Json::as_str);
-    let called = format!("{}/{}", text("kind").unwrap_or("object"), name.unwrap_or("?"));
-    let (source, node) = fields::tree(&called, object).map_err(|finding| vec![*finding])?;
+    read_called(&format!("{}/{}", text("kind").unwrap_or("object"), name.unwrap_or("?")), object)
+}
+
+/// The same, where places call the object so.
+pub(super) fn read_called(called: &str, object: &Json) -> Result<Object, Vec<Finding>> {
+    let (source, node) = fields::tree(called, object).map_err(|finding| vec![*finding])?;
     let mut reader = Reader::new(&source);
     let read = head(&mut reader, &node).map(|head| {
         let documents = body(&mut reader, &head);

@@ -1,0 +1,178 @@
+//! Requests to one API server: who we are, from the kubeconfig and the files that it names, and the answers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::params::{ListParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::item::Item;
+use super::mirror::{Failure, Listing};
+use crate::source::object::{API_VERSION, Kind};
+use crate::textfile::{self, Trust, Unread};
+
+/// How many objects a server sends at once.
+const PAGE: u32 = 500;
+/// A list of more pages than this never ends.
+const MOST_PAGES: usize = 10_000;
+/// A connection that takes longer to come about does not come about.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// The files that a kubeconfig was read with, by what was in them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Credentials {
+    files: Vec<(PathBuf, Option<[u8; 32]>)>,
+}
+
+impl Credentials {
+    /// Whether one of the files has another content now.
+    pub(super) fn changed(&self) -> bool {
+        self.files.iter().any(|(path, before)| digest(path) != *before)
+    }
+}
+
+fn digest(path: &Path) -> Option<[u8; 32]> {
+    std::fs::read(path).ok().map(|bytes| Sha256::digest(bytes).into())
+}
+
+/// A client for one server.
+#[derive(Clone)]
+pub(super) struct Client {
+    client: kube::Client,
+    /// How long an answer may take.
+    answer: Duration,
+}
+
+impl Client {
+    /// The client that a kubeconfig describes. Proxies come from it, else from the environment.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) async fn open(kubeconfig: &Path, answer: Duration) -> Result<(Self, Credentials), String> {
+        let shown = kubeconfig.display();
+        // Whoever may write this file decides which server is believed.
+        let text = textfile::read(kubeconfig, Trust::Required).map_err(|unread| match unread {
+            Unread::Missing => format!("{shown} does not exist"),
+            Unread::Refused(finding) => format!("{shown}: {}", finding.message),
+        })?;
+        let mut files = vec![(kubeconfig.to_owned(), Some(Sha256::digest(text.as_bytes()).into()))];
+        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
+        // Read again for the paths in it, which are relative to it.
+        let config = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(&error))?;
+        for user in config.auth_infos.iter().filter_map(|named| named.auth_info.as_ref()) {
+            if user.exec.is_some() || user.auth_provider.is_some() {
+                return Err(format!("{shown} runs a program to log in; give it a token, a tokenFile or a certificate"));
+            }
+            let named = [&user.token_file, &user.client_certificate, &user.client_key];
+            files.extend(named.into_iter().flatten().map(|path| (PathBuf::from(path), digest(Path::new(path)))));
+        }
+        for cluster in config.clusters.iter().filter_map(|named| named.cluster.as_ref()) {
+            let path = cluster.certificate_authority.as_ref();
+            files.extend(path.map(|path| (PathBuf::from(path), digest(Path::new(path)))));
+        }
+        let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| unusable(&error))?;
+        config.connect_timeout = Some(CONNECT_TIME);
+        // What is tried again, and when, is decided elsewhere.
+        config.default_retry = false;
+        let client = kube::Client::try_from(config).map_err(|error| unusable(&error))?;
+        Ok((Self { client, answer }, Credentials { files }))
+    }
+
+    /// Every object of a kind, page by page.
+    pub(super) async fn list(&self, kind: Kind) -> Result<Listing, Failure> {
+        let mut listing = Listing::default();
+        let mut next: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let mut parameters = ListParams::default().limit(PAGE);
+            if let Some(token) = &next {
+                parameters = parameters.continue_token(token);
+            }
+            let request = Request::new(path(kind)).list(&parameters).map_err(|error| broken(&error))?;
+            let page: Page = self.within(self.client.request(request)).await?;
+            listing.items.extend(page.items);
+            // All pages are of the first one's revision.
+            if next.is_none() {
+                listing.revision = page.metadata.resource_version;
+            }
+            next = page.metadata.next.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(listing);
+            }
+        }
+        Err(Failure::Broken(format!("the list has more than {MOST_PAGES} pages")))
+    }
+
+    /// What happens to objects of a kind after a revision, for so long.
+    pub(super) async fn watch(
+        &self,
+        kind: Kind,
+        revision: &str,
+        seconds: u32,
+    ) -> Result<impl Stream<Item = Result<WatchEvent<Item>, Failure>> + use<>, Failure> {
+        let parameters = WatchParams::default().timeout(seconds);
+        let request = Request::new(path(kind)).watch(&parameters, revision).map_err(|error| broken(&error))?;
+        let events = self.within(self.client.request_events::<Item>(request)).await?;
+        Ok(events.map(|event: Result<WatchEvent<Item>, kube::Error>| event.map_err(|error| failure(&error))))
+    }
+
+    async fn within<T>(&self, answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+        match tokio::time::timeout(self.answer, answer).await {
+            Ok(answer) => answer.map_err(|error| failure(&error)),
+            Err(_) => Err(Failure::Broken(format!("no answer within {} s", self.answer.as_secs_f32()))),
+        }
+    }
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+fn path(kind: Kind) -> String {
+    format!("/apis/{API_VERSION}/{}", kind.plural())
+}
+
+fn failure(error: &kube::Error) -> Failure {
+    match error {
+        kube::Error::Api(status) => Failure::Refused { code: status.code, message: status.message.clone() },
+        // What cannot be read of one kind says nothing about the others.
+        kube::Error::SerdeError(error) => Failure::Refused { code: 200, message: format!("not understood: {error}") },
+        other => broken(other),
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> Failure {
+    Failure::Broken(chain(error))
+}
+
+/// An error with what caused it, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,97 @@
+//! An object as an API server sends it, without all that is not meaning: managed fields, annotations and status are never kept.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::name;
+use crate::source::decoded::DecodedFile;
+use crate::source::object::{API_VERSION, Kind};
+
+/// An object in a list or in an event of a watch.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub struct Item {
+    /// Its name and revision.
+    pub metadata: Metadata,
+    /// What it says.
+    #[serde(default)]
+    pub spec: Json,
+}
+
+/// What matters of an object's metadata.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Its name.
+    pub name: String,
+    /// The revision in which it was written last.
+    #[serde(default)]
+    pub resource_version: String,
+}
+
+impl Item {
+    /// The object in one spelling: what means the same is the same text, whatever order a server has its fields in.
+    pub(super) fn text(mut self, kind: Kind) -> Arc<str> {
+        self.spec.sort_all_objects();
+        let mut object = json!({
+            "apiVersion": API_VERSION,
+            "kind": kind.name(),
+            "metadata": { "name": self.metadata.name },
+        });
+        if let (Json::Object(fields), false) = (&mut object, self.spec.is_null()) {
+            fields.insert("spec".to_owned(), self.spec);
+        }
+        object.to_string().into()
+    }
+}
+
+/// The document in a text of [`Item::text`], which findings call by cluster, kind and name.
+pub(in crate::source) fn decode(cluster: &str, kind: Kind, object: &str, text: Arc<str>) -> DecodedFile {
+    DecodedFile::of_object(&name::of(cluster, kind, object), text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_server_adds_is_dropped_and_the_order_of_fields_means_nothing() {
+        let item = |text: &str| serde_json::from_str::<Item>(text).unwrap().text(Kind::HostNetworkSet);
+        let plain =
+            item(r#"{"metadata":{"name":"a","resourceVersion":"7"},"spec":{"cidrs":["10.0.0.1"],"labels":{}}}"#);
+        let dressed = item(
+            r#"{"apiVersion":"nodewall.dev/v1alpha1","kind":"HostNetworkSet","status":{"x":1},
+                "metadata":{"name":"a","uid":"u","resourceVersion":"9","managedFields":[{"manager":"kubectl"}]},
+                "spec":{"labels":{},"cidrs":["10.0.0.1"]}}"#,
+        );
+        assert_eq!(plain, dressed);
+        assert_eq!(
+            &*plain,
+            r#"{"apiVersion":"nodewall.dev/v1alpha1","kind":"HostNetworkSet","metadata":{"name":"a"},"spec":{"cidrs":["10.0.0.1"],"labels":{}}}"#
+        );
+        let file = decode("hub", Kind::HostNetworkSet, "a", plain);
+        assert!(file.findings.is_empty() && file.documents.sets.len() == 1, "{file:?}");
+    }
+
+    #[test]
+    fn an_object_without_meaning_has_findings_at_its_fields() {
+        let text = |spec: &str| {
+            let text = format!(r#"{{"metadata":{{"name":"a"}}{spec}}}"#);
+            decode(
+                "hub",
+                Kind::HostNetworkSet,
+                "a",
+                serde_json::from_str::<Item>(&text).unwrap().text(Kind::HostNetworkSet),
+            )
+        };
+        let places =
+            |file: DecodedFile| file.findings.iter().map(|finding| finding.place.to_string()).collect::<Vec<_>>();
+        assert_eq!(places(text("")), ["cluster hub: HostNetworkSet/a"]);
+        assert_eq!(
+            places(text(r#","spec":{"cidrs":["10.0.0.1",7]}"#)),
+            ["cluster hub: HostNetworkSet/a spec.cidrs[1]"]
+        );
+    }
+}

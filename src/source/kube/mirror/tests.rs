@@ -1,0 +1,242 @@
+//! The mirror on its own: what comes of answers, and of everything that is none.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::source::kube::item::Metadata;
+
+fn cluster() -> Cluster {
+    Cluster {
+        name: "hub".to_owned(),
+        kubeconfig: "/dev/null".into(),
+        contribute: [Contribution::Policies, Contribution::Sets].into(),
+        tiers: ["platform".to_owned()].into(),
+        believe_empty: false,
+    }
+}
+
+fn mirror() -> Mirror {
+    let node: Labels = [("pool".to_owned(), "training".to_owned())].into();
+    Mirror::new(cluster(), node, &Holding::default())
+}
+
+fn item(name: &str, revision: u64, spec: Json) -> Item {
+    Item { metadata: Metadata { name: name.to_owned(), resource_version: revision.to_string() }, spec }
+}
+
+fn set(name: &str, revision: u64, cidr: &str) -> Item {
+    item(name, revision, json!({ "cidrs": [cidr] }))
+}
+
+fn policy(name: &str, nodes: &str) -> Item {
+    item(name, 1, json!({ "tier": "platform", "nodes": nodes, "interfaces": "all()", "ingress": [] }))
+}
+
+fn refused(code: u16) -> Failure {
+    Failure::Refused { code, message: "no".to_owned() }
+}
+
+/// A pass in which sets and policies are these, and all other kinds are empty.
+fn pass(mirror: &mut Mirror, revision: u64, sets: Vec<Item>, policies: Vec<Item>) -> Plan {
+    let mut lists = Vec::new();
+    for kind in mirror.kinds() {
+        let items = match kind {
+            Kind::HostNetworkSet => sets.clone(),
+            Kind::HostPolicy => policies.clone(),
+            _ => Vec::new(),
+        };
+        lists.push((kind, Ok(Listing { revision: revision.to_string(), items })));
+    }
+    mirror.passed(lists, 0)
+}
+
+fn failed_pass(mirror: &mut Mirror, failure: &Failure) -> Plan {
+    let lists = mirror.kinds().into_iter().map(|kind| (kind, Err(failure.clone()))).collect();
+    mirror.passed(lists, 0)
+}
+
+fn names(mirror: &Mirror) -> Vec<String> {
+    mirror.holding().objects.into_keys().map(|(_, name)| name).collect()
+}
+
+#[test]
+fn lists_and_events_are_followed_and_what_means_the_same_is_no_change() {
+    let mut mirror = mirror();
+    assert!(!mirror.holding().heard);
+    let plan = pass(&mut mirror, 10, vec![set("a", 5, "10.0.0.1")], vec![]);
+    assert!(plan.changed && mirror.holding().heard);
+    assert_eq!(plan.watch.len(), 4);
+    assert!(plan.watch.iter().all(|(_, revision)| revision == "10"));
+    assert!(plan.again >= PERIOD * 3 / 4 && plan.again <= PERIOD);
+    assert!(!pass(&mut mirror, 11, vec![set("a", 9, "10.0.0.1")], vec![]).changed);
+    assert!(!mirror.stored(Kind::HostNetworkSet, set("a", 12, "10.0.0.1")).changed);
+    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 13, "10.0.0.2")).changed);
+    assert!(mirror.stored(Kind::HostNetworkSet, set("b", 14, "10.0.0.2")).changed);
+    assert!(mirror.deleted(Kind::HostNetworkSet, &set("a", 15, "10.0.0.2")).changed);
+    assert!(!mirror.deleted(Kind::HostNetworkSet, &set("a", 15, "10.0.0.2")).changed);
+    assert_eq!(names(&mirror), ["b"]);
+    mirror.follows(Kind::HostNetworkSet, "20");
+    assert_eq!(mirror.goes_on(Kind::HostNetworkSet), "20");
+    assert_eq!(mirror.goes_on(Kind::HostPolicy), "11");
+    // What a list lacks is gone.
+    assert!(pass(&mut mirror, 21, vec![set("c", 21, "10.0.0.3")], vec![]).changed);
+    assert_eq!(names(&mirror), ["c"]);
+    assert_eq!((mirror.health().reach, mirror.health().revision), (Reach::Synced, 21));
+}
+
+#[test]
+fn no_refusal_and_no_silence_makes_anything_less_and_pauses_stay_short() {
+    let mut mirror = mirror();
+    pass(&mut mirror, 10, vec![set("a", 5, "10.0.0.1")], vec![]);
+    let before = mirror.holding();
+    let mut pauses = Vec::new();
+    for code in [401, 403, 404, 429, 500, 503, 504] {
+        let plan = failed_pass(&mut mirror, &refused(code));
+        assert!(!plan.changed && plan.watch.is_empty(), "{code}");
+        pauses.push(plan.again);
+    }
+    pauses.push(failed_pass(&mut mirror, &Failure::Broken("no route to host".to_owned())).again);
+    pauses.push(mirror.broke(Kind::HostPolicy, &Failure::Broken("cut".to_owned()), u64::MAX));
+    assert_eq!(mirror.holding(), before);
+    assert_eq!(mirror.health().reach, Reach::Away);
+    // What a server means is not asked for every two seconds for ever; what may pass is.
+    assert!(failed_pass(&mut mirror, &refused(401)).again > LONGEST_PAUSE);
+    assert!(failed_pass(&mut mirror, &refused(503)).again <= LONGEST_PAUSE);
+    assert!(pauses[0] <= FIRST_PAUSE && pauses.is_sorted(), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
+    // A watch that says something is proof that the server is back.
+    pass(&mut mirror, 11, vec![set("a", 5, "10.0.0.1")], vec![]);
+    mirror.follows(Kind::HostPolicy, "12");
+    assert!(mirror.broke(Kind::HostPolicy, &Failure::Broken("cut".to_owned()), 0) <= FIRST_PAUSE);
+    // Expired is no trouble of the server.
+    assert!(mirror.broke(Kind::HostPolicy, &refused(410), 0) < FIRST_PAUSE);
+}
+
+#[test]
+fn a_kind_that_is_refused_is_kept_while_others_are_followed() {
+    let mut mirror = mirror();
+    pass(&mut mirror, 10, vec![set("a", 5, "10.0.0.1")], vec![policy("p", "all()")]);
+    let with = |failure: Failure, mirror: &mut Mirror| {
+        let lists = mirror.kinds().into_iter().map(|kind| match kind {
+            Kind::HostPolicy => (kind, Err(failure.clone())),
+            _ => (kind, Ok(Listing { revision: "11".to_owned(), items: vec![set("b", 11, "10.0.0.1")] })),
+        });
+        let lists = lists.filter(|(kind, _)| matches!(kind, Kind::HostPolicy | Kind::HostNetworkSet)).collect();
+        mirror.passed(lists, 0)
+    };
+    let plan = with(refused(403), &mut mirror);
+    assert_eq!(plan.watch.len(), 1);
+    assert!(plan.again <= LONGEST_PAUSE, "it may be passing");
+    assert_eq!(names(&mirror), ["b", "p"]);
+    assert_eq!(mirror.health().reach, Reach::Partial);
+    assert!(with(refused(404), &mut mirror).again <= LONGEST_PAUSE, "definitions that are gone take nothing with them");
+    assert_eq!(names(&mirror), ["b", "p"]);
+    for _ in 0..PASSING {
+        with(refused(403), &mut mirror);
+    }
+    assert!(with(refused(403), &mut mirror).again > LONGEST_PAUSE);
+}
+
+#[test]
+fn a_cluster_is_heard_when_all_its_kinds_are_there_or_unknown() {
+    let heard = |failure: Failure| {
+        let mut mirror = mirror();
+        let lists = mirror.kinds().into_iter().map(|kind| match kind {
+            Kind::HostExpectation => (kind, Err(failure.clone())),
+            _ => (kind, Ok(Listing { revision: "7".to_owned(), items: Vec::new() })),
+        });
+        let lists = lists.collect();
+        mirror.passed(lists, 0);
+        mirror.holding().heard
+    };
+    assert!(heard(refused(404)));
+    assert!(!heard(refused(403)));
+}
+
+#[test]
+fn nothing_at_all_is_not_believed_until_there_is_something_again() {
+    let mut mirror = mirror();
+    pass(&mut mirror, 100, vec![set("a", 5, "10.0.0.1")], vec![]);
+    let plan = pass(&mut mirror, 3, vec![], vec![]);
+    assert_eq!(names(&mirror), ["a"]);
+    assert_eq!(mirror.health().reach, Reach::Doubted);
+    assert!(plan.changed && mirror.holding().findings.iter().any(|finding| finding.message.contains("not believed")));
+    // The same over a restart of the daemon.
+    let mut again = Mirror::new(cluster(), Labels::new(), &mirror.holding());
+    pass(&mut again, 3, vec![], vec![]);
+    assert_eq!(names(&again), ["a"]);
+    assert_eq!(mirror.stored(Kind::HostNetworkSet, set("b", 4, "10.0.0.1")), Noticed { changed: false, list: true });
+    pass(&mut mirror, 4, vec![set("b", 4, "10.0.0.1")], vec![]);
+    assert_eq!(names(&mirror), ["b"]);
+    // What is deleted one by one is deleted.
+    assert!(mirror.deleted(Kind::HostNetworkSet, &set("b", 5, "10.0.0.1")).changed);
+    assert!(names(&mirror).is_empty());
+    let believing = Cluster { believe_empty: true, ..cluster() };
+    let mut believing = Mirror::new(believing, Labels::new(), &again.holding());
+    pass(&mut believing, 3, vec![], vec![]);
+    assert!(names(&believing).is_empty());
+}
+
+#[test]
+fn an_older_state_is_followed_and_told() {
+    let mut mirror = mirror();
+    pass(&mut mirror, 100, vec![set("a", 90, "10.0.0.1"), set("b", 95, "10.0.0.1")], vec![]);
+    assert!(pass(&mut mirror, 60, vec![set("a", 50, "10.0.0.1")], vec![]).changed);
+    assert_eq!(names(&mirror), ["a"]);
+    let told = |mirror: &Mirror| mirror.holding().findings.iter().any(|finding| finding.message.contains("went back"));
+    assert!(told(&mirror));
+    mirror.follows(Kind::HostPolicy, "70");
+    pass(&mut mirror, 70, vec![set("a", 50, "10.0.0.1")], vec![]);
+    assert!(told(&mirror));
+    pass(&mut mirror, 101, vec![set("a", 50, "10.0.0.1")], vec![]);
+    assert!(!told(&mirror));
+}
+
+#[test]
+fn an_object_that_cannot_be_used_keeps_its_last_good_version() {
+    let mut mirror = mirror();
+    let bad = |revision| item("a", revision, json!({ "cidrs": ["10.0.0.0/33"] }));
+    pass(&mut mirror, 10, vec![bad(9), set("b", 9, "10.0.0.1")], vec![]);
+    assert_eq!(names(&mirror), ["b"]);
+    assert!(mirror.holding().hidden.contains(&(Kind::HostNetworkSet, "a".to_owned())));
+    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 11, "10.0.0.1")).changed);
+    let good = mirror.holding();
+    assert_eq!(good.findings, []);
+    assert!(mirror.stored(Kind::HostNetworkSet, bad(12)).changed);
+    let holding = mirror.holding();
+    assert_eq!(holding.objects, good.objects);
+    assert_eq!(mirror.health().invalid, ["HostNetworkSet/a"]);
+    let [finding] = &holding.findings[..] else { unreachable!("{:?}", holding.findings) };
+    assert_eq!(finding.severity, Severity::Warning);
+    assert_eq!(finding.place.to_string(), "cluster hub: HostNetworkSet/a spec.cidrs[0]");
+    assert!(finding.help.contains("last good version stays in force"), "{finding:?}");
+    // Back to what it was.
+    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 13, "10.0.0.1")).changed);
+    assert_eq!(mirror.holding(), good);
+}
+
+#[test]
+fn policies_of_other_nodes_are_not_held_but_take_their_names() {
+    let mut mirror = mirror();
+    let plan =
+        pass(&mut mirror, 10, vec![], vec![policy("ours", "pool == 'training'"), policy("theirs", "pool == 'dev'")]);
+    assert!(plan.changed);
+    assert_eq!(names(&mirror), ["ours"]);
+    assert!(mirror.holding().hidden.contains(&(Kind::HostPolicy, "theirs".to_owned())));
+    assert_eq!((mirror.health().objects, mirror.health().elsewhere), (1, 1));
+    assert!(!mirror.stored(Kind::HostPolicy, policy("theirs", "pool == 'other'")).changed);
+    assert!(mirror.stored(Kind::HostPolicy, policy("theirs", "has(pool)")).changed);
+    assert_eq!(names(&mirror), ["ours", "theirs"]);
+}
+
+#[test]
+fn what_is_held_survives_on_disk() {
+    let mut mirror = mirror();
+    pass(&mut mirror, 10, vec![set("a", 5, "10.0.0.1")], vec![policy("p", "all()"), policy("q", "pool == 'dev'")]);
+    let holding = mirror.holding();
+    let text = holding.to_text("hub").unwrap();
+    assert_eq!(Holding::restore(&text), Ok(holding));
+    assert!(Holding::restore(&text.replace("\"version\":1", "\"version\":2")).is_err());
+    assert!(Holding::restore("{}").is_err());
+}

@@ -1,0 +1,155 @@
+//! Documents from the API of Kubernetes clusters: `HostPolicy` and its like, listed and watched, beside the files.
+//!
+//! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server.
+
+mod client;
+pub(super) mod combine;
+pub(super) mod item;
+pub mod mirror;
+pub mod name;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::decoded::DecodedFile;
+use super::object::Kind;
+use crate::text::finding::Finding;
+pub use watch::{Pace, Source, Told};
+
+/// What clusters say, by their names in nodewall.toml.
+pub type Holdings = BTreeMap<String, Arc<Holding>>;
+
+/// What a cluster says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Holding {
+    /// Whether it was ever heard of as a whole; until then what it does not say means nothing.
+    pub heard: bool,
+    /// The last good version of each of its objects that are for this node.
+    pub objects: BTreeMap<(Kind, String), Arc<DecodedFile>>,
+    /// Objects that take their names and say nothing here: for other nodes, or never good.
+    pub hidden: BTreeSet<(Kind, String)>,
+    /// What is wrong: warnings, as what is wrong with one object stops nothing else.
+    pub findings: Vec<Finding>,
+}
+
+impl Holding {
+    /// A text from which [`Holding::restore`] makes the same again, but for its findings.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn to_text(&self, cluster: &str) -> Result<String, String> {
+        let called = |(kind, object): &(Kind, String)| name::of(cluster, *kind, object);
+        let kept = Kept {
+            version: 1,
+            objects: self.objects.iter().map(|(key, file)| (called(key), file.text.to_string())).collect(),
+            hidden: self.hidden.iter().map(called).collect(),
+        };
+        serde_json::to_string(&kept).map_err(|error| error.to_string())
+    }
+
+    /// What a cluster said, from a text that was kept.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn restore(text: &str) -> Result<Self, String> {
+        let Kept { version, objects, hidden } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if version != 1 {
+            return Err(format!("version {version} is not known here"));
+        }
+        let unknown = |called: &str| format!("\"{called}\" is no object");
+        let mut holding = Self { heard: true, ..Self::default() };
+        for (called, text) in objects {
+            let (cluster, kind, object) = name::parse(&called).ok_or_else(|| unknown(&called))?;
+            let file = item::decode(cluster, kind, object, Arc::from(text));
+            holding.objects.insert((kind, object.to_owned()), Arc::new(file));
+        }
+        for called in hidden {
+            let (_, kind, object) = name::parse(&called).ok_or_else(|| unknown(&called))?;
+            holding.hidden.insert((kind, object.to_owned()));
+        }
+        Ok(holding)
+    }
+
+    /// The same without versions that do not go together with what others say: in their place are those of `before`, where it has one.
+    /// `aside` has them by what they are called, with their text.
+    pub fn without(&self, cluster: &str, aside: &BTreeMap<String, Arc<str>>, before: Option<&Self>) -> Self {
+        let mut holding = self.clone();
+        for (key, file) in &self.objects {
+            if aside.get(&name::of(cluster, key.0, &key.1)) != Some(&file.text) {
+                continue;
+            }
+            match before.and_then(|before| before.objects.get(key)).filter(|earlier| earlier.text != file.text) {
+                Some(earlier) => {
+                    holding.objects.insert(key.clone(), Arc::clone(earlier));
+                }
+                None => {
+                    holding.objects.remove(key);
+                    holding.hidden.insert(key.clone());
+                }
+            }
+        }
+        holding
+    }
+
+    /// The text of an object by what it is called.
+    pub fn text(&self, called: &str) -> Option<&Arc<str>> {
+        let (_, kind, object) = name::parse(called)?;
+        self.objects.get(&(kind, object.to_owned())).map(|file| &file.text)
+    }
+}
+
+/// A holding on disk.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    objects: BTreeMap<String, String>,
+    hidden: Vec<String>,
+}
+
+/// How a cluster is reached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reach {
+    /// It has not answered yet.
+    Connecting,
+    /// What it says is what is held.
+    Synced,
+    /// Some kinds of objects are not answered for.
+    Partial,
+    /// It does not answer, or refuses.
+    Away,
+    /// It says that there is nothing more of all that there was.
+    Doubted,
+}
+
+impl Reach {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Synced => "in-sync",
+            Self::Partial => "partial",
+            Self::Away => "away",
+            Self::Doubted => "doubted",
+        }
+    }
+}
+
+/// How it is with a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// How it is reached.
+    pub reach: Reach,
+    /// The newest revision that was seen; 0: none.
+    pub revision: u64,
+    /// How many objects count.
+    pub objects: usize,
+    /// How many are for other nodes only.
+    pub elsewhere: usize,
+    /// Which have a newest version that cannot be used: "HostPolicy/kubelet".
+    pub invalid: Vec<String>,
+    /// What went wrong last, until everything is answered again.
+    pub error: Option<String>,
+}

@@ -1,0 +1,300 @@
+//! The thread of one cluster: it lists, watches and lists again, as its mirror says, and tells what came of it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use std::{future, io};
+
+use futures_util::StreamExt;
+use kube::core::WatchEvent;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::client::{Client, Credentials};
+use super::item::Item;
+use super::mirror::{Failure, Mirror, Noticed, Plan};
+use super::{Health, Holding};
+use crate::policy::clusters::Cluster;
+use crate::policy::selector::Labels;
+use crate::source::object::Kind;
+
+/// How long things take at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// How long the server is to watch the first of the kinds, in seconds. As it ends the watch by itself then, silence for much longer
+    /// means that nothing comes through any more, on whatever watch.
+    pub short_watch: u32,
+    /// How long it is to watch the others, in seconds.
+    pub long_watch: u32,
+    /// How much later than that a watch may end.
+    pub grace: Duration,
+    /// How long an answer may take.
+    pub answer: Duration,
+    /// How long events are collected before they are told.
+    pub settle: Duration,
+    /// How often the files of the credentials are looked at.
+    pub credentials: Duration,
+}
+
+impl Pace {
+    /// As shipped: a way that is cut is noticed within 40 s, for a request every 30 s.
+    pub const SHIPPED: Self = Self {
+        short_watch: 30,
+        long_watch: 270,
+        grace: Duration::from_secs(10),
+        answer: Duration::from_secs(15),
+        settle: Duration::from_millis(20),
+        credentials: Duration::from_secs(5),
+    };
+}
+
+/// What became of a cluster.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What it says, if that is something else than before.
+    pub holding: Option<Arc<Holding>>,
+    /// How it is.
+    pub health: Health,
+}
+
+/// A cluster that is followed until this is dropped.
+#[derive(Debug)]
+pub struct Source {
+    /// Dropped, it ends the thread.
+    _end: oneshot::Sender<()>,
+}
+
+impl Source {
+    /// Follows a cluster from a thread of its own, on a node with these labels, from what it said before. `seed` spreads the requests
+    /// of nodes in time. `tell` must not wait.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn start(
+        cluster: Cluster,
+        node: Labels,
+        before: &Holding,
+        pace: Pace,
+        seed: u64,
+        tell: impl Fn(Told) + Send + 'static,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = oneshot::channel();
+        let follower = Follower {
+            kubeconfig: cluster.kubeconfig.clone(),
+            mirror: Mirror::new(cluster, node, before),
+            pace,
+            dice: seed,
+            told: None,
+            tell: Box::new(tell),
+        };
+        thread::Builder::new().name("cluster".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = ended => {}
+                    () = follower.follow() => {}
+                }
+            });
+            // A name server that does not answer is not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { _end: end })
+    }
+}
+
+struct Follower {
+    kubeconfig: std::path::PathBuf,
+    mirror: Mirror,
+    pace: Pace,
+    dice: u64,
+    told: Option<Health>,
+    tell: Box<dyn Fn(Told) + Send>,
+}
+
+/// What a watch says.
+enum Said {
+    Event(WatchEvent<Item>),
+    /// It ended when its time was over.
+    Over,
+    Broke(Failure),
+}
+
+impl Follower {
+    async fn follow(mut self) {
+        loop {
+            let (pause, credentials) = match Client::open(&self.kubeconfig, self.pace.answer).await {
+                Ok((client, credentials)) => {
+                    let plan = self.pass(&client).await;
+                    self.say(plan.changed);
+                    (self.watch(&client, &credentials, plan).await, Some(credentials))
+                }
+                Err(why) => {
+                    let dice = self.roll();
+                    (self.mirror.unable(why, dice), None)
+                }
+            };
+            self.say(false);
+            self.rest(pause, credentials.as_ref()).await;
+        }
+    }
+
+    /// Waits, but no longer than until there are other credentials.
+    async fn rest(&self, pause: Duration, credentials: Option<&Credentials>) {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            sleep_until(end.min(Instant::now() + self.pace.credentials)).await;
+            if credentials.is_some_and(Credentials::changed) {
+                return;
+            }
+        }
+    }
+
+    /// Lists every kind.
+    async fn pass(&mut self, client: &Client) -> Plan {
+        let mut lists = Vec::new();
+        for kind in self.mirror.kinds() {
+            let list = client.list(kind).await;
+            let general = list.as_ref().is_err_and(Failure::is_general);
+            lists.push((kind, list));
+            if general {
+                // The others would only wait for the same.
+                let others = self.mirror.kinds().into_iter().skip(lists.len()).collect::<Vec<_>>();
+                lists.extend(others.into_iter().map(|kind| (kind, Err(Failure::Broken("not asked".to_owned())))));
+                break;
+            }
+        }
+        let dice = self.roll();
+        self.mirror.passed(lists, dice)
+    }
+
+    /// Watches what was listed, until another pass is due; how long to wait before it.
+    async fn watch(&mut self, client: &Client, credentials: &Credentials, plan: Plan) -> Duration {
+        if plan.watch.is_empty() {
+            return plan.again;
+        }
+        let again = Instant::now() + plan.again;
+        let (says, mut said) = mpsc::unbounded_channel();
+        let mut watches = JoinSet::new();
+        // One of them is the proof that something comes through at all.
+        let short = plan.watch.first().map(|(kind, _)| *kind);
+        let pace = self.pace;
+        let times = move |kind| {
+            let seconds = if short == Some(kind) { pace.short_watch } else { pace.long_watch };
+            (seconds, pace.grace)
+        };
+        for (kind, revision) in plan.watch {
+            watches.spawn(watch(client.clone(), kind, revision, times(kind), says.clone()));
+        }
+        let mut look = interval(self.pace.credentials);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tell_at = None;
+        loop {
+            tokio::select! {
+                Some((kind, said)) = said.recv() => {
+                    let noticed = match said {
+                        Said::Event(WatchEvent::Added(item) | WatchEvent::Modified(item)) => self.mirror.stored(kind, item),
+                        Said::Event(WatchEvent::Deleted(item)) => self.mirror.deleted(kind, &item),
+                        Said::Event(WatchEvent::Bookmark(bookmark)) => {
+                            self.mirror.follows(kind, &bookmark.metadata.resource_version);
+                            Noticed::default()
+                        }
+                        Said::Event(WatchEvent::Error(status)) => {
+                            let failure = Failure::Refused { code: status.code, message: status.message.clone() };
+                            return self.broke(kind, &failure, tell_at.is_some());
+                        }
+                        Said::Broke(failure) => return self.broke(kind, &failure, tell_at.is_some()),
+                        Said::Over => {
+                            let revision = self.mirror.goes_on(kind);
+                            watches.spawn(watch(client.clone(), kind, revision, times(kind), says.clone()));
+                            Noticed::default()
+                        }
+                    };
+                    if noticed.list {
+                        return Duration::ZERO;
+                    }
+                    if noticed.changed {
+                        tell_at.get_or_insert(Instant::now() + self.pace.settle);
+                    }
+                }
+                () = until(tell_at) => {
+                    tell_at = None;
+                    self.say(true);
+                }
+                _ = look.tick() => {
+                    if credentials.changed() {
+                        self.say(tell_at.is_some());
+                        return Duration::ZERO;
+                    }
+                }
+                () = sleep_until(again) => {
+                    self.say(tell_at.is_some());
+                    return Duration::ZERO;
+                }
+            }
+        }
+    }
+
+    fn broke(&mut self, kind: Kind, failure: &Failure, untold: bool) -> Duration {
+        let dice = self.roll();
+        let pause = self.mirror.broke(kind, failure, dice);
+        self.say(untold);
+        pause
+    }
+
+    /// Tells what is new.
+    fn say(&mut self, changed: bool) {
+        let health = self.mirror.health();
+        if changed || self.told.as_ref() != Some(&health) {
+            self.told = Some(health.clone());
+            (self.tell)(Told { holding: changed.then(|| Arc::new(self.mirror.holding())), health });
+        }
+    }
+
+    /// The next number of a sequence that is another one on every node (SplitMix64).
+    fn roll(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.dice;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}
+
+/// One watch, until it ends: for so many seconds, and this much longer until silence means that nothing comes through.
+async fn watch(
+    client: Client,
+    kind: Kind,
+    revision: String,
+    (seconds, grace): (u32, Duration),
+    says: mpsc::UnboundedSender<(Kind, Said)>,
+) {
+    let time = Duration::from_secs(seconds.into());
+    let started = Instant::now();
+    // Who listens may be gone, and this with it.
+    let say = |said| drop(says.send((kind, said)));
+    let mut events = match client.watch(kind, &revision, seconds).await {
+        Ok(events) => Box::pin(events),
+        Err(failure) => return say(Said::Broke(failure)),
+    };
+    let deadline = started + time + grace;
+    loop {
+        match tokio::time::timeout_at(deadline, events.next()).await {
+            Ok(Some(Ok(event))) => say(Said::Event(event)),
+            Ok(Some(Err(failure))) => return say(Said::Broke(failure)),
+            // A server that goes away also ends its watches in good order, but early.
+            Ok(None) if started.elapsed() + Duration::from_secs(1) < time => {
+                return say(Said::Broke(Failure::Broken("the server ended the watch before its time".to_owned())));
+            }
+            Ok(None) => return say(Said::Over),
+            Err(_) => return say(Said::Broke(Failure::Broken("nothing comes through any more".to_owned()))),
+        }
+    }
+}
