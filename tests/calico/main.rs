@@ -19,6 +19,7 @@ use nodewall::source::object::convert::to_toml;
 use nodewall::text::finding::{Finding, Severity};
 use nodewall::text::render::line;
 use nodewall::text::tree::Source;
+use proptest::prelude::*;
 
 /// What is said of every conversion, whatever the policies are.
 const ALWAYS: [&str; 2] = ["IPv6 neighbour discovery unless", "nodewall never filters loopback"];
@@ -160,5 +161,61 @@ fn a_field_that_nobody_knows_is_refused() {
         let (documents, findings) = convert(&[Source::new("a.yaml", text)]);
         assert!(documents.is_empty(), "{place}");
         assert!(findings.iter().any(|finding| finding.message.contains("\"unheardOf\"")), "{place}: {findings:?}");
+    }
+}
+
+/// What differs for any policy is said once, with the place of the host endpoint that it is about.
+#[test]
+fn what_always_differs_is_said() {
+    let endpoint = |interface: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\nmetadata: {{name: h}}\nspec: {{node: n1, interfaceName: '{interface}'}}\n"
+        )
+    };
+    let said = |interface: &str| -> Vec<String> {
+        convert(&[Source::new("a.yaml", endpoint(interface))]).1.iter().map(line).collect()
+    };
+    let [named, every] = ["eth0", "*"].map(said);
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].starts_with("a.yaml:1:1: warning") && named[0].contains(ALWAYS[0]), "{named:?}");
+    assert_eq!(every.len(), 2, "{every:?}");
+    assert!(every[1].contains(ALWAYS[1]), "{every:?}");
+}
+
+/// A mistake is not lost among very many warnings.
+#[test]
+fn an_error_after_a_flood_of_warnings_is_an_error() {
+    let object = |kind: &str, name: &str, spec: &str| {
+        format!("---\napiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
+    let mut text = object("HostEndpoint", "h", "{node: n1, interfaceName: eth0}");
+    (0..300).for_each(|number| text += &object("NetworkPolicy", &format!("p{number}"), "{}"));
+    assert!(!convert(&[Source::new("a.yaml", text.as_str())]).0.is_empty());
+    text += &object("GlobalNetworkPolicy", "p", "{selector: all(), ingress: [{action: Deny, unheardOf: 1}]}");
+    let (documents, findings) = convert(&[Source::new("a.yaml", text)]);
+    assert!(documents.is_empty());
+    assert!(findings.iter().any(|finding| finding.message.contains("1 errors come after")), "{}", findings.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever stands in a text, nothing breaks, and what is converted loads.
+    #[test]
+    fn what_is_converted_loads_whatever_was_written(
+        which in any::<proptest::sample::Index>(),
+        cuts in prop::collection::vec((any::<proptest::sample::Index>(), 0..12_usize, "[a-z0-9:{}\\[\\] '*-]{0,6}"), 1..4),
+    ) {
+        let examples = all();
+        let mut text: Vec<char> = which.get(&examples).yaml.chars().collect();
+        for (at, length, with) in cuts {
+            let at = at.index(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, with.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let (documents, _) = convert(&[Source::new("a.yaml", text.as_str())]);
+        let loaded = source::decode_text("a.toml", &to_toml(&documents));
+        prop_assert_eq!(&loaded.findings, &[], "{}\n{}", text, to_toml(&documents));
     }
 }

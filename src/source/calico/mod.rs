@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value as Json, json};
 
 use self::endpoint::Scope;
-use self::object::{Action, Failsafe, HostEndpoint, NetworkSet, Objects, Policy, Rule, Stages};
+use self::object::{Action, Failsafe, HostEndpoint, NetworkSet, Objects, Pods, Policy, Rule, Stages};
 use self::rule::{KIND_LABEL, World};
 use super::object::Kind;
 use super::object::convert::{self, Document};
@@ -52,7 +52,15 @@ pub fn convert(sources: &[Source]) -> (Vec<Document>, Vec<Finding>) {
         for node in &nodes {
             object::read(&mut reader, node, &mut objects);
         }
-        findings.extend(reader.into_findings());
+        let errors = reader.errors();
+        let said = reader.into_findings();
+        if errors > 0 && !has_errors(&said) {
+            // Of very many findings only the first are kept, and what was refused must not look converted.
+            let message = format!("{errors} errors come after more findings than are shown");
+            let help = "convert what is about hosts only: globalnetworkpolicies,globalnetworksets,hostendpoints,tiers";
+            findings.push(Finding::error(Code::NotConverted, &Place::file(source.file.clone()), message).help(help));
+        }
+        findings.extend(said);
     }
     findings.extend(twice(&objects));
     if has_errors(&findings) {
@@ -344,7 +352,14 @@ fn tier(group: &Group<'_>, in_force: &[&HostEndpoint], world: &mut World<'_>, na
 /// The host endpoints that a policy is for.
 fn selected<'e>(policy: &Policy, in_force: &[&'e HostEndpoint], world: &mut World<'_>) -> Vec<&'e HostEndpoint> {
     let (name, place) = (quoted(&policy.name), &policy.place);
-    if let Some(pods) = &policy.pods {
+    if let Some(Pods { place: pods, perhaps_hosts }) = &policy.pods {
+        if *perhaps_hosts {
+            let message =
+                "this selector holds for what has no namespace as well, so it is unclear whether hosts are meant";
+            let help = "write namespaceSelector: global() where hosts are, or one that asks for a label";
+            world.findings.push(Finding::error(Code::NotConverted, pods, message).help(help));
+            return Vec::new();
+        }
         let message =
             format!("policy {name} is left out: it selects namespaces or service accounts, so pods and no host");
         world.findings.push(Finding::warning(Code::SelectsNothing, pods, message));

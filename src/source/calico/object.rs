@@ -40,10 +40,18 @@ pub(super) struct Policy {
     pub order: Option<f64>,
     pub selector: Selector,
     /// A namespace or service account selector: only pods have these labels.
-    pub pods: Option<Place>,
+    pub pods: Option<Pods>,
     pub ingress: Option<Vec<Rule>>,
     pub egress: Option<Vec<Rule>>,
     pub stages: Stages,
+}
+
+/// A selector over namespaces or service accounts.
+#[derive(Debug)]
+pub(super) struct Pods {
+    pub place: Place,
+    /// Whether it also holds for what has no label of theirs: `!has(x)`, `x != 'y'`.
+    pub perhaps_hosts: bool,
 }
 
 /// Where a policy is asked.
@@ -323,13 +331,20 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
     let tier = tier.unwrap_or("default").to_owned();
     let order = order(reader, spec);
     let selector = self::selector(reader, spec, "selector").map_or(Selector::All, |(selector, _)| selector);
-    let pods = match (namespaces(reader, spec, "namespaceSelector"), get(spec, "serviceAccountSelector")) {
-        (Some(Namespaces::Some(place)), _) => Some(place),
-        (_, Some(node)) if !matches!(&node.value, Value::String(text) if text.is_empty()) => {
-            Some(reader.place(node.span))
+    let mut pods = None;
+    for key in ["namespaceSelector", "serviceAccountSelector"] {
+        let Some((node, text)) = get(spec, key).and_then(|node| Some((node, reader.string(node, key)?))) else {
+            continue;
+        };
+        let plain: String = text.split_whitespace().collect();
+        if plain.is_empty() || (key == "namespaceSelector" && plain == "global()") {
+            continue;
         }
-        _ => None,
-    };
+        // all() is every namespace, and nothing that is in none.
+        let selector = parse::selector(reader, node, key)?;
+        let perhaps_hosts = selector != Selector::All && selector.matches(&Labels::new());
+        pods = pods.or_else(|| Some(Pods { place: reader.place(node.span), perhaps_hosts }));
+    }
     if let Some(node) = get(spec, "performanceHints") {
         let message = "`performanceHints` has no counterpart and changes no verdict";
         reader.report(Finding::warning(Code::NotConverted, &reader.place(node.span), message));
@@ -343,13 +358,21 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
             let words = [("Ingress", 0), ("Egress", 1)];
             let found: Vec<usize> =
                 items.iter().filter_map(|item| reader.word(item, "type of a policy", &words)).collect();
-            if found.is_empty() { vec![0] } else { found }
+            if found.len() < items.len() {
+                return None;
+            }
+            found
         }
-        None => match nodes.map(has_rules) {
+        None => Vec::new(),
+    };
+    let types = if types.is_empty() {
+        match nodes.map(has_rules) {
             [false, true] => vec![1],
             [true, true] => vec![0, 1],
             [_, false] => vec![0],
-        },
+        }
+    } else {
+        types
     };
     let mut direction = |index: usize, key: &str| {
         let node = nodes.get(index).copied().flatten();

@@ -251,6 +251,9 @@ impl<'a> World<'a> {
             found.push((Some(numbers), Vec::new()));
         }
         for (name, place) in &ports.names {
+            if matches!(rule.action, Action::Deny | Action::Pass) {
+                return cannot(place, format!("the named port {} may be one of pods, too", quoted(name)));
+            }
             let alone = entity.nets.is_empty() && entity.not_nets.is_empty() && entity.selector.is_none();
             if !alone || entity.not_selector.is_some() || entity.namespaces.is_some() {
                 return cannot(place, format!("the named port {} together with addresses", quoted(name)));
