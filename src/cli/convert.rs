@@ -1,4 +1,4 @@
-//! `nodewall convert`: policy files as objects of Kubernetes, and objects as policy files.
+//! `nodewall convert`: policy files as objects of Kubernetes, and objects as policy files; objects of Calico as either.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
 use super::output::Output;
-use crate::source::Texts;
 use crate::source::object::convert;
+use crate::source::{Texts, calico};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
 use crate::text::tree::{MAX_TEXT_BYTES, Source};
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// What to print: by default objects as YAML where policy files are read, and a policy file where objects are
     #[arg(long, value_enum, value_name = "FORM")]
     to: Option<Form>,
+    /// Whose objects the files have, if not nodewall's: they are converted together, into a policy file unless --to says otherwise
+    #[arg(long, value_enum, value_name = "SYSTEM")]
+    from: Option<System>,
     /// Policy files (.toml) or files of objects (.yaml, .yml, .json); "-" is the standard input, and so is nothing
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -37,11 +40,18 @@ enum Form {
     Json,
 }
 
+/// A system with policies of its own.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum System {
+    /// GlobalNetworkPolicy and what it needs: HostEndpoint, GlobalNetworkSet, Tier, FelixConfiguration
+    Calico,
+}
+
 pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
     let stdin = [PathBuf::from("-")];
     let files = if arguments.files.is_empty() { &stdin } else { arguments.files.as_slice() };
     let (mut documents, mut findings, mut texts) = (Vec::new(), Vec::new(), Texts::new());
-    let mut read = Vec::new();
+    let (mut read, mut foreign) = (Vec::new(), Vec::new());
     for path in files {
         let source = match text(path) {
             Ok(text) => Source::new(name(path), text),
@@ -50,7 +60,17 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
                 continue;
             }
         };
+        texts.insert(source.file.clone(), source.text.clone());
         let form = form(path, &source.text);
+        if arguments.from == Some(System::Calico) {
+            if form == Form::Toml {
+                output.message(&format!("{}: a policy file is none of Calico's", source.file));
+                return Exit::Usage;
+            }
+            foreign.push(source);
+            read.push(form);
+            continue;
+        }
         let (found, said) = match form {
             Form::Toml => convert::from_toml(&source),
             Form::Yaml | Form::Json => convert::from_objects(&source),
@@ -58,7 +78,11 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
         documents.extend(found);
         findings.extend(said);
         read.push(form);
-        texts.insert(source.file, source.text);
+    }
+    if arguments.from == Some(System::Calico) {
+        let (found, said) = calico::convert(&foreign);
+        documents.extend(found);
+        findings.extend(said);
     }
     let from_toml = read.contains(&Form::Toml);
     let default = match (output.json, from_toml, read.iter().any(|form| *form != Form::Toml)) {

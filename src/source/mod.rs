@@ -1,5 +1,6 @@
 //! Where policy comes from: TOML files in three directories, and objects of clusters.
 
+pub mod calico;
 mod decoded;
 mod document;
 mod file;
