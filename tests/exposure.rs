@@ -175,9 +175,7 @@ fn who_reaches_a_port_is_whoever_gets_in_when_asked_about() {
             };
             let zones = exposure.zones();
             for interface in effective.interfaces.iter().filter(|interface| interface.role != Role::Loopback) {
-                let is_it = |reach: &&Reach| {
-                    reach.role == interface.role && reach.interfaces.contains(&interface.name)
-                };
+                let is_it = |reach: &&Reach| reach.role == interface.role && reach.interfaces.contains(&interface.name);
                 prop_assert!(zones.iter().any(|zone| is_it(&zone)), "every interface is in a zone");
                 let peers: Vec<Peer> =
                     reach.iter().filter(is_it).flat_map(|reach| reach.peers.iter().cloned()).collect();
