@@ -122,9 +122,9 @@ fn left(some: &[DoorTo<'_>], others: &[DoorTo<'_>]) -> Vec<Exposed> {
 
 /// Whether everybody whom `inner` means is among `outer`.
 fn covers(outer: &PeerRecord, inner: &PeerRecord) -> bool {
-    let left_out = |name: &Option<String>| {
-        name.as_ref().is_some_and(|name| outer.but.iter().any(|but| but.ends_with(name.as_str())))
-    };
+    let is_of = |but: &String, name: &String| but == name || but.strip_prefix("part of ") == Some(name);
+    let left_out =
+        |name: &Option<String>| name.as_ref().is_some_and(|name| outer.but.iter().any(|but| is_of(but, name)));
     match (outer.peer.as_str(), inner.peer.as_str()) {
         (_, "fabric") | ("fabric", _) => outer.peer == inner.peer,
         ("anyone", "anyone") => outer.name.is_none() || outer.name == inner.name,
@@ -173,6 +173,10 @@ mod tests {
         ] {
             assert!(!covers(outer, inner), "{outer:?} {inner:?}");
         }
+        let but_parts = peer("anyone-but", None, &["part of admin", "test-admin"]);
+        let test = peer("set", Some("test"), &[]);
+        assert!(covers(&but_parts, &test) && !covers(&but_parts, &admin), "a name is not the end of another one");
+        assert!(covers(&peer("anyone-but", None, &["test-admin"]), &admin));
         let fabric = peer("fabric", None, &[]);
         assert!(covers(&fabric, &fabric) && !covers(&anyone, &fabric) && !covers(&fabric, &admin));
     }
