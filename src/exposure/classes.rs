@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::net::addr::AddrSet;
 use crate::net::range::RangeSet;
+use crate::net::splitmix;
 
 /// Addresses that are in the same sets.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,18 +18,12 @@ pub(super) struct Class {
 
 /// The addresses of `world`, sorted by which of the sets they are in.
 pub(super) fn of_addresses(world: &AddrSet, sets: &[&AddrSet]) -> Vec<Class> {
-    let wide = |set: &RangeSet<u32>| -> Vec<(u128, u128)> {
-        set.ranges().iter().map(|(start, end)| (u128::from(*start), u128::from(*end))).collect()
-    };
-    let v4 = partition(&wide(&world.v4), &sets.iter().map(|set| wide(&set.v4)).collect::<Vec<_>>());
-    let v6 = partition(world.v6.ranges(), &sets.iter().map(|set| set.v6.ranges().to_vec()).collect::<Vec<_>>());
-    // What was 32 bits wide still is.
-    let narrow = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
+    let v4 = partition(&world.v4.wide(), &sets.iter().map(|set| set.v4.wide()).collect::<Vec<_>>());
+    let v6 = partition(&world.v6.wide(), &sets.iter().map(|set| set.v6.wide()).collect::<Vec<_>>());
     let v4 = v4.into_iter().filter_map(|ranges| {
-        let (example, _) = *ranges.first()?;
-        let v4 = ranges.iter().map(|(start, end)| (narrow(*start), narrow(*end))).collect();
-        let addresses = AddrSet { v4, v6: RangeSet::empty() };
-        Some(Class { example: Ipv4Addr::from_bits(narrow(example)).into(), addresses })
+        let v4 = RangeSet::<u32>::narrowed(ranges);
+        let (example, _) = *v4.ranges().first()?;
+        Some(Class { example: Ipv4Addr::from_bits(example).into(), addresses: AddrSet { v4, v6: RangeSet::empty() } })
     });
     let v6 = v6.into_iter().filter_map(|ranges| {
         let (example, _) = *ranges.first()?;
@@ -40,13 +35,8 @@ pub(super) fn of_addresses(world: &AddrSet, sets: &[&AddrSet]) -> Vec<Class> {
 
 /// These ports, sorted by which of the sets they are in.
 pub(super) fn of_ports(world: &RangeSet<u16>, sets: &[&RangeSet<u16>]) -> Vec<RangeSet<u16>> {
-    let wide = |set: &RangeSet<u16>| -> Vec<(u128, u128)> {
-        set.ranges().iter().map(|(start, end)| (u128::from(*start), u128::from(*end))).collect()
-    };
-    let kinds = partition(&wide(world), &sets.iter().map(|set| wide(set)).collect::<Vec<_>>());
-    // What was 16 bits wide still is.
-    let narrow = |value: u128| u16::try_from(value).unwrap_or(u16::MAX);
-    kinds.iter().map(|kind| kind.iter().map(|(start, end)| (narrow(*start), narrow(*end))).collect()).collect()
+    let kinds = partition(&world.wide(), &sets.iter().map(|set| set.wide()).collect::<Vec<_>>());
+    kinds.into_iter().map(RangeSet::narrowed).collect()
 }
 
 /// Cuts `world` at the borders of the sets, and joins what is in the same of them. Which sets a piece is in is known by a sum of 128 bits
@@ -81,15 +71,10 @@ fn partition(world: &[(u128, u128)], sets: &[Vec<(u128, u128)>]) -> Vec<Vec<(u12
     order.into_iter().filter_map(|sum| kinds.remove(&sum)).collect()
 }
 
-/// What stands for a set in the sum: splitmix64 (Steele, Lea, Flood, 2014), twice.
+/// What stands for a set in the sum.
 fn mark(number: u64) -> u128 {
-    let mix = |seed: u64| {
-        let mut bits = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u128::from(bits ^ (bits >> 31))
-    };
-    mix(number) << 64 | mix(number ^ 0x5555_5555_5555_5555)
+    let [high, low] = [number, number ^ 0x5555_5555_5555_5555].map(|place| u128::from(splitmix::nth(0, place)));
+    high << 64 | low
 }
 
 #[cfg(test)]

@@ -105,13 +105,10 @@ struct Piece {
 
 /// The world in pieces, in order.
 fn pieces(reached: &AddrSet, world: &AddrSet, sets: &[Named]) -> Vec<Piece> {
-    let wide = |set: &RangeSet<u32>| -> Vec<(u128, u128)> {
-        set.ranges().iter().map(|(start, end)| (u128::from(*start), u128::from(*end))).collect()
-    };
-    let v4 = sets.iter().map(|set| wide(&set.addresses.v4)).collect::<Vec<_>>();
-    let v6 = sets.iter().map(|set| set.addresses.v6.ranges().to_vec()).collect::<Vec<_>>();
-    let mut pieces = cut(Family::V4, &wide(&reached.v4), &wide(&world.v4), &v4);
-    pieces.extend(cut(Family::V6, reached.v6.ranges(), world.v6.ranges(), &v6));
+    let v4 = sets.iter().map(|set| set.addresses.v4.wide()).collect::<Vec<_>>();
+    let v6 = sets.iter().map(|set| set.addresses.v6.wide()).collect::<Vec<_>>();
+    let mut pieces = cut(Family::V4, &reached.v4.wide(), &world.v4.wide(), &v4);
+    pieces.extend(cut(Family::V6, &reached.v6.wide(), &world.v6.wide(), &v6));
     pieces
 }
 
@@ -240,10 +237,8 @@ fn parts(
 
 /// The prefixes that pieces are made of; those next to each other are one.
 fn prefixes<'a>(pieces: impl Iterator<Item = &'a Piece>) -> impl Iterator<Item = IpNet> {
-    // What was 32 bits wide still is.
-    let narrow = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
     let (v4, v6): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|piece| piece.family == Family::V4);
-    let v4: RangeSet<u32> = v4.iter().map(|piece| (narrow(piece.start), narrow(piece.end))).collect();
+    let v4 = RangeSet::<u32>::narrowed(v4.iter().map(|piece| (piece.start, piece.end)));
     let v6: RangeSet<u128> = v6.iter().map(|piece| (piece.start, piece.end)).collect();
     let of_v4 = |(start, end): &(u32, u32)| Ipv4Subnets::new(Ipv4Addr::from_bits(*start), Ipv4Addr::from_bits(*end), 0);
     let of_v6 =

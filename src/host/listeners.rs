@@ -30,7 +30,8 @@ pub struct Listeners {
 /// What listens in this network namespace; below another root, what the copy of that machine's /proc tells.
 pub fn listeners(root: &Path, facts: &Facts) -> Listeners {
     let mut troubles = Vec::new();
-    let sockets = if root == Path::new("/") { asked(&mut troubles) } else { from_files(root) };
+    let sockets =
+        if root == Path::new("/") { asked(&mut troubles) } else { in_files(&root.join("proc/net"), |_| true).concat() };
     let managed = if root == Path::new("/") { rdma_cm::listeners(root) } else { Vec::new() };
     let inodes = sockets.iter().map(|socket| socket.inode).collect();
     let pids = managed.iter().filter_map(|listener| listener.pid).collect();
@@ -79,18 +80,17 @@ fn asked(troubles: &mut Vec<String>) -> Vec<Listening> {
 
 /// What the files of this thread's network namespace tell of a protocol.
 fn of_this_thread(protocol: Protocol) -> Option<Vec<Listening>> {
-    let files = diag::FILES.iter().filter(|(_, of)| *of == protocol);
-    let texts: Vec<String> =
-        files.filter_map(|(file, _)| fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()).collect();
-    (!texts.is_empty()).then(|| texts.iter().flat_map(|text| diag::from_text(text, protocol)).collect())
+    let found = in_files(Path::new("/proc/thread-self/net"), |of| of == protocol);
+    (!found.is_empty()).then(|| found.into_iter().flatten().collect())
 }
 
-fn from_files(root: &Path) -> Vec<Listening> {
+/// What the files of these protocols in a directory like /proc/net tell, a list for each that can be read.
+fn in_files(directory: &Path, wanted: impl Fn(Protocol) -> bool) -> Vec<Vec<Listening>> {
     let read = |(file, protocol): &(&str, Protocol)| {
-        let text = fs::read_to_string(root.join("proc/net").join(file)).unwrap_or_default();
-        diag::from_text(&text, *protocol)
+        let text = fs::read_to_string(directory.join(file)).ok()?;
+        Some(diag::from_text(&text, *protocol))
     };
-    diag::FILES.iter().flat_map(read).collect()
+    diag::FILES.iter().filter(|(_, protocol)| wanted(*protocol)).filter_map(read).collect()
 }
 
 /// Names of users in the text of passwd(5).

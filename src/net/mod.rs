@@ -13,3 +13,4 @@ pub mod published;
 pub mod rail;
 pub mod range;
 pub mod shared;
+pub mod splitmix;

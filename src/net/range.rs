@@ -63,6 +63,21 @@ impl<T: Point> FromIterator<(T, T)> for RangeSet<T> {
     }
 }
 
+impl<T: Point + Into<u128>> RangeSet<T> {
+    /// The ranges as those of the widest integer, for what is done to several types alike.
+    pub fn wide(&self) -> Vec<(u128, u128)> {
+        self.ranges().iter().map(|(start, end)| ((*start).into(), (*end).into())).collect()
+    }
+}
+
+impl<T: Point + TryFrom<u128>> RangeSet<T> {
+    /// What [`Self::wide`] has widened, again as a set; what does not fit ends at the largest value.
+    pub fn narrowed(ranges: impl IntoIterator<Item = (u128, u128)>) -> Self {
+        let narrow = |value: u128| T::try_from(value).unwrap_or(T::MAX);
+        ranges.into_iter().map(|(start, end)| (narrow(start), narrow(end))).collect()
+    }
+}
+
 impl<T: Point> RangeSet<T> {
     /// The set that holds nothing.
     pub fn empty() -> Self {

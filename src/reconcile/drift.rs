@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::net::splitmix;
+
 /// What a repair weighs: as many a second as this divides it into go on for ever without a pause.
 const WEIGHT: Duration = Duration::from_millis(200);
 /// A repair weighs at least this many times what it took, so that at most half of the time is spent on them.
@@ -46,15 +48,8 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// started together do not all look at once.
 pub fn until_next_look(seed: u64, round: u64) -> Duration {
     let most = LOOK_EVERY / 5;
-    let part = mix(seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15))) % 1000;
+    let part = splitmix::nth(seed, round) % 1000;
     LOOK_EVERY - most / 2 + most * u32::try_from(part).unwrap_or(0) / 1000
-}
-
-/// The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::client::{Client, Credentials};
 use super::item::Item;
 use super::mirror::{Failure, Mirror, Noticed, Plan};
 use super::{Health, Holding};
+use crate::net::splitmix;
 use crate::policy::clusters::Cluster;
 use crate::policy::selector::Labels;
 use crate::source::object::Kind;
@@ -85,7 +86,8 @@ impl Source {
             kubeconfig: cluster.kubeconfig.clone(),
             mirror: Mirror::new(cluster, node, before),
             pace,
-            dice: seed,
+            seed,
+            rolls: 0,
             told: None,
             tell: Box::new(tell),
         };
@@ -107,7 +109,8 @@ struct Follower {
     kubeconfig: std::path::PathBuf,
     mirror: Mirror,
     pace: Pace,
-    dice: u64,
+    seed: u64,
+    rolls: u64,
     told: Option<Health>,
     tell: Box<dyn Fn(Told) + Send>,
 }
@@ -251,13 +254,10 @@ impl Follower {
         }
     }
 
-    /// The next number of a sequence that is another one on every node (SplitMix64).
+    /// The next number of a sequence that is another one on every node.
     fn roll(&mut self) -> u64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.dice;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.rolls = self.rolls.wrapping_add(1);
+        splitmix::nth(self.seed, self.rolls)
     }
 }
 
