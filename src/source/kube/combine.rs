@@ -88,7 +88,8 @@ fn names(documents: &Documents) -> Vec<(&'static str, String, Place)> {
 /// Why a cluster may not have an object; `None`: it may.
 fn refused(cluster: &Cluster, kind: Kind, documents: &Documents) -> Option<String> {
     let needed = match kind {
-        Kind::HostPolicy | Kind::HostService | Kind::HostExpectation | Kind::HostState => Contribution::Policies,
+        Kind::HostPolicy | Kind::HostService | Kind::HostExpectation => Contribution::Policies,
+        Kind::HostState | Kind::HostPeers => Contribution::Nodes,
         Kind::HostNetworkSet => Contribution::Sets,
         Kind::HostTier => Contribution::Tiers,
         Kind::HostInterface => Contribution::Interfaces,
