@@ -54,7 +54,9 @@ folders=$(grep -lR --include='*.go' '^// *+k8s:openapi-gen=' pkg cmd plugin vend
     xargs -n1 dirname | LC_ALL=C sort -u | sed 's#^#k8s.io/kubernetes/#' | paste -sd,)
 "$cache/openapi-gen" -i "$folders" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
     -h vendor/k8s.io/code-generator/hack/boilerplate.go.txt -r "$cache/openapi.report" >&2
-"$go" build -o "$cache/kube-apiserver.new" ./cmd/kube-apiserver >&2
+version=$(sed -n 's/^Version: .*really\([0-9.]*\)-.*/v\1/p' "$cache"/packages/kubernetes_*.dsc)
+"$go" build -ldflags "-X k8s.io/kubernetes/vendor/k8s.io/component-base/version.gitVersion=$version" -o "$cache/kube-apiserver.new" \
+    ./cmd/kube-apiserver >&2
 mv "$cache/kube-apiserver.new" "$cache/kube-apiserver"
 chmod -R u+w "$cache"
 rm -rf "$cache"/{apt,packages,tree,gopath,gocache,openapi-gen,openapi.report}

@@ -94,6 +94,7 @@ class Server:
     def start(self, program, *arguments):
         log = open(self.folder / f"{program}.log", "wb")
         command = [str(self.programs / program), *map(str, arguments)]
+        self.last_started = program
         self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
     def __exit__(self, *_):
@@ -106,7 +107,7 @@ class Server:
         end = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > end or any(process.poll() is not None for process in self.processes):
-                log = (self.folder / "apiserver.log").read_text(errors="replace")[-2000:]
+                log = (self.folder / f"{self.last_started}.log").read_text(errors="replace")[-2000:]
                 raise SystemExit(f"{complaint}\n{log}")
             time.sleep(0.05)
 
@@ -117,12 +118,16 @@ class Server:
         request = urllib.request.Request(self.address + path, method=method, data=data, headers=headers)
         try:
             with urllib.request.urlopen(request, context=who.context if who else self.context) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, self.parsed(answer)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            try:
-                return error.code, json.loads(text)
-            except ValueError:
-                return error.code, {"message": text}
+            return error.code, self.parsed(error)
         except urllib.error.URLError:
             return 0, {}
+
+    def parsed(self, answer):
+        """A body, which need not be JSON: errors on the way, and what is watched, are not."""
+        text = answer.read().decode(errors="replace")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return {"message": text}
