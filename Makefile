@@ -30,9 +30,10 @@ test-apiserver: setup
 # The rights and the admission policy of packaging/kubernetes in real API servers, of Kubernetes 1.20 and 1.36, which are built once (twenty
 # minutes, 4 GB for the time) and kept in ~/.cache/nodewall.
 test-rbac: setup
+	$(CARGO) build
 	programs=$$(tests/apiserver/build.sh) && kube=$$(tests/apiserver/build-kube.sh) && \
 		python3 tests/apiserver/admission.py --programs "$$programs" && \
-		python3 tests/apiserver/rbac.py --programs "$$kube" --etcd "$$programs"
+		python3 tests/apiserver/rbac.py --programs "$$kube" --etcd "$$programs" --nodewall target/debug/nodewall
 
 # RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
 test-roce: build

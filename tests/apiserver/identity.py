@@ -32,17 +32,23 @@ class Authority:
 
     def identity(self, name, user, *groups):
         """A client with this certificate."""
-        self.made += 1
-        key, request, certificate = (self.folder / f"{self.made}.{end}" for end in ("key", "csr", "crt"))
-        # A name may have slashes nowhere here; several organizations are several groups.
+        # Several organizations are several groups.
         subject = "".join(f"/O={group}" for group in groups) + f"/CN={user}"
+        return Identity(name, certificate=self.sign(subject, "extendedKeyUsage = clientAuth\n"))
+
+    def serving(self, address):
+        """A certificate of a server at this address, and its key."""
+        return self.sign("/CN=server", f"extendedKeyUsage = serverAuth\nsubjectAltName = IP:{address}\n")
+
+    def sign(self, subject, extensions):
+        self.made += 1
+        key, request, certificate, wanted = (self.folder / f"{self.made}.{end}" for end in ("key", "csr", "crt", "cnf"))
         openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", subject,
                 "-keyout", key, "-out", request)
-        extensions = self.folder / "client.cnf"
-        extensions.write_text("extendedKeyUsage = clientAuth\n")
+        wanted.write_text(extensions)
         openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days", "1",
-                "-extfile", extensions, "-out", certificate)
-        return Identity(name, certificate=(certificate, key))
+                "-extfile", wanted, "-out", certificate)
+        return certificate, key
 
 
 def openssl(*arguments):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """`make test-rbac`: the rights of packaging/kubernetes in a real kube-apiserver, of Kubernetes 1.20, with its RBAC and its Node authorizer.
 Requests come with client certificates and with tokens that this server gave for ServiceAccounts. That server knows no
-ValidatingAdmissionPolicy: see admission.py. The exit code is 1 if anything is otherwise.
+ValidatingAdmissionPolicy: see admission.py. As root, in a network namespace of its own, the daemon of the DaemonSet is run, too: with its
+capabilities, settings and token. The exit code is 1 if anything is otherwise.
 """
 
 import sys
@@ -11,9 +12,13 @@ sys.dont_write_bytecode = True
 
 import argparse
 import base64
+import ctypes
 import json
+import os
 import pathlib
+import subprocess
 import tempfile
+import time
 
 import manifests
 from identity import Authority, by_token, openssl
@@ -25,14 +30,16 @@ SIGNING = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/nodewall/leases"
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
+# As in the kubeconfig of the DaemonSet.
+ADDRESS, PORT = "192.0.2.10", 6443
 
 
 class Kube(Server):
     """A kube-apiserver with an etcd."""
 
-    def __init__(self, programs, etcd, folder):
+    def __init__(self, programs, etcd, folder, address, port):
         super().__init__(programs, folder)
-        self.etcd = pathlib.Path(etcd)
+        self.etcd, self.bind, self.port = pathlib.Path(etcd), address, port
         self.authority = Authority(folder)
         self.admin = self.authority.identity("admin", "admin", "system:masters")
 
@@ -44,13 +51,14 @@ class Kube(Server):
     def __enter__(self):
         key = self.folder / "accounts.key"
         openssl("genrsa", "-out", key, "2048")
-        etcd, port = self.start_etcd(), free_port()
-        self.start("kube-apiserver", "--etcd-servers", etcd, "--secure-port", port, "--bind-address", "127.0.0.1",
-                   "--cert-dir", self.folder / "certificates", "--client-ca-file", self.authority.certificate,
+        etcd = self.start_etcd()
+        serving, serving_key = self.authority.serving(self.bind)
+        self.start("kube-apiserver", "--etcd-servers", etcd, "--secure-port", self.port, "--bind-address", self.bind,
+                   "--tls-cert-file", serving, "--tls-private-key-file", serving_key, "--client-ca-file", self.authority.certificate,
                    "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
                    "--service-account-issuer", "https://test", "--service-account-key-file", key,
                    "--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.0.0.0/24")
-        self.address = f"https://127.0.0.1:{port}"
+        self.address = f"https://{self.bind}:{self.port}"
         self.until(lambda: self.as_admin("GET", "/readyz")[0] == 200, "the API server does not get ready", 120)
         return self
 
@@ -79,12 +87,15 @@ class Kube(Server):
             assert status == 201, f"{kind} {document['metadata']['name']}: {answer.get('message')}"
         return unknown
 
-    def token(self, account):
+    def bearer(self, account):
         path = f"/api/v1/namespaces/nodewall/serviceaccounts/{account}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["https://test"]}}
         status, answer = self.as_admin("POST", path, body)
         assert status == 201, answer
-        return by_token(account, answer["status"]["token"])
+        return answer["status"]["token"]
+
+    def token(self, account):
+        return by_token(account, self.bearer(account))
 
 
 def tier(name="t", order=1):
@@ -224,14 +235,33 @@ def node(checks, who):
     checks.refused_impersonation(who)
 
 
+def isolate():
+    """Whether this process is in a network namespace of its own now, which has the address of the API server."""
+    if os.geteuid() != 0:
+        return False
+    clone_newnet = 0x40000000
+    if ctypes.CDLL(None, use_errno=True).unshare(clone_newnet) != 0:
+        raise OSError(ctypes.get_errno(), "cannot make a network namespace")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=True)
+    return True
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--programs", required=True, help="the folder that build-kube.sh printed")
     parser.add_argument("--etcd", required=True, help="the folder that build.sh printed")
+    parser.add_argument("--nodewall", required=True, help="the program")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Kube(arguments.programs, arguments.etcd, folder) as server:
+    isolated = isolate()
+    address, port = (ADDRESS, PORT) if isolated else ("127.0.0.1", free_port())
+    with tempfile.TemporaryDirectory() as folder, Kube(arguments.programs, arguments.etcd, folder, address, port) as server:
         checks = Checks(server)
         run(checks, server, folder)
+        if isolated:
+            daemon(checks, server, folder, arguments.nodewall)
+        else:
+            print("SKIPPED the daemon of the DaemonSet: needs root")
     print(f"{checks.failed} of {checks.count} failed" if checks.failed else f"all {checks.count} hold")
     return 1 if checks.failed else 0
 
@@ -352,6 +382,60 @@ def controller(checks, server, folder):
     elsewhere = LEASES.replace("/nodewall/", "/kube-system/")
     checks.refused(who, "creates a lease elsewhere", "POST", elsewhere, lease("nodewall-controller"))
     checks.refused(who, "asks for a certificate", "POST", SIGNING, {})
+
+
+def volume(folder, name, files):
+    """Files as the kubelet puts those of a ConfigMap or a token into a pod: behind two links, in a directory that everybody may write."""
+    at = pathlib.Path(folder) / name
+    (at / "..2026").mkdir(parents=True)
+    at.chmod(0o1777)
+    (at / "..data").symlink_to("..2026")
+    for file, text in files.items():
+        (at / "..2026" / file).write_text(text)
+        (at / file).symlink_to(f"..data/{file}")
+    return at
+
+
+def daemon(checks, server, folder, nodewall):
+    """nodewall as the DaemonSet runs it, but for a container: it follows the policies of this server."""
+    documents = {document["kind"]: document for document in manifests.documents("daemonset")}
+    settings = documents["ConfigMap"]["data"]
+    identity = volume(folder, "identity", {"token": server.bearer("nodewall-node"), "ca.crt": server.authority.certificate.read_text()})
+    own = {"socket": f"{folder}/run/nodewall.sock", "state_directory": f"{folder}/state"}
+    moved = {"/etc/nodewall/": f"{folder}/config/", "/var/run/secrets/nodewall/": f"{identity}/"}
+    for file, text in settings.items():
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        settings[file] = text
+    settings["nodewall.toml"] = "".join(f'{key} = "{value}"\n' for key, value in own.items()) + settings["nodewall.toml"]
+    if "--node " not in subprocess.run([nodewall, "--help"], capture_output=True, text=True).stdout:
+        settings["nodewall.toml"] = settings["nodewall.toml"].replace(', "nodes"', "")
+    config = volume(folder, "config", settings) / "nodewall.toml"
+
+    container = documents["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]
+    kept = ",".join(f"+{name.lower()}" for name in container["securityContext"]["capabilities"]["add"])
+    spec = {"interfaces": "all()", "ingress": [{"action": "allow", "protocol": "tcp", "ports": [12345]}]}
+    policy = {"apiVersion": "nodewall.dev/v1alpha1", "kind": "HostPolicy", "metadata": {"name": "of-the-cluster"}, "spec": spec}
+    status, answer = server.as_admin("POST", f"{OURS}/hostpolicies", policy)
+    assert status == 201, answer
+    log = open(pathlib.Path(folder) / "nodewall.log", "wb")
+    command = ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs", nodewall, "--config", config, *container["args"]]
+    process = subprocess.Popen(command, cwd="/", env={"PATH": "/usr/sbin:/usr/bin", "NODEWALL_NODE": "node-a"}, stderr=log)
+    try:
+        holds, clusters, end = False, [], time.monotonic() + 30
+        while not holds and time.monotonic() < end and process.poll() is None:
+            # What the readiness probe of the pod asks.
+            ended = subprocess.run([nodewall, "--config", config, "--json", "status"], capture_output=True, text=True)
+            clusters = json.loads(ended.stdout or "{}").get("clusters", [])
+            holds = ended.returncode == 0 and [each["state"] for each in clusters] == ["in-sync"] and clusters[0]["objects"] > 0
+            time.sleep(0.2)
+        detail = (clusters, (pathlib.Path(folder) / "nodewall.log").read_text()[-1500:])
+        checks.say(f"the daemon of the DaemonSet, with {kept} only, follows the cluster by its token", holds, detail)
+        rules = subprocess.run(["nft", "list", "table", "inet", "nodewall"], capture_output=True, text=True).stdout
+        checks.say("what the cluster says is in the kernel", "12345" in rules, rules[:500])
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def people(checks, server, sign):
