@@ -48,7 +48,7 @@ class Kube(Server):
         super().start(program, *arguments)
         self.programs = mine
 
-    def __enter__(self):
+    def begin(self):
         key = self.folder / "accounts.key"
         openssl("genrsa", "-out", key, "2048")
         etcd = self.start_etcd()
@@ -60,7 +60,6 @@ class Kube(Server):
                    "--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.0.0.0/24")
         self.address = f"https://{self.bind}:{self.port}"
         self.until(lambda: self.as_admin("GET", "/readyz")[0] == 200, "the API server does not get ready", 120)
-        return self
 
     def __exit__(self, *_):
         for process in reversed(self.processes):

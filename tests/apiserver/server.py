@@ -66,6 +66,14 @@ class Server:
         self.context = ssl._create_unverified_context()
 
     def __enter__(self):
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def begin(self):
         self.stub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.stub_answers)
         threading.Thread(target=self.stub.serve_forever, daemon=True).start()
         kubeconfig = self.folder / "kubeconfig"
@@ -81,7 +89,6 @@ class Server:
                    "--authentication-skip-lookup", "--disable-admission-plugins", ",".join(self.plugins_off), *self.arguments)
         self.address = f"https://127.0.0.1:{port}"
         self.until(lambda: self.call("GET", DEFINITIONS)[0] == 200, "the API server does not answer")
-        return self
 
     def start_etcd(self):
         """The address of an etcd."""
