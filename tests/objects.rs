@@ -479,7 +479,8 @@ fn what_a_schema_fills_in_is_what_is_meant_without() {
 #[test]
 fn definitions_are_as_checked_in() {
     let folder = Path::new("packaging/kubernetes/crds");
-    let mut expected = BTreeSet::new();
+    // tests/manifests.rs looks at the list of them.
+    let mut expected = BTreeSet::from(["kustomization.yaml".to_owned()]);
     for kind in Kind::ALL {
         let definition = crd::definition(kind).unwrap();
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
