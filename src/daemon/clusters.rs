@@ -14,7 +14,7 @@ use super::documents::Documents;
 use super::status::{ClusterRecord, Status};
 use super::{Daemon, Input, clock, seed};
 use crate::net::facts::Facts;
-use crate::policy::clusters::Cluster;
+use crate::policy::clusters::{Cluster, Contribution};
 use crate::policy::resolve::{labels_of_node, resolve};
 use crate::policy::selector::Labels;
 use crate::source::kube::{Health, Holding, Holdings, Pace, Reach, Source, Told, name};
@@ -230,6 +230,11 @@ impl Clusters {
         true
     }
 
+    /// Those that say who their nodes are, of which this is one.
+    pub(super) fn of_this_node(&self) -> impl Iterator<Item = &Cluster> {
+        self.wanted.iter().filter(|cluster| cluster.contribute.contains(&Contribution::Nodes))
+    }
+
     /// Adds how it is with them.
     pub(super) fn add_to(&self, status: &mut Status) {
         let record = |cluster: &Cluster| {
@@ -282,6 +287,7 @@ impl Daemon {
                 Err(error) => tracing::error!("cannot start the thread of cluster \"{}\": {error}", cluster.name),
             }
         }
+        self.follow_reports();
     }
 
     /// A cluster was heard of, or is not any more.

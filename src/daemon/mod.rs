@@ -20,6 +20,7 @@ pub mod documents;
 mod drift;
 mod files;
 mod host;
+pub mod host_state;
 mod kernel;
 mod local;
 mod log;
@@ -28,6 +29,7 @@ mod notify;
 mod peers;
 pub mod rails;
 mod reading;
+mod report;
 mod requests;
 mod revoke;
 mod selftest;
@@ -60,6 +62,7 @@ use crate::policy::settings::NodeSettings;
 use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
+use crate::source::kube::report::Reported;
 use crate::source::kube::{Holdings, Told};
 use crate::text::finding::{Finding, Severity};
 use crate::text::{render, time};
@@ -79,6 +82,7 @@ use motd::Motd;
 use notify::Systemd;
 use rails::Remembered;
 use reading::{Reading, Reread};
+use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
@@ -211,6 +215,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
                 tracing::warn!(message_id = message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
             }
+            () = until(daemon.reports.at) => daemon.report(),
             () = until(daemon.retry_at) => {
                 daemon.retry_at = None;
                 daemon.happened(Event::RetryDue);
@@ -267,6 +272,8 @@ enum Input {
     Features(Result<BTreeMap<Feature, Support>, driver::Error>),
     /// What became of a cluster, by its name and which start of its thread tells.
     Cluster(String, u64, Box<Told>),
+    /// What became of the state of this node in a cluster, by the same.
+    Reported(String, u64, Reported),
 }
 
 /// What the loop has to do after an input.
@@ -338,6 +345,7 @@ struct Daemon {
     api_servers: BTreeSet<(IpAddr, u16)>,
     local: Local,
     clusters: Clusters,
+    reports: Reports,
     /// The settings of the node, from the newest nodewall.toml without an error.
     node_settings: Option<NodeSettings>,
     watched_directories: Vec<PathBuf>,
@@ -397,6 +405,7 @@ impl Daemon {
             api_servers: BTreeSet::new(),
             local: Local::default(),
             clusters: Clusters::default(),
+            reports: Reports::default(),
             node_settings: None,
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
@@ -437,12 +446,14 @@ impl Daemon {
         self.step(event);
         self.remember_rails();
         self.tell_status();
+        self.reports.may_differ();
     }
 
     /// A policy may be over, or somebody set the clock.
     fn read_clock(&mut self) {
         self.step(Event::Clock(clock::now()));
         self.tell_status();
+        self.reports.may_differ();
     }
 
     fn step(&mut self, event: Event) {
@@ -648,7 +659,11 @@ impl Daemon {
                 }
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
-            Input::Cluster(name, number, told) => self.cluster_told(&name, number, *told),
+            Input::Cluster(name, number, told) => {
+                self.cluster_told(&name, number, *told);
+                self.reports.may_differ();
+            }
+            Input::Reported(name, number, answer) => self.reported(&name, number, answer),
             Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
@@ -819,6 +834,7 @@ impl Daemon {
         status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
         self.clusters.add_to(&mut status);
+        self.reports.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());
