@@ -60,6 +60,8 @@ pub fn compose(known: Known<'_>) -> HostStateStatus {
     let troubles = troubles(status);
     let told = before.and_then(|before| before.error.clone());
     let shown = shown(status, facts);
+    // Coverage and drift are always there: before Kubernetes 1.22, a table of which somebody no longer says anything becomes null, which
+    // its schema refuses.
     let mut said = HostStateStatus {
         version: status.daemon.clone(),
         mode: status.mode.clone(),

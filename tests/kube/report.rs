@@ -19,7 +19,7 @@ use super::stand_in::StandIn;
 const MS: Duration = Duration::from_millis(1);
 
 /// Everything in a hundredth of the time.
-const QUICK: ReportPace = ReportPace {
+pub const QUICK: ReportPace = ReportPace {
     gather: Duration::from_millis(100),
     between: Duration::from_millis(100),
     spread: Duration::from_millis(25),
@@ -36,7 +36,8 @@ const QUICK: ReportPace = ReportPace {
 const STATUS: &str = "PATCH /apis/nodewall.dev/v1alpha1/hoststates/node-7/status?";
 const OBJECT: &str = "PATCH /apis/nodewall.dev/v1alpha1/hoststates/node-7?";
 
-fn state(generation: i64) -> HostStateStatus {
+/// Something to say.
+pub fn state(generation: i64) -> HostStateStatus {
     let condition = Condition {
         kind: "Ready".to_owned(),
         status: "True".to_owned(),
@@ -48,21 +49,23 @@ fn state(generation: i64) -> HostStateStatus {
     HostStateStatus { generation: Some(generation), conditions: vec![condition], ..HostStateStatus::default() }
 }
 
-struct Written {
-    reporter: Reporter,
+/// A writer of the state of node-7, and what it told.
+pub struct Written {
+    pub reporter: Reporter,
     told: mpsc::Receiver<Reported>,
 }
 
 impl Written {
-    fn new(kubeconfig: &Path, pace: ReportPace) -> Self {
+    pub fn new(kubeconfig: &Path, pace: ReportPace) -> Self {
         let (tell, told) = mpsc::channel();
         let tell = move |answer| drop(tell.send(answer));
         let reporter = Reporter::start(kubeconfig.to_owned(), "node-7".to_owned(), pace, 7, tell).unwrap();
         Self { reporter, told }
     }
 
+    /// What the next write came to.
     #[track_caller]
-    fn next(&self) -> Reported {
+    pub fn next(&self) -> Reported {
         self.told.recv_timeout(PATIENCE).expect("an answer")
     }
 }
@@ -156,16 +159,18 @@ fn a_new_start_keeps_the_times_of_what_is_as_it_was() {
 #[test]
 fn refusals_are_told_and_asked_about_rarely_and_a_server_that_is_away_is_waited_for() {
     let server = StandIn::start();
-    let it = Written::new(&server.kubeconfig(), QUICK);
-    server.forbid(Some((Method::PATCH, 403)));
-    it.reporter.say(state(1));
-    assert!(it.next().unwrap_err().starts_with("403"), "a refusal");
-    it.reporter.say(state(2));
-    std::thread::sleep(500 * MS);
-    assert_eq!(server.requests("PATCH"), 1);
-    server.forbid(None);
-    it.next().unwrap();
-    assert_eq!(generation(&server), Some(2));
+    for (asked, code) in [(1, 403), (4, 404)] {
+        let it = Written::new(&server.kubeconfig(), QUICK);
+        server.forbid(Some((Method::PATCH, code)));
+        it.reporter.say(state(1));
+        assert!(it.next().unwrap_err().starts_with(&code.to_string()), "a refusal");
+        it.reporter.say(state(2));
+        std::thread::sleep(500 * MS);
+        assert_eq!(server.requests("PATCH"), asked);
+        server.forbid(None);
+        it.next().unwrap();
+        assert_eq!(generation(&server), Some(2));
+    }
 
     let it = Written::new(&server.kubeconfig(), QUICK);
     server.forbid(Some((Method::PATCH, 503)));

@@ -349,6 +349,9 @@ fn change(
     };
     let key = (plural.to_owned(), name.to_owned());
     let Some(before) = content.objects.get(&key).cloned() else { return (404, status(404, "not found")) };
+    if method == Method::GET {
+        return (200, before);
+    }
     let answer = if method == Method::DELETE {
         content.objects.remove(&key);
         content.revision += 1;

@@ -108,7 +108,7 @@ pub struct Condition {
         name = "Hash",
         type_ = "string",
         json_path = ".status.hash",
-        description = "The hash of the ruleset in force",
+        description = "A hash of what the policy means",
         priority = 1
     ),
     printcolumn(
