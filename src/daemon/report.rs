@@ -32,10 +32,18 @@ pub(super) struct Reports {
     applying: Option<Instant>,
     /// What was said last.
     said: Option<HostStateStatus>,
-    /// What the generation of this number, with these policies by tier and name, means.
-    meaning: Option<((u64, Vec<(String, String)>), Meaning)>,
+    /// What a generation means, once that was worked out.
+    meant: Option<Meant>,
     /// How often a thread was started.
     started: u64,
+}
+
+/// What a generation means.
+struct Meant {
+    number: u64,
+    /// The policies that existed here, by tier and name.
+    here: Vec<(String, String)>,
+    meaning: Meaning,
 }
 
 /// A cluster to which this node is reported.
@@ -71,13 +79,13 @@ impl Reports {
     /// What the generation in force means; worked out once for each.
     fn meaning_of(&mut self, state: &State) -> Option<&Meaning> {
         let (version, summary) = (state.version_in_force()?, state.summary()?);
-        let key = (version.number, here(summary));
-        if self.meaning.as_ref().is_none_or(|(known, _)| *known != key) {
-            let names = key.1.iter().map(|(tier, name)| (tier.as_str(), name.as_str()));
-            let worked_out = meaning(&version.policy, &version.settings, names);
-            self.meaning = Some((key, worked_out));
+        let (number, here) = (version.number, here(summary));
+        if self.meant.as_ref().is_none_or(|meant| meant.number != number || meant.here != here) {
+            let names = here.iter().map(|(tier, name)| (tier.as_str(), name.as_str()));
+            let meaning = meaning(&version.policy, &version.settings, names);
+            self.meant = Some(Meant { number, here, meaning });
         }
-        self.meaning.as_ref().map(|(_, meaning)| meaning)
+        self.meant.as_ref().map(|meant| &meant.meaning)
     }
 }
 
