@@ -86,7 +86,7 @@ fn until(what: &str, wanted: impl Fn() -> bool) {
 #[test]
 fn the_object_is_made_and_then_only_news_is_written() {
     let server = StandIn::start();
-    let it = Written::new(&server.kubeconfig(), ReportPace { refresh: Duration::from_secs(600), ..QUICK });
+    let it = Written::new(&server.kubeconfig(), ReportPace { between: Duration::from_secs(1), ..QUICK });
     it.reporter.say(state(1));
     it.next().unwrap();
     let object = server.object("hoststates", "node-7").unwrap();
@@ -104,6 +104,18 @@ fn the_object_is_made_and_then_only_news_is_written() {
     assert_eq!(ready["lastTransitionTime"], "2026-11-26T05:00:01Z", "it was true all the time");
     std::thread::sleep(500 * MS);
     assert_eq!(server.requests("hoststates"), 3);
+}
+
+#[test]
+fn what_is_taken_back_before_it_is_written_is_no_news() {
+    let server = StandIn::start();
+    let it = Written::new(&server.kubeconfig(), ReportPace { between: Duration::from_secs(3), ..QUICK });
+    it.reporter.say(state(1));
+    it.next().unwrap();
+    it.reporter.say(state(2));
+    it.reporter.say(state(1));
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!((server.requests(OBJECT), server.requests(STATUS)), (1, 1));
 }
 
 #[test]

@@ -121,11 +121,12 @@ impl Writer {
     /// When to write this, counted from the start.
     fn due(&mut self, wanted: &HostStateStatus) -> Duration {
         let differs = self.written.as_ref() != Some(wanted);
-        if differs && self.written.is_some() && !self.noticed {
-            self.noticed = true;
+        if differs && !self.noticed && self.written.is_some() {
             let dice = self.roll();
             self.damping.changed(self.started.elapsed(), dice);
         }
+        // What was taken back before it was written was none.
+        self.noticed = differs;
         self.damping.due(differs)
     }
 
