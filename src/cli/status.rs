@@ -118,7 +118,7 @@ fn show(status: &Status, output: &Output) -> Exit {
 
 /// "hub: in-sync since ..., 12 objects at revision 345".
 fn cluster_line(cluster: &ClusterRecord) -> String {
-    let ClusterRecord { name, state, since, revision, objects, elsewhere, invalid, error } = cluster;
+    let ClusterRecord { name, state, since, revision, objects, elsewhere, invalid, certificate_until, error } = cluster;
     let mut text = format!("{name}: {state}");
     if !since.is_empty() {
         let _ = write!(text, " since {since}");
@@ -132,6 +132,9 @@ fn cluster_line(cluster: &ClusterRecord) -> String {
     }
     if !invalid.is_empty() {
         let _ = write!(text, "; not usable: {}", names(invalid));
+    }
+    if let Some(until) = certificate_until {
+        let _ = write!(text, "; certificate until {until}");
     }
     if let Some(error) = error {
         let _ = write!(text, "; {error}");
@@ -223,7 +226,7 @@ fn text(status: &Status, colored: bool) -> String {
     }
     for cluster in &status.clusters {
         let text = cluster_line(cluster);
-        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty();
+        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty() && cluster.error.is_none();
         line(&mut out, "cluster", &if alright { text } else { paint(&text, "33") });
     }
     for lack in status.kernel_lacks.iter().flatten() {

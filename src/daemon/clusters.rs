@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::documents::Documents;
 use super::status::{ClusterRecord, Status};
 use super::{Daemon, Input, clock, seed};
+use crate::identity::Renewer;
 use crate::net::facts::Facts;
 use crate::policy::clusters::Cluster;
 use crate::policy::resolve::{labels_of_node, resolve};
@@ -21,6 +22,7 @@ use crate::source::kube::{Health, Holding, Holdings, Pace, Reach, Source, Told, 
 use crate::store::{Directory, Disk, Store};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
+use crate::text::time;
 use crate::textfile;
 
 /// At the start, documents wait so long for a cluster of which nothing is known; then it is a finding.
@@ -70,6 +72,8 @@ struct Running {
     health: Option<Health>,
     /// Since when it is reached so.
     since: SystemTime,
+    /// `None`: the system refuses a thread.
+    renewer: Option<Renewer>,
     _source: Source,
 }
 
@@ -81,6 +85,26 @@ enum Judgement {
     Again,
     /// To wait until then, as there is something to come.
     Wait(Instant),
+}
+
+/// What renews the certificate of the node, where it has one of its own.
+fn renewer(cluster: &Cluster) -> Option<Renewer> {
+    Renewer::start(&cluster.kubeconfig, seed())
+        .inspect_err(|error| {
+            tracing::error!(
+                "cannot start the thread that renews the certificate for cluster \"{}\": {error}",
+                cluster.name
+            );
+        })
+        .ok()
+}
+
+/// Two troubles as one text.
+fn together(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(format!("{first}; {second}")),
+        (first, second) => first.or(second),
+    }
 }
 
 /// What a store has of what clusters say, and what is wrong with it.
@@ -239,12 +263,15 @@ impl Clusters {
             record.state = Reach::Connecting.name().to_owned();
             let Some(running) = self.running.get(&cluster.name) else { return record };
             record.since = clock::rfc3339(running.since);
+            let identity = running.renewer.as_ref().map(Renewer::standing).unwrap_or_default();
+            record.certificate_until = identity.until.map(time::rfc3339);
+            record.error.clone_from(&identity.error);
             let Some(health) = &running.health else { return record };
             record.state = health.reach.name().to_owned();
             record.revision = health.revision;
             record.elsewhere = health.elsewhere;
             record.invalid.clone_from(&health.invalid);
-            record.error.clone_from(&health.error);
+            record.error = together(identity.error, health.error.clone());
             record
         };
         status.clusters = self.wanted.iter().map(record).collect();
@@ -275,8 +302,17 @@ impl Daemon {
                 Ok(source) => {
                     let (began, since) = (Instant::now(), SystemTime::now());
                     let node = node.clone();
-                    let running =
-                        Running { cluster: cluster.clone(), node, number, began, health: None, since, _source: source };
+                    let renewer = renewer(&cluster);
+                    let running = Running {
+                        cluster: cluster.clone(),
+                        node,
+                        number,
+                        began,
+                        health: None,
+                        since,
+                        renewer,
+                        _source: source,
+                    };
                     self.clusters.running.insert(cluster.name, running);
                 }
                 Err(error) => tracing::error!("cannot start the thread of cluster \"{}\": {error}", cluster.name),

@@ -124,6 +124,8 @@ pub struct ClusterRecord {
     pub elsewhere: usize,
     /// Objects whose newest version cannot be used: "HostPolicy/kubelet".
     pub invalid: Vec<String>,
+    /// Until when the node's certificate holds, where `nodewall join` made it: RFC 3339, UTC.
+    pub certificate_until: Option<String>,
     /// What went wrong last.
     pub error: Option<String>,
 }

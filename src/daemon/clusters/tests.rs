@@ -165,7 +165,8 @@ fn a_cluster_that_was_just_asked_is_waited_for() {
     let cluster = world.clusters.wanted[0].clone();
     let source = Source::start(cluster.clone(), Labels::new(), &Holding::default(), Pace::SHIPPED, 1, |_| {}).unwrap();
     let (began, since) = (Instant::now(), SystemTime::now());
-    let running = Running { cluster, node: Labels::new(), number: 1, began, health: None, since, _source: source };
+    let running =
+        Running { cluster, node: Labels::new(), number: 1, began, health: None, since, renewer: None, _source: source };
     world.clusters.running.insert("dev".to_owned(), running);
     let whereabouts = Whereabouts {
         config: world.folder.path().join("nodewall.toml"),

@@ -1,0 +1,62 @@
+//! What is wrong with an object is in its status.
+
+use serde_json::{Value as Json, json};
+
+use super::api::Api;
+use super::lab::may_run;
+use super::run::{Controller, log, until};
+
+const POLICIES: &str = "/apis/nodewall.dev/v1alpha1/hostpolicies";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+
+fn policy(ports: Json) -> Json {
+    json!({
+        "apiVersion": "nodewall.dev/v1alpha1",
+        "kind": "HostPolicy",
+        "spec": { "order": 10, "interfaces": "all()", "ingress": [{ "action": "allow", "protocol": "tcp", "ports": ports }] },
+    })
+}
+
+#[test]
+fn what_is_wrong_with_an_object_is_in_its_status_once_and_in_an_event() {
+    if !may_run("what_is_wrong_with_an_object_is_in_its_status_once_and_in_an_event") {
+        return;
+    }
+    let api = Api::start();
+    api.put(POLICIES, "good", policy(json!([443])));
+    api.put(POLICIES, "bad", policy(json!([70_000])));
+    let status = |name: &str| api.get(POLICIES, name).unwrap()["status"].clone();
+    let controller = Controller::start(&api, "controller-a");
+    until("both", || !status("good").is_null() && !status("bad").is_null());
+    let (good, bad) = (status("good"), status("bad"));
+    assert_eq!(
+        (good["accepted"].as_bool(), good["message"].as_str(), good["observedGeneration"].as_i64()),
+        (Some(true), None, Some(1))
+    );
+    assert_eq!(
+        (bad["accepted"].as_bool(), bad["conditions"][0]["type"].as_str(), bad["conditions"][0]["status"].as_str()),
+        (Some(false), Some("Accepted"), Some("False"))
+    );
+    assert!(bad["message"].as_str().unwrap().starts_with("spec.ingress[0].ports[0]: "), "{bad}");
+    let events = api.all(EVENTS);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(
+        (events[0]["reason"].as_str(), events[0]["regarding"]["name"].as_str()),
+        (Some("PolicyRefused"), Some("bad"))
+    );
+    // Whoever looks again, and whoever comes next, has nothing to write.
+    let lists = api.requests(&["GET", POLICIES]);
+    until("two more looks", || api.requests(&["GET", POLICIES]) >= lists + 2);
+    assert_eq!(controller.end(), Some(0));
+    let _next = Controller::start(&api, "controller-b");
+    until("another one's look", || api.requests(&["GET", POLICIES, "by controller-b"]) >= 1);
+    until("the look after it", || api.requests(&["GET", POLICIES, "by controller-b"]) >= 2);
+    assert_eq!(api.requests(&["PATCH", POLICIES]), 2, "{}", log(&api, "controller-b"));
+    // Another generation is judged anew.
+    api.change(POLICIES, "bad", policy(json!([8443]))["spec"].clone());
+    until("the good word", || status("bad")["accepted"] == true);
+    api.change(POLICIES, "bad", policy(json!([70_001]))["spec"].clone());
+    until("the bad word", || status("bad")["accepted"] == false);
+    assert_eq!((status("bad")["observedGeneration"].as_i64(), api.all(EVENTS).len()), (Some(3), 2));
+    assert_eq!(api.requests(&["PATCH", POLICIES]), 4);
+}
