@@ -34,6 +34,10 @@ impl Api {
         self.client.list(collection, fields).await
     }
 
+    pub(super) async fn list_metadata(&self, collection: &str) -> Result<Vec<Json>, Failure> {
+        self.client.list_metadata(collection).await
+    }
+
     pub(super) async fn create(&self, collection: &str, object: &Json) -> Result<Json, Failure> {
         self.turn().await;
         self.client.create(collection, object).await

@@ -69,9 +69,10 @@ impl Client {
             Unread::Missing => format!("{shown} does not exist"),
             Unread::Refused(finding) => format!("{shown}: {}", finding.message),
         })?;
-        // Read again for the paths in it, which are relative to it.
-        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
-        let config = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(&error))?;
+        // Read again for the paths in it, which are relative to it. What is wrong with it stays unsaid, as the words of YAML's reader may
+        // have a part of the text in them.
+        let config =
+            Kubeconfig::read_from(kubeconfig).map_err(|_| format!("{shown} is no kubeconfig that can be read"))?;
         Self::of_kubeconfig(config).await.map_err(|why| format!("{shown} cannot be used: {why}"))
     }
 
@@ -137,22 +138,26 @@ impl Client {
         self.within_time(self.client.request(request)).await
     }
 
-    /// All objects of a collection that fields select, from the server's memory where it has them there.
+    /// All objects of a collection that fields select, as they are now: a judgement on what was may be wrong.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn list(&self, collection: &str, fields: Option<&str>) -> Result<Vec<Json>, Failure> {
-        let mut parameters = ListParams::default().match_any();
+        let mut parameters = ListParams::default();
         if let Some(fields) = fields {
             parameters = parameters.fields(fields);
         }
         let request = Request::new(collection).list(&parameters).map_err(|error| broken(&error))?;
-        let mut answer: Json = self.within_time(self.client.request(request)).await?;
-        match answer.get_mut("items").map(Json::take) {
-            Some(Json::Array(items)) => Ok(items),
-            Some(Json::Null) => Ok(Vec::new()),
-            _ => Err(Failure::Broken("the answer is no list".to_owned())),
-        }
+        items(self.within_time(self.client.request(request)).await?)
+    }
+
+    /// The metadata of all objects of a collection: who is there, and in which version.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn list_metadata(&self, collection: &str) -> Result<Vec<Json>, Failure> {
+        let request = Request::new(collection).list_metadata(&ListParams::default()).map_err(|error| broken(&error))?;
+        items(self.within_time(self.client.request(request)).await?)
     }
 
     /// Makes an object.
@@ -222,6 +227,15 @@ fn at(server: &str) -> Result<kube::Config, String> {
         return Err(wrong());
     }
     server.parse().map(kube::Config::new).map_err(|_| wrong())
+}
+
+/// What is in a list.
+fn items(mut answer: Json) -> Result<Vec<Json>, Failure> {
+    match answer.get_mut("items").map(Json::take) {
+        Some(Json::Array(items)) => Ok(items),
+        Some(Json::Null) => Ok(Vec::new()),
+        _ => Err(Failure::Broken("the answer is no list".to_owned())),
+    }
 }
 
 fn broken(error: &dyn std::error::Error) -> Failure {

@@ -55,8 +55,9 @@ impl Files {
         if !kubeconfig.exists() {
             return Ok(None);
         }
+        // What is wrong with it stays unsaid, as the words of YAML's reader may have a part of the text in them.
         let config = kube::config::Kubeconfig::read_from(kubeconfig)
-            .map_err(|error| format!("{} cannot be read: {error}", kubeconfig.display()))?;
+            .map_err(|_| format!("{} is no kubeconfig that can be read", kubeconfig.display()))?;
         let users: Vec<_> = config.auth_infos.into_iter().filter_map(|named| named.auth_info).collect();
         let [user] = &users[..] else { return Ok(None) };
         let (Some(certificate), Some(key)) = (&user.client_certificate, &user.client_key) else { return Ok(None) };

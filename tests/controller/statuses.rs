@@ -52,6 +52,7 @@ fn what_is_wrong_with_an_object_is_in_its_status_once_and_in_an_event() {
     until("another one's look", || api.requests(&["GET", POLICIES, "by controller-b"]) >= 1);
     until("the look after it", || api.requests(&["GET", POLICIES, "by controller-b"]) >= 2);
     assert_eq!(api.requests(&["PATCH", POLICIES]), 2, "{}", log(&api, "controller-b"));
+    assert_eq!(api.requests(&["GET", "hostpolicies/"]), 4, "each once by each, as nothing changes");
     // Another generation is judged anew.
     api.change(POLICIES, "bad", policy(json!([8443]))["spec"].clone());
     until("the good word", || status("bad")["accepted"] == true);
@@ -59,4 +60,25 @@ fn what_is_wrong_with_an_object_is_in_its_status_once_and_in_an_event() {
     until("the bad word", || status("bad")["accepted"] == false);
     assert_eq!((status("bad")["observedGeneration"].as_i64(), api.all(EVENTS).len()), (Some(3), 2));
     assert_eq!(api.requests(&["PATCH", POLICIES]), 4);
+    // What a policy names comes and goes without a change of the policy.
+    let mut named = policy(json!([443]));
+    named["spec"]["ingress"][0]["from"] = json!({ "sets": ["store"] });
+    api.put(POLICIES, "named", named);
+    let resolved = |wanted: &str| {
+        let conditions = status("named")["conditions"].clone();
+        conditions
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["type"] == "ResolvedRefs" && one["status"] == wanted))
+    };
+    until("the word that it is missing", || resolved("False"));
+    assert_eq!((status("named")["accepted"].as_bool(), api.all(EVENTS).len()), (Some(true), 2));
+    let sets = "/apis/nodewall.dev/v1alpha1/hostnetworksets";
+    api.put(
+        sets,
+        "store",
+        json!({ "apiVersion": "nodewall.dev/v1alpha1", "kind": "HostNetworkSet", "spec": { "cidrs": ["10.0.0.0/8"] } }),
+    );
+    until("the word that it is there", || resolved("True"));
+    api.delete(sets, "store");
+    until("the word that it is gone", || resolved("False"));
 }
