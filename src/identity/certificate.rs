@@ -41,15 +41,23 @@ pub fn read(pem: &str) -> Result<Certificate, String> {
     of(&certificate)
 }
 
-/// The roots in a PEM text: the SHA-256 of each SubjectPublicKeyInfo, and the DER of the certificate.
+/// A certificate of a CA.
+pub(super) struct Root {
+    /// The SHA-256 of its SubjectPublicKeyInfo.
+    pub(super) hash: [u8; 32],
+    /// All of it.
+    pub(super) der: Vec<u8>,
+}
+
+/// The roots in a PEM text.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub(super) fn roots(pem: &[u8]) -> Result<Vec<([u8; 32], Vec<u8>)>, String> {
+pub(super) fn roots(pem: &[u8]) -> Result<Vec<Root>, String> {
     let mut roots = Vec::new();
     for pem in certificates(pem)? {
         let certificate = pem.parse_x509().map_err(|error| format!("a certificate cannot be read: {error}"))?;
-        roots.push((fingerprint(certificate.public_key().raw), pem.contents.clone()));
+        roots.push(Root { hash: fingerprint(certificate.public_key().raw), der: pem.contents.clone() });
     }
     Ok(roots)
 }

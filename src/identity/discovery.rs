@@ -4,7 +4,7 @@ use k8s_openapi::ByteString;
 use kube::config::Kubeconfig;
 use serde_json::{Value as Json, json};
 
-use super::certificate::roots;
+use super::certificate::{Root, roots};
 use super::client::{Client, Failure};
 
 /// The roots (DER) that the cluster publishes to anybody, of which the SubjectPublicKeyInfo has one of these SHA-256 sums. Whoever
@@ -29,8 +29,6 @@ pub(super) enum Undiscovered {
     Strange,
 }
 
-type Root = ([u8; 32], Vec<u8>);
-
 fn published_roots(published: &Json) -> Result<Vec<Root>, String> {
     let unusable = |why: &str| format!("kube-public/cluster-info {why}");
     let text = published.pointer("/data/kubeconfig").and_then(Json::as_str).ok_or_else(|| unusable("says nothing"))?;
@@ -43,7 +41,7 @@ fn published_roots(published: &Json) -> Result<Vec<Root>, String> {
 }
 
 fn pinned(roots: &[Root], hashes: &[[u8; 32]]) -> Option<Vec<Vec<u8>>> {
-    let pinned: Vec<_> = roots.iter().filter(|(hash, _)| hashes.contains(hash)).map(|(_, der)| der.clone()).collect();
+    let pinned: Vec<_> = roots.iter().filter(|root| hashes.contains(&root.hash)).map(|root| root.der.clone()).collect();
     (!pinned.is_empty()).then_some(pinned)
 }
 
@@ -64,7 +62,7 @@ mod tests {
         );
         let found = published_roots(&json!({ "data": { "kubeconfig": text } })).unwrap();
         assert_eq!(found.len(), 2);
-        let hash = roots(good.pem().as_bytes()).unwrap()[0].0;
+        let hash = roots(good.pem().as_bytes()).unwrap()[0].hash;
         assert_eq!(pinned(&found, &[hash]), Some(vec![good.der().to_vec()]));
         assert_eq!(pinned(&found, &[[0; 32]]), None);
         for nothing in

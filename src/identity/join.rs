@@ -174,7 +174,7 @@ async fn known_roots(server: &str, authority: &Authority) -> Result<Vec<Vec<u8>>
     let hashes = match authority {
         Authority::Roots(pem) => {
             let known: Vec<_> =
-                roots(pem.as_bytes()).map_err(Error::Unusable)?.into_iter().map(|(_, der)| der).collect();
+                roots(pem.as_bytes()).map_err(Error::Unusable)?.into_iter().map(|root| root.der).collect();
             if known.is_empty() {
                 return Err(Error::Unusable("the file of the CA has no certificate".to_owned()));
             }
