@@ -13,7 +13,8 @@ use nodewall::source::kube::{Holding, Pace, Reach, Source};
 use serde_json::{Value as Json, json};
 
 use super::api::{Api, REQUESTS, TOKEN, hex};
-use super::lab::may_run;
+use super::lab::daemon::{Node, management_link};
+use super::lab::{isolated, may_run};
 use super::run::{Controller, ended, join, log, until};
 
 const STATES: &str = "/apis/nodewall.dev/v1alpha1/hoststates";
@@ -227,6 +228,38 @@ fn a_certificate_is_renewed_in_time_and_used_without_a_restart() {
     let away = told.try_iter().filter(|told| told.health.reach == Reach::Away).count();
     println!("away {away} times over it");
     assert!(!folder.path().join("kubeconfig.pem.pending-key").exists());
+}
+
+#[test]
+fn the_daemon_renews_and_says_until_when_the_certificate_holds() {
+    isolated("the_daemon_renews_and_says_until_when_the_certificate_holds", || {
+        management_link();
+        let api = Api::start();
+        let mut node = Node::new(&[]);
+        api.next_lifetime(-2400, 600);
+        let ca = api.ca_file();
+        let folder = node.path("");
+        let (code, said) = joined(&api, "gpu-17", &folder, &["--ca-file", ca.to_str().unwrap()]);
+        assert_eq!(code, 0, "{said}");
+        let first = key(&folder);
+        let kubeconfig = node.path("kubeconfig");
+        let source = format!("[[source.cluster]]\nname = \"hub\"\nkubeconfig = \"{}\"\n", kubeconfig.display());
+        node.write("nodewall.toml", &(node.settings() + &source));
+        node.run();
+        let ends = |status: &Json| status["clusters"][0]["certificate_until"].as_str().map(str::to_owned);
+        let before = ends(&node.until("the certificate", |_, status| ends(status).is_some())).unwrap();
+        until("a request", || requests(&api).len() == 2);
+        for name in requests(&api) {
+            api.settle(&name, "Approved", "");
+        }
+        let status = node.until("the new certificate", |_, status| ends(status).is_some_and(|now| now > before));
+        assert_eq!(status["clusters"][0]["error"], Json::Null, "{status}");
+        let second = key(&folder);
+        assert_ne!(second, first);
+        until("its use", || api.requests(&["GET", "hostpolicies", "by nodewall:node:gpu-17", &second]) > 0);
+        assert!(node.log().contains("the certificate of node \"gpu-17\" is renewed"), "{}", node.log());
+        assert!(node.must(&["status"]).contains("certificate until 20"));
+    });
 }
 
 #[test]
