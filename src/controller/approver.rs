@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::api::Api;
 use super::approval::{Judgement, Request, first, judge};
-use super::{now, wall};
+use super::{Trouble, now, wall};
 use crate::identity::SIGNER;
 use crate::identity::client::Failure;
 use crate::source::object::{API_VERSION, Kind};
@@ -21,11 +21,9 @@ const EVERY: Duration = Duration::from_secs(3);
 /// Works until it is dropped.
 pub(super) async fn run(api: Api) {
     // Why a request is left is said once.
-    let mut told = BTreeSet::new();
+    let (mut told, mut trouble) = (BTreeSet::new(), Trouble::default());
     loop {
-        if let Err(failure) = round(&api, &mut told).await {
-            tracing::warn!("certificate requests cannot be looked at: {failure}");
-        }
+        trouble.say("certificate requests cannot be looked at", round(&api, &mut told).await);
         sleep(EVERY).await;
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::api::Api;
 use super::documents::{applied, refusal, say, unresolved};
-use super::wall;
+use super::{Trouble, wall};
 use crate::identity::client::Failure;
 use crate::source::object::{API_VERSION, Kind};
 
@@ -22,10 +22,9 @@ const FEW: usize = 16;
 /// Works until it is dropped.
 pub(super) async fn run(api: Api) {
     let mut documents = Documents { api, held: BTreeMap::new(), stale: true };
+    let mut trouble = Trouble::default();
     loop {
-        if let Err(failure) = documents.round().await {
-            tracing::warn!("policy objects cannot be judged: {failure}");
-        }
+        trouble.say("policy objects cannot be judged", documents.round().await);
         sleep(EVERY).await;
     }
 }

@@ -7,14 +7,16 @@ use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Options;
 use super::api::elapsed;
 use super::lease::{Election, Record, Step};
+use super::{Options, Trouble};
 use crate::identity::client::{Client, Failure};
 use crate::text::time::rfc3339;
 
 /// How long an answer about the Lease may take: there is time for another attempt before the deadline.
 const ANSWER: Duration = Duration::from_secs(4);
+
+const TROUBLE: &str = "the Lease cannot be read or written";
 
 /// Works whenever it leads, until `ended` says so; then others may begin at once.
 pub(super) async fn run(
@@ -29,7 +31,7 @@ pub(super) async fn run(
         collection: format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", options.namespace),
         name: options.lease.clone(),
         election: Election::new(instance),
-        trouble: None,
+        trouble: Trouble::default(),
     };
     let mut working: Option<JoinSet<()>> = None;
     let mut ended = std::pin::pin!(ended);
@@ -70,8 +72,7 @@ struct Holder {
     collection: String,
     name: String,
     election: Election,
-    /// What went wrong last, as that is said once.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl Holder {
@@ -80,9 +81,12 @@ impl Holder {
         match self.election.step(sent, &wall()) {
             Step::Wait(time) => sleep(time).await,
             Step::Read => match self.client.get(&self.collection, &self.name).await {
-                Ok(object) => self.election.read(Some(record(&object)), elapsed()),
+                Ok(object) => {
+                    self.trouble.say(TROUBLE, Ok(()));
+                    self.election.read(Some(record(&object)), elapsed());
+                }
                 Err(failure) if failure.is(404) => self.election.read(None, elapsed()),
-                Err(failure) => self.failed(&failure),
+                Err(failure) => self.failed(failure),
             },
             Step::Create(record) => {
                 let answer = self.client.create(&self.collection, &self.object(None, &record)).await;
@@ -99,21 +103,17 @@ impl Holder {
     fn wrote(&mut self, answer: Result<Json, Failure>, wrote: Record, sent: Duration) {
         match answer {
             Ok(object) => {
-                self.trouble = None;
+                self.trouble.say(TROUBLE, Ok(()));
                 self.election.wrote(record(&object).0, wrote, sent);
             }
             // Somebody was quicker, or it is gone: that is no trouble.
             Err(failure) if failure.is(409) || failure.is(404) => self.election.failed(elapsed()),
-            Err(failure) => self.failed(&failure),
+            Err(failure) => self.failed(failure),
         }
     }
 
-    fn failed(&mut self, failure: &Failure) {
-        let trouble = failure.to_string();
-        if self.trouble.as_ref() != Some(&trouble) {
-            tracing::warn!("the Lease cannot be read or written: {trouble}");
-            self.trouble = Some(trouble);
-        }
+    fn failed(&mut self, failure: Failure) {
+        self.trouble.say(TROUBLE, Err(failure));
         self.election.failed(elapsed());
     }
 

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::identity::client::Client;
+use crate::identity::client::{Client, Failure};
 use crate::text::time::rfc3339;
 use api::Api;
 
@@ -79,6 +79,21 @@ fn tasks(api: &Api) -> JoinSet<()> {
     tasks.spawn(approver::run(api.clone()));
     tasks.spawn(judge::run(api.clone()));
     tasks
+}
+
+/// What went wrong the last time: said once, however often it goes wrong again.
+#[derive(Default)]
+struct Trouble(Option<String>);
+
+impl Trouble {
+    /// Says what came of another time, if that is something new.
+    fn say(&mut self, what: &str, came: Result<(), Failure>) {
+        let now = came.err().map(|failure| failure.to_string());
+        if let Some(why) = now.as_ref().filter(|_| self.0 != now) {
+            tracing::warn!("{what}: {why}");
+        }
+        self.0 = now;
+    }
 }
 
 /// Seconds since 1970-01-01 UTC.

@@ -41,7 +41,7 @@ pub(super) async fn obtain(
     let name = key.request_name(node);
     let request = key.request(node).map_err(Stopped::Wrong)?;
     let end = Instant::now() + wait;
-    let (mut pause, mut told, mut trouble) = (FIRST_PAUSE, Progress::Approved, None);
+    let (mut pause, mut seen, mut trouble) = (FIRST_PAUSE, None, None);
     loop {
         // Denied requests stay for an hour, others for a day (the API server's cleaner), and with the object the request is gone.
         let found = match client.get(REQUESTS, &name).await {
@@ -52,36 +52,38 @@ pub(super) async fn obtain(
             },
             answer => answer,
         };
-        let now = match found {
-            Ok(object) => progress(&object),
-            Err(failure) if failure.passes() => {
-                trouble = Some(failure.to_string());
-                told.clone()
+        match found.map(|object| progress(&object)) {
+            Ok(Progress::Issued(chain)) => {
+                let certificate = issued(&chain, node, key, super::now()).map_err(Stopped::Wrong)?;
+                return Ok((chain, certificate));
             }
-            Err(failure) => return Err(Stopped::Refused(failure)),
-        };
-        match &now {
-            Progress::Issued(chain) => {
-                let certificate = issued(chain, node, key, super::now()).map_err(Stopped::Wrong)?;
-                return Ok((chain.clone(), certificate));
-            }
-            Progress::Denied(why) => return Err(Stopped::Denied(format!("the request {name} was denied: {why}"))),
-            Progress::Failed(why) => {
+            Ok(Progress::Denied(why)) => return Err(Stopped::Denied(format!("the request {name} was denied: {why}"))),
+            Ok(Progress::Failed(why)) => {
                 return Err(Stopped::Denied(format!("the request {name} could not be signed: {why}")));
             }
-            Progress::Pending if told != now => tell(&format!(
-                "waiting until the request {name} is approved: `nodewall controller` does it, or else `kubectl certificate approve {name}`"
-            )),
-            Progress::Pending | Progress::Approved => {}
+            Ok(now @ (Progress::Pending | Progress::Approved)) => {
+                if now == Progress::Pending && seen.as_ref() != Some(&now) {
+                    tell(&format!(
+                        "waiting until the request {name} is approved: `nodewall controller` does it, or else `kubectl certificate approve {name}`"
+                    ));
+                }
+                (seen, trouble) = (Some(now), None);
+            }
+            Err(failure) if failure.passes() => {
+                let now = format!("the server does not answer as it should: {failure}");
+                if trouble.as_ref() != Some(&now) {
+                    tell(&now);
+                    trouble = Some(now);
+                }
+            }
+            Err(failure) => return Err(Stopped::Refused(failure)),
         }
-        told = now;
         if Instant::now() >= end {
-            let what = match (trouble, &told) {
+            return Err(Stopped::Late(match (trouble, seen) {
                 (Some(trouble), _) => trouble,
-                (None, Progress::Approved) => format!("the request {name} is approved, and nobody signed it"),
+                (None, Some(Progress::Approved)) => format!("the request {name} is approved, and nobody signed it"),
                 (None, _) => format!("nobody approved the request {name}"),
-            };
-            return Err(Stopped::Late(what));
+            }));
         }
         sleep(pause.min(end.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
