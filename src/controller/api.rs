@@ -59,6 +59,16 @@ impl Api {
         self.client.apply_status(collection, name, MANAGER, object).await
     }
 
+    /// Says by server-side apply what an object is. Whoever writes many of them has a pace of its own for that.
+    pub(super) async fn apply(&self, collection: &str, name: &str, object: &Json) -> Result<Json, Failure> {
+        self.client.apply(collection, name, MANAGER, object).await
+    }
+
+    pub(super) async fn delete(&self, collection: &str, name: &str) -> Result<(), Failure> {
+        self.turn().await;
+        self.client.delete(collection, name).await
+    }
+
     /// Waits for the turn of a write.
     async fn turn(&self) {
         // Nothing panics with the lock; what is in it is as good as ever.

@@ -7,11 +7,13 @@
 mod api;
 mod approval;
 mod approver;
+mod digests;
 mod documents;
 mod judge;
 mod leader;
 mod lease;
 mod pace;
+mod peers;
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::identity::client::{Client, Failure};
+use crate::source::kube::Access;
 use crate::text::time::rfc3339;
 use api::Api;
 
@@ -68,16 +71,18 @@ pub async fn run(options: Options) -> Result<(), String> {
         }
     };
     let api = Api::new(client.clone(), instance.clone());
-    leader::run(&client, &options, instance, || tasks(&api), ended).await;
+    let access = options.kubeconfig.clone().map_or(Access::Pod, Access::Kubeconfig);
+    leader::run(&client, &options, instance, || tasks(&api, &access), ended).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 /// Everything that the one who leads does. Dropped, it ends, wherever it is: so each task must be one that can be begun again.
-fn tasks(api: &Api) -> JoinSet<()> {
+fn tasks(api: &Api, access: &Access) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(approver::run(api.clone()));
     tasks.spawn(judge::run(api.clone()));
+    tasks.spawn(peers::run(api.clone(), access.clone(), now()));
     tasks
 }
 

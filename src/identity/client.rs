@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
-use kube::core::params::{GetParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value as Json, json};
 
 use super::Secret;
@@ -188,6 +188,27 @@ impl Client {
             None => request.replace(name, &parameters, body),
         };
         self.within_time(self.client.request(request.map_err(|error| broken(&error))?)).await
+    }
+
+    /// Says by server-side apply what an object is.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn apply(&self, collection: &str, name: &str, manager: &str, object: &Json) -> Result<Json, Failure> {
+        let parameters = PatchParams::apply(manager).force();
+        let request =
+            Request::new(collection).patch(name, &parameters, &Patch::Apply(object)).map_err(|error| broken(&error))?;
+        self.within_time(self.client.request(request)).await
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// [`Failure`]; 404 when there is none of the name.
+    pub async fn delete(&self, collection: &str, name: &str) -> Result<(), Failure> {
+        let request =
+            Request::new(collection).delete(name, &DeleteParams::default()).map_err(|error| broken(&error))?;
+        self.within_time(self.client.request(request)).await.map(drop)
     }
 
     /// Says by server-side apply what the status of an object is.

@@ -101,6 +101,19 @@ impl Follower {
         }
     }
 
+    /// Waits for something else, whatever is told meanwhile.
+    #[track_caller]
+    pub fn until_quiet(&mut self, what: &str, wanted: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !wanted() {
+            assert!(start.elapsed() < PATIENCE, "{what} did not come: {:?}", self.health);
+            std::thread::sleep(Duration::from_millis(20));
+            while let Ok(told) = self.told.try_recv() {
+                self.take(told);
+            }
+        }
+    }
+
     fn take(&mut self, told: Told) {
         if let Some(holding) = told.holding {
             self.holding = holding;

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::daemon::{settings, until};
 use super::follower::{Follower, cluster};
 use super::lab::daemon::{Node, Prober};
-use super::lab::{isolated, sh};
+use super::lab::{isolated, may_run, sh};
 use super::server::Admin;
 use super::stand_in::{Content, StandIn};
 
@@ -81,6 +81,60 @@ fn nodes_are_followed_by_their_nodes_and_states_and_by_digests_where_there_are_a
     // The controller goes, and its digests with it.
     server.remove("hostpeers", INDEX);
     follower.until("the nodes themselves", |it| known(it).len() == 3);
+}
+
+/// `nodewall controller`, killed with this.
+struct Controller(std::process::Child);
+
+impl Controller {
+    fn start(server: &StandIn) -> Self {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nodewall"));
+        command.args(["controller", "--kubeconfig"]).arg(server.kubeconfig()).env_remove("JOURNAL_STREAM");
+        Self(command.stderr(std::process::Stdio::inherit()).spawn().unwrap())
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_controller_keeps_digests_of_which_a_node_learns_the_same_as_of_the_nodes() {
+    if !may_run("a_controller_keeps_digests_of_which_a_node_learns_the_same_as_of_the_nodes") {
+        return;
+    }
+    let server = StandIn::start();
+    for number in 1..=40 {
+        server.put("nodes", &format!("n{number}"), node("training", &format!("10.0.0.{number}")));
+    }
+    server.put("hoststates", "n1", state("rail", "10.1.0.1/24"));
+    let controller = Controller::start(&server);
+    let mut follower = Follower::new(with_nodes(&server));
+    let has_digests = || server.specs().contains_key(&("hostpeers".to_owned(), INDEX.to_owned()));
+    follower.until("the nodes", |it| it.nodes().len() == 40);
+    follower.until_quiet("the digests", has_digests);
+    let writes = || server.requests("PATCH /apis/nodewall.dev/v1alpha1/hostpeers/");
+    let (before, nodes) = (writes(), follower.nodes().clone());
+    let mut by_digests = Follower::new(with_nodes(&server));
+    by_digests.until("the same", |it| *it.nodes() == nodes);
+    server.put("nodes", "n2", node("login", "10.0.0.2"));
+    by_digests.until("a change", |it| it.nodes()["n2"].label("pool") == Some("login"));
+    assert_eq!(writes(), before + 1, "one digest");
+    server.remove("nodes", "n3");
+    by_digests.until("the end of one", |it| it.nodes().len() == 39);
+    server.put("hoststates", "n2", state("mgmt", "10.1.0.2/24"));
+    by_digests.until("a state", |it| it.nodes()["n2"].addresses.len() == 2);
+
+    // The next one goes on where this one was killed, and writes nothing again.
+    drop(controller);
+    let before = writes();
+    server.put("nodes", "n4", node("login", "10.0.0.4"));
+    let _controller = Controller::start(&server);
+    by_digests.until("a change in between", |it| it.nodes()["n4"].label("pool") == Some("login"));
+    assert_eq!(writes(), before + 1);
 }
 
 #[test]

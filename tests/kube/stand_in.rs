@@ -301,7 +301,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let applies =
         request.headers().get("content-type").is_some_and(|kind| kind.as_bytes() == b"application/apply-patch+yaml");
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let known = ["/apis/nodewall.dev/v1alpha1/", "/api/v1/"];
+    let known = ["/apis/nodewall.dev/v1alpha1/", "/api/v1/", "/apis/coordination.k8s.io/v1/namespaces/nodewall/"];
     let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return Ok(whole(404, &status(404, "the server could not find the requested resource")));
     };
@@ -319,7 +319,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
 
 /// Server-side apply by one manager: what it says of a part takes the place of what it said, and saying the same again is no event.
 fn apply(plural: &str, path: &str, query: &BTreeMap<String, String>, body: &[u8], shared: &Shared) -> (u16, Json) {
-    assert_eq!((query["fieldManager"].as_str(), query["force"].as_str()), ("nodewall", "true"));
+    assert!(query["fieldManager"].starts_with("nodewall") && query["force"] == "true", "{query:?}");
     let object: Json = serde_json::from_slice(body).unwrap();
     let (name, part) = path.split_once('/').unwrap_or((path, "spec"));
     assert_eq!((object["metadata"]["name"].as_str(), object["kind"].is_string()), (Some(name), true));
@@ -336,6 +336,9 @@ fn apply(plural: &str, path: &str, query: &BTreeMap<String, String>, body: &[u8]
         Some(before) if before[part] == object[part] => (200, before),
         Some(mut after) => {
             after[part] = object[part].clone();
+            if object["metadata"]["annotations"].is_object() {
+                after["metadata"]["annotations"] = object["metadata"]["annotations"].clone();
+            }
             (200, store(&mut content, plural, name, "MODIFIED", after))
         }
     };
@@ -368,7 +371,16 @@ fn change(
     if method == Method::GET {
         return (200, before);
     }
-    let answer = if method == Method::DELETE {
+    if method == Method::GET {
+        return (200, before);
+    }
+    let answer = if method == Method::PUT {
+        let object: Json = serde_json::from_slice(body).unwrap();
+        if object["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"] {
+            return (409, status(409, "there is another version"));
+        }
+        store(&mut content, plural, name, "MODIFIED", object)
+    } else if method == Method::DELETE {
         content.objects.remove(&key);
         content.revision += 1;
         let revision = content.revision;

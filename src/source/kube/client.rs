@@ -1,25 +1,30 @@
 //! Requests to one API server: who we are, from the kubeconfig and the files that it names, and the answers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::params::{ListParams, Patch, PatchParams, WatchParams};
+use kube::core::params::{GetParams, ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
+use super::Access;
 use super::item::Item;
 use super::mirror::{Failure, Listing};
 use super::resource::Resource;
+use crate::source::object::Kind;
 use crate::textfile::{self, Trust, Unread};
 
 /// How many objects a server sends at once.
 const PAGE: u32 = 500;
 /// A list of more pages than this never ends.
 const MOST_PAGES: usize = 10_000;
+/// More digests than this are listed, not asked for one by one.
+const FEW: usize = 32;
 /// A connection that takes longer to come about does not come about.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -78,18 +83,71 @@ impl Client {
             let path = cluster.certificate_authority.as_ref();
             files.extend(path.map(|path| (PathBuf::from(path), digest(Path::new(path)))));
         }
-        let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
             .await
             .map_err(|error| unusable(&error))?;
+        Ok((Self::of(config, answer).map_err(|error| unusable(&error))?, Credentials { files }))
+    }
+
+    /// The client that this access describes.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) async fn at(access: &Access, answer: Duration) -> Result<(Self, Credentials), String> {
+        match access {
+            Access::Kubeconfig(path) => Self::open(path, answer).await,
+            Access::Pod => {
+                let config = kube::Config::incluster().map_err(|error| chain(&error))?;
+                // The file of the token is read again when it is due.
+                Ok((Self::of(config, answer).map_err(|error| chain(&error))?, Credentials { files: Vec::new() }))
+            }
+        }
+    }
+
+    fn of(mut config: kube::Config, answer: Duration) -> Result<Self, kube::Error> {
         config.connect_timeout = Some(CONNECT_TIME);
         // What is tried again, and when, is decided elsewhere.
         config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| unusable(&error))?;
-        Ok((Self { client, answer }, Credentials { files }))
+        Ok(Self { client: kube::Client::try_from(config)?, answer })
     }
 
-    /// Every object, page by page.
+    /// Every object.
     pub(super) async fn list(&self, resource: Resource) -> Result<Listing, Failure> {
+        self.pages(&resource.path(), false).await
+    }
+
+    /// The digests of nodes that are not known already, and the names of those that are: they are most of what there is to send.
+    pub(super) async fn list_digests(&self, known: &BTreeMap<String, String>) -> Result<Listing, Failure> {
+        let digests = Resource::Object(Kind::HostPeers);
+        if known.is_empty() {
+            return self.list(digests).await;
+        }
+        let path = digests.path();
+        let mut listing = self.pages(&path, true).await?;
+        let is_known = |item: &Item| {
+            known
+                .get(&item.metadata.name)
+                .is_some_and(|known| Some(known) == item.metadata.annotations.fingerprint.as_ref())
+        };
+        let (same, wanted): (Vec<Item>, Vec<Item>) = std::mem::take(&mut listing.items).into_iter().partition(is_known);
+        if wanted.len() > FEW {
+            return self.list(digests).await;
+        }
+        listing.same = same.into_iter().map(|item| item.metadata.name).collect();
+        for item in wanted {
+            let request = Request::new(&path).get(&item.metadata.name, &GetParams::default());
+            match self.within(self.client.request::<Item>(request.map_err(|error| broken(&error))?)).await {
+                Ok(item) => listing.items.push(item),
+                // It went in between, which the watch tells again.
+                Err(Failure::Refused { code: 404, .. }) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// A list, page by page; of each object all, or only the metadata.
+    async fn pages(&self, path: &str, only_metadata: bool) -> Result<Listing, Failure> {
         let mut listing = Listing::default();
         let mut next: Option<String> = None;
         for _ in 0..MOST_PAGES {
@@ -97,7 +155,9 @@ impl Client {
             if let Some(token) = &next {
                 parameters = parameters.continue_token(token);
             }
-            let request = Request::new(resource.path()).list(&parameters).map_err(|error| broken(&error))?;
+            let list = Request::new(path);
+            let request = if only_metadata { list.list_metadata(&parameters) } else { list.list(&parameters) };
+            let request = request.map_err(|error| broken(&error))?;
             let page: Page = self.within(self.client.request(request)).await?;
             listing.items.extend(page.items);
             // All pages are of the first one's revision.

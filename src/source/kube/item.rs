@@ -86,6 +86,17 @@ pub struct Metadata {
     /// Its labels, which matter of a Node.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Of its annotations the one that matters.
+    #[serde(default)]
+    pub annotations: Annotations,
+}
+
+/// What matters of an object's annotations.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Annotations {
+    /// What is in a HostPeers.
+    #[serde(rename = "nodewall.dev/fingerprint", default)]
+    pub fingerprint: Option<String>,
 }
 
 impl Item {

@@ -4,6 +4,7 @@
 //! everything is held as it was: no refusal, no silence and no error of a server makes anything less.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Listing {
     pub revision: String,
     /// They.
     pub items: Vec<Item>,
+    /// Those that are as they were known to be, by name.
+    pub same: BTreeSet<String>,
 }
 
 /// What to do after a pass.
@@ -141,6 +144,8 @@ fn is_for(node: &Labels, file: &DecodedFile) -> bool {
 pub struct Mirror {
     cluster: Cluster,
     me: Me,
+    /// Whether digests of nodes are asked for.
+    digests: bool,
     /// The labels of this node.
     node: Labels,
     peers: Peers,
@@ -170,6 +175,7 @@ impl Mirror {
             cluster,
             node: me.labels_with(peers.all()),
             me,
+            digests: true,
             peers,
             held: BTreeMap::new(),
             revisions: BTreeMap::new(),
@@ -188,6 +194,20 @@ impl Mirror {
         mirror
     }
 
+    /// A mirror of the Nodes and HostStates of a cluster, and of nothing else.
+    pub(super) fn of_nodes() -> Self {
+        let cluster = Cluster {
+            name: String::new(),
+            kubeconfig: PathBuf::new(),
+            contribute: [Contribution::Nodes].into(),
+            tiers: BTreeSet::new(),
+            believe_empty: false,
+            node_addresses: Vec::new(),
+        };
+        let mirror = Self::new(cluster, Me::default(), (&Holding::default(), &ClusterNodes::new()));
+        Self { digests: false, ..mirror }
+    }
+
     /// What the cluster may have, in the order in which it is asked for: digests of nodes make the rest about nodes needless.
     pub fn resources(&self) -> Vec<Resource> {
         let kinds = |contribution: &Contribution| match contribution {
@@ -200,7 +220,9 @@ impl Mirror {
         let documents: BTreeSet<Kind> = self.cluster.contribute.iter().flat_map(kinds).copied().collect();
         let mut resources: Vec<Resource> = documents.into_iter().map(Resource::Object).collect();
         if self.cluster.contribute.contains(&Contribution::Nodes) {
-            resources.insert(0, Resource::Object(Kind::HostPeers));
+            if self.digests {
+                resources.insert(0, Resource::Object(Kind::HostPeers));
+            }
             resources.extend([Resource::Node, Resource::Object(Kind::HostState)]);
         }
         resources
@@ -210,7 +232,9 @@ impl Mirror {
     pub fn is_needless(&self, resource: Resource, lists: &[(Resource, Result<Listing, Failure>)]) -> bool {
         let digests = lists.iter().find(|(listed, _)| *listed == Resource::Object(Kind::HostPeers));
         let there = match digests {
-            Some((_, Ok(list))) => list.items.iter().any(|item| item.metadata.name == INDEX),
+            Some((_, Ok(list))) => {
+                list.same.contains(INDEX) || list.items.iter().any(|item| item.metadata.name == INDEX)
+            }
             Some((_, Err(failure))) => !failure.is_unknown() && self.peers.has_digests(),
             None => false,
         };
@@ -270,7 +294,7 @@ impl Mirror {
                 *held = Held::elsewhere();
             }
         }
-        for (kind, Listing { revision, items }) in listed {
+        for (kind, Listing { revision, items, .. }) in listed {
             self.revisions.insert(Resource::Object(kind), revision.clone());
             watch.push((Resource::Object(kind), revision));
             if self.doubted {
@@ -301,17 +325,20 @@ impl Mirror {
 
     /// What is about nodes was listed; whether they are others than before.
     fn nodes_listed(&mut self, lists: BTreeMap<Resource, Listing>, watch: &mut Vec<(Resource, String)>) -> bool {
-        let says = |resource| lists.get(&resource).map(|list: &Listing| list.items.is_empty());
+        let empty = |list: &Listing| list.items.is_empty() && list.same.is_empty();
+        let says = |resource| lists.get(&resource).map(empty);
         // A cluster without nodes is none in which this program runs.
         let none = says(Resource::Node) == Some(true) && says(Resource::Object(Kind::HostPeers)) != Some(false);
         self.deserted = none && !self.cluster.believe_empty && !self.peers.all().is_empty();
         let mut items = BTreeMap::new();
-        for (resource, Listing { revision, items: list }) in lists {
+        let mut same = BTreeSet::new();
+        for (resource, Listing { revision, items: list, same: unchanged }) in lists {
             self.revisions.insert(resource, revision.clone());
             watch.push((resource, revision));
             items.insert(resource, list);
+            same.extend(unchanged);
         }
-        !self.deserted && !items.is_empty() && self.peers.listed(items)
+        !self.deserted && !items.is_empty() && self.peers.listed(items, &same)
     }
 
     /// A watch told that an object was made or changed.
@@ -420,6 +447,11 @@ impl Mirror {
             findings.push(Finding::warning(Code::Cluster, &place, message).help(help));
         }
         Holding { heard: self.heard, objects: objects.collect(), hidden: hidden.collect(), findings }
+    }
+
+    /// The digests of nodes that are known, by name, with what is in each.
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        self.peers.digests()
     }
 
     /// Who its nodes are.

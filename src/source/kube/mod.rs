@@ -15,6 +15,7 @@ pub mod resource;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,15 @@ struct Kept {
     version: u32,
     objects: BTreeMap<String, String>,
     hidden: Vec<String>,
+}
+
+/// How an API server is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// As this kubeconfig says.
+    Kubeconfig(PathBuf),
+    /// As the ServiceAccount of the pod in which this runs.
+    Pod,
 }
 
 /// Who this node is for a cluster.

@@ -27,12 +27,29 @@ pub(super) struct Peers {
     nodes: ClusterNodes,
     /// What their HostStates say.
     states: BTreeMap<String, BTreeSet<NodeAddress>>,
-    /// The digests, and the nodes in each.
-    digests: BTreeMap<String, ClusterNodes>,
+    /// The digests.
+    digests: BTreeMap<String, Digest>,
     /// What that comes to.
     all: ClusterNodes,
     /// Labels that several have.
     shared: BTreeSet<Arc<BTreeMap<String, String>>>,
+}
+
+/// One of the digests.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Digest {
+    /// What is in it, as its writer says.
+    fingerprint: Option<String>,
+    nodes: ClusterNodes,
+}
+
+impl Digest {
+    fn of(item: Item) -> Self {
+        // What is not understood says nothing.
+        let spec = serde_json::from_value::<HostPeersSpec>(item.spec);
+        let nodes = spec.map(|spec| spec.nodes()).unwrap_or_default();
+        Self { fingerprint: item.metadata.annotations.fingerprint, nodes }
+    }
 }
 
 impl Peers {
@@ -58,13 +75,21 @@ impl Peers {
         self.digests.contains_key(INDEX)
     }
 
-    /// Every kind was listed, or those that are not here could not be. What follows is worked out anew.
-    pub(super) fn listed(&mut self, lists: BTreeMap<Resource, Vec<Item>>) -> bool {
+    /// The digests that are known, by name, with what is in each.
+    pub(super) fn digests(&self) -> BTreeMap<String, String> {
+        let known = |(name, digest): (&String, &Digest)| Some((name.clone(), digest.fingerprint.clone()?));
+        self.digests.iter().filter_map(known).collect()
+    }
+
+    /// Every kind was listed, or those that are not here could not be; these digests are the `same` as before. What follows is worked
+    /// out anew; whether the nodes are others than before.
+    pub(super) fn listed(&mut self, lists: BTreeMap<Resource, Vec<Item>>, same: &BTreeSet<String>) -> bool {
         for (resource, items) in lists {
             let parts = items.into_iter().map(|item| (item.metadata.name.clone(), item));
             match resource {
                 Resource::Object(Kind::HostPeers) => {
-                    self.digests = parts.map(|(name, item)| (name, digest(item))).collect();
+                    self.digests.retain(|name, _| same.contains(name));
+                    self.digests.extend(parts.map(|(name, item)| (name, Digest::of(item))));
                 }
                 Resource::Node => {
                     let parts: Vec<_> = parts.map(|(name, item)| (name, self.node(item))).collect();
@@ -81,7 +106,7 @@ impl Peers {
             // What they are a digest of is not followed any more.
             (self.nodes, self.states) = Default::default();
             let digests = std::mem::take(&mut self.digests);
-            digests.values().flatten().for_each(|(name, node)| self.keep(name, node));
+            digests.values().flat_map(|digest| &digest.nodes).for_each(|(name, node)| self.keep(name, node));
             self.digests = digests;
         } else {
             let nodes = std::mem::take(&mut self.nodes);
@@ -97,8 +122,9 @@ impl Peers {
         let name = item.metadata.name.clone();
         match resource {
             Resource::Object(Kind::HostPeers) => {
-                let newer = digest(item);
-                let older = self.digests.insert(name, newer.clone()).unwrap_or_default();
+                let digest = Digest::of(item);
+                let newer = digest.nodes.clone();
+                let older = self.digests.insert(name, digest).unwrap_or_default().nodes;
                 if !self.has_digests() {
                     return false;
                 }
@@ -128,7 +154,7 @@ impl Peers {
         match resource {
             Resource::Object(Kind::HostPeers) => {
                 let had = self.has_digests();
-                let nodes = self.digests.remove(name).unwrap_or_default();
+                let nodes = self.digests.remove(name).unwrap_or_default().nodes;
                 had && nodes.keys().filter(|name| self.leaves(name)).count() > 0
             }
             Resource::Node => {
@@ -145,7 +171,7 @@ impl Peers {
 
     /// A node is no longer in a digest, nor in all, unless it is in another one; whether it was.
     fn leaves(&mut self, name: &str) -> bool {
-        let elsewhere = self.digests.values().any(|nodes| nodes.contains_key(name));
+        let elsewhere = self.digests.values().any(|digest| digest.nodes.contains_key(name));
         !elsewhere && self.all.remove(name).is_some()
     }
 
@@ -207,11 +233,6 @@ impl Peers {
     }
 }
 
-fn digest(item: Item) -> ClusterNodes {
-    // What is not understood says nothing.
-    serde_json::from_value::<HostPeersSpec>(item.spec).map(|spec| spec.nodes()).unwrap_or_default()
-}
-
 fn state(item: Item) -> BTreeSet<NodeAddress> {
     let addresses = item.status.interfaces.iter().flat_map(|interface| {
         let role = Role::ALL.iter().copied().find(|role| role.name() == interface.role);
@@ -266,7 +287,10 @@ mod tests {
     #[test]
     fn a_node_is_what_its_node_and_its_state_say() {
         let mut peers = Peers::default();
-        assert!(peers.listed([(Resource::Node, vec![node("a", "x", "10.0.0.1"), node("b", "x", "10.0.0.2")])].into()));
+        assert!(peers.listed(
+            [(Resource::Node, vec![node("a", "x", "10.0.0.1"), node("b", "x", "10.0.0.2")])].into(),
+            &BTreeSet::new()
+        ));
         assert!(Arc::ptr_eq(&peers.all()["a"].shared, &peers.all()["b"].shared), "what is the same is there once");
         assert_eq!(peers.all()["a"].label(HOST_NAME), Some("a"));
         assert!(peers.stored(STATE, state("a", "10.1.0.1")));
@@ -290,6 +314,7 @@ mod tests {
         let mut peers = Peers::new(vec!["10.0.0.0/15".parse().unwrap()], &ClusterNodes::new());
         peers.listed(
             [(Resource::Node, vec![node("a", "x", "10.0.0.1")]), (STATE, vec![state("a", "192.0.2.1")])].into(),
+            &BTreeSet::new(),
         );
         assert_eq!(addresses(&peers, "a"), ["- 10.0.0.1"]);
         assert!(peers.stored(STATE, state("a", "10.1.0.9")));
@@ -300,15 +325,20 @@ mod tests {
     fn digests_count_when_all_are_there_and_are_followed_one_by_one() {
         let mut direct = Peers::default();
         let nodes = vec![node("a", "x", "10.0.0.1"), node("b", "x", "10.0.0.2"), node("c", "y", "10.0.0.3")];
-        direct.listed([(Resource::Node, nodes), (STATE, vec![state("a", "10.1.0.1")])].into());
+        direct.listed([(Resource::Node, nodes), (STATE, vec![state("a", "10.1.0.1")])].into(), &BTreeSet::new());
         let digest = |name: &str, nodes: &[&str]| {
             let of = direct.all().iter().filter(|(name, _)| nodes.contains(&name.as_str()));
             item(json!({ "metadata": { "name": name }, "spec": HostPeersSpec::of(of) }))
         };
         let index = || item(json!({ "metadata": { "name": INDEX }, "spec": {} }));
         let mut peers = Peers::default();
-        assert!(!peers.listed([(PEERS, vec![digest("0", &["a"])])].into()) && !peers.has_digests());
-        assert!(peers.listed([(PEERS, vec![digest("0", &["a", "b"]), digest("1", &["c"]), index()])].into()));
+        assert!(!peers.listed([(PEERS, vec![digest("0", &["a"])])].into(), &BTreeSet::new()) && !peers.has_digests());
+        assert!(
+            peers.listed(
+                [(PEERS, vec![digest("0", &["a", "b"]), digest("1", &["c"]), index()])].into(),
+                &BTreeSet::new()
+            )
+        );
         assert!(peers.has_digests());
         assert_eq!(peers.all(), direct.all());
         assert!(!peers.stored(PEERS, digest("0", &["a", "b"])));
@@ -318,10 +348,20 @@ mod tests {
         assert!(!peers.stored(PEERS, digest("1", &["b", "c"])));
         assert!(peers.deleted(PEERS, "1") && !peers.deleted(PEERS, "1"));
         assert_eq!(peers.all().keys().collect::<Vec<_>>(), ["b"]);
+        // What is the same need not be sent again.
+        let mut dressed = digest("0", &["b"]);
+        dressed.metadata.annotations.fingerprint = Some("f".to_owned());
+        peers.stored(PEERS, dressed);
+        assert_eq!(peers.digests(), [("0".to_owned(), "f".to_owned())].into());
+        let same = ["0".to_owned(), INDEX.to_owned()].into();
+        assert!(!peers.listed([(PEERS, vec![])].into(), &same) && peers.has_digests());
         // Without the index, the Nodes themselves count again.
         peers.deleted(PEERS, INDEX);
         assert!(!peers.has_digests());
-        assert!(peers.listed([(PEERS, vec![]), (Resource::Node, vec![node("c", "y", "10.0.0.3")])].into()));
+        assert!(
+            peers
+                .listed([(PEERS, vec![]), (Resource::Node, vec![node("c", "y", "10.0.0.3")])].into(), &BTreeSet::new())
+        );
         assert_eq!(peers.all().keys().collect::<Vec<_>>(), ["c"]);
     }
 }

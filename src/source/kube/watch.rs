@@ -15,10 +15,11 @@ use super::client::{Client, Credentials};
 use super::item::Item;
 use super::mirror::{Failure, Mirror, Noticed, Plan};
 use super::resource::Resource;
-use super::{Health, Holding, Me};
+use super::{Access, Health, Holding, Me};
 use crate::net::node::ClusterNodes;
 use crate::net::splitmix;
 use crate::policy::clusters::Cluster;
+use crate::source::object::Kind;
 
 /// How long things take at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,17 +86,28 @@ impl Source {
         seed: u64,
         tell: impl Fn(Told) + Send + 'static,
     ) -> io::Result<Self> {
+        let access = Access::Kubeconfig(cluster.kubeconfig.clone());
+        Self::run(access, Mirror::new(cluster, me, before), pace, seed, tell)
+    }
+
+    /// Follows who the nodes of a cluster are by their Nodes and HostStates, also where there are digests of these.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn of_nodes(access: Access, pace: Pace, seed: u64, tell: impl Fn(Told) + Send + 'static) -> io::Result<Self> {
+        Self::run(access, Mirror::of_nodes(), pace, seed, tell)
+    }
+
+    fn run(
+        access: Access,
+        mirror: Mirror,
+        pace: Pace,
+        seed: u64,
+        tell: impl Fn(Told) + Send + 'static,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
-        let follower = Follower {
-            kubeconfig: cluster.kubeconfig.clone(),
-            mirror: Mirror::new(cluster, me, before),
-            pace,
-            seed,
-            rolls: 0,
-            told: None,
-            tell: Box::new(tell),
-        };
+        let follower = Follower { access, mirror, pace, seed, rolls: 0, told: None, tell: Box::new(tell) };
         thread::Builder::new().name("cluster".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -111,7 +123,7 @@ impl Source {
 }
 
 struct Follower {
-    kubeconfig: std::path::PathBuf,
+    access: Access,
     mirror: Mirror,
     pace: Pace,
     seed: u64,
@@ -131,7 +143,7 @@ enum Said {
 impl Follower {
     async fn follow(mut self) {
         loop {
-            let (pause, credentials) = match Client::open(&self.kubeconfig, self.pace.answer).await {
+            let (pause, credentials) = match Client::at(&self.access, self.pace.answer).await {
                 Ok((client, credentials)) => {
                     let plan = self.pass(&client).await;
                     self.say(plan.changed, plan.nodes);
@@ -169,6 +181,9 @@ impl Follower {
             // When the server is in trouble, the others would only wait for the same.
             let list = match general {
                 true => Err(Failure::Broken("not asked".to_owned())),
+                false if resource == Resource::Object(Kind::HostPeers) => {
+                    client.list_digests(&self.mirror.digests()).await
+                }
                 false => client.list(resource).await,
             };
             general |= list.as_ref().is_err_and(Failure::is_general);

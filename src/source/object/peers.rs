@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::schema;
 use crate::net::interface::Role;
@@ -15,6 +16,9 @@ use crate::net::node::{ClusterNodes, Node, NodeAddress, is_of_a_node};
 
 /// The object that is there when all others are: without it, digests do not count.
 pub const INDEX: &str = "index";
+
+/// The annotation that says what is in a digest, so that who has it already need not be sent it: [`HostPeersSpec::fingerprint`].
+pub const FINGERPRINT: &str = "nodewall.dev/fingerprint";
 
 /// The key for addresses of which no role is known.
 const ANY: &str = "node";
@@ -83,6 +87,15 @@ impl HostPeersSpec {
         spec
     }
 
+    /// The same for the same content, and for no other: 32 hexadecimal digits.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn fingerprint(&self) -> Result<String, serde_json::Error> {
+        let hash = Sha256::digest(serde_json::to_vec(self)?);
+        Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The nodes in it. Roles that are not known here are left out.
     pub fn nodes(&self) -> ClusterNodes {
         let shared: Vec<_> = self.labels.iter().map(|labels| Arc::new(labels.clone())).collect();
@@ -127,6 +140,9 @@ mod tests {
                     "addresses": { "node": ["10.0.0.1"], "rail": ["10.0.1.1", "10.0.2.1"] } })
         );
         assert_eq!(spec.nodes(), nodes);
+        let read: HostPeersSpec = serde_json::from_value(serde_json::to_value(&spec).unwrap()).unwrap();
+        assert_eq!(read.fingerprint().unwrap(), spec.fingerprint().unwrap());
+        assert_ne!(read.fingerprint().unwrap(), HostPeersSpec::default().fingerprint().unwrap());
     }
 
     #[test]

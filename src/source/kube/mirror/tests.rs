@@ -43,6 +43,10 @@ fn refused(code: u16) -> Failure {
     Failure::Refused { code, message: "no".to_owned() }
 }
 
+fn listing(revision: String, items: Vec<Item>) -> Listing {
+    Listing { revision, items, ..Listing::default() }
+}
+
 /// A pass in which sets and policies are these, and all other kinds are empty.
 fn pass(mirror: &mut Mirror, revision: u64, sets: Vec<Item>, policies: Vec<Item>) -> Plan {
     let mut lists = Vec::new();
@@ -52,7 +56,7 @@ fn pass(mirror: &mut Mirror, revision: u64, sets: Vec<Item>, policies: Vec<Item>
             Resource::Object(Kind::HostPolicy) => policies.clone(),
             _ => Vec::new(),
         };
-        lists.push((kind, Ok(Listing { revision: revision.to_string(), items })));
+        lists.push((kind, Ok(listing(revision.to_string(), items))));
     }
     mirror.passed(lists, 0)
 }
@@ -126,7 +130,7 @@ fn a_kind_that_is_refused_is_kept_while_others_are_followed() {
     let with = |failure: Failure, mirror: &mut Mirror| {
         let lists = mirror.resources().into_iter().map(|kind| match kind {
             Resource::Object(Kind::HostPolicy) => (kind, Err(failure.clone())),
-            _ => (kind, Ok(Listing { revision: "11".to_owned(), items: vec![set("b", 11, "10.0.0.1")] })),
+            _ => (kind, Ok(listing("11".to_owned(), vec![set("b", 11, "10.0.0.1")]))),
         });
         let lists = lists
             .filter(|(kind, _)| matches!(kind, Resource::Object(Kind::HostPolicy | Kind::HostNetworkSet)))
@@ -152,7 +156,7 @@ fn a_cluster_is_heard_when_all_its_kinds_are_there_or_unknown() {
         let mut mirror = mirror();
         let lists = mirror.resources().into_iter().map(|kind| match kind {
             Resource::Object(Kind::HostExpectation) => (kind, Err(failure.clone())),
-            _ => (kind, Ok(Listing { revision: "7".to_owned(), items: Vec::new() })),
+            _ => (kind, Ok(listing("7".to_owned(), Vec::new()))),
         });
         let lists = lists.collect();
         mirror.passed(lists, 0);
@@ -275,7 +279,7 @@ fn pass_with_nodes(mirror: &mut Mirror, policies: &[Item], nodes: &[Item]) -> Pl
         Resource::Node => nodes.to_vec(),
         Resource::Object(_) => Vec::new(),
     };
-    let listed = |resource| (resource, Ok(Listing { revision: "7".to_owned(), items: list(resource) }));
+    let listed = |resource| (resource, Ok(listing("7".to_owned(), list(resource))));
     let lists = mirror.resources().into_iter().map(listed).collect();
     mirror.passed(lists, 0)
 }
@@ -317,7 +321,7 @@ fn a_cluster_without_nodes_is_not_believed_and_keeps_its_documents() {
 fn with_digests_nodes_are_not_asked_for_and_without_the_kind_they_are() {
     let mut mirror = mirror_at_home();
     let index = item("index", 1, json!({}));
-    let digests = |items: Vec<Item>| (PEERS, Ok(Listing { revision: "7".to_owned(), items }));
+    let digests = |items: Vec<Item>| (PEERS, Ok(listing("7".to_owned(), items)));
     for resource in [Resource::Node, Resource::Object(Kind::HostState)] {
         assert!(mirror.is_needless(resource, &[digests(vec![index.clone()])]));
         assert!(!mirror.is_needless(resource, &[digests(vec![])]));
@@ -325,7 +329,7 @@ fn with_digests_nodes_are_not_asked_for_and_without_the_kind_they_are() {
     }
     assert!(!mirror.is_needless(Resource::Object(Kind::HostPolicy), &[digests(vec![index.clone()])]));
     let lists = mirror.resources().into_iter().filter(|resource| *resource != PEERS);
-    let listed = |resource| (resource, Ok(Listing { revision: "7".to_owned(), items: Vec::new() }));
+    let listed = |resource| (resource, Ok(listing("7".to_owned(), Vec::new())));
     let lists = lists.map(listed).chain([(PEERS, Err(refused(404)))]).collect();
     mirror.passed(lists, 0);
     assert!(mirror.holding().heard && mirror.health().reach == Reach::Synced, "{:?}", mirror.health());
