@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Options;
 use super::exit::Exit;
 use super::output::Output;
-use crate::config::{self, duration};
+use crate::config::{self, Config, duration};
 use crate::host;
 use crate::identity::Secret;
 use crate::identity::files::Files;
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// The hash of the key of the cluster's CA, as `kubeadm token create --print-join-command` prints it; may be repeated
     #[arg(long, value_name = "sha256:HEX", value_parser = parse_hash)]
     ca_hash: Vec<[u8; 32]>,
-    /// Where to write the kubeconfig; certificate and key come into FILE.pem
+    /// Where to write the kubeconfig; certificate and key come into the state directory
     #[arg(long, value_name = "FILE", default_value = "/etc/nodewall/kubeconfig")]
     kubeconfig: PathBuf,
     /// How long to wait until the certificate is approved
@@ -101,21 +101,21 @@ fn wanted(options: &Options, arguments: &Arguments) -> Result<Wanted, String> {
         Some(path) => Authority::Roots(text(path)?),
         None => Authority::Hashes(arguments.ca_hash.clone()),
     };
+    let (config, _, _) = config::load(&options.config, Trust::Anyone);
     Ok(Wanted {
         server: arguments.server.clone(),
         authority,
         token,
-        node: node(options)?,
-        files: Files::beside(&arguments.kubeconfig)?,
+        node: node(options, &config)?,
+        files: Files::of(&arguments.kubeconfig, &config.state_directory)?,
         wait: arguments.wait,
         force: arguments.force,
     })
 }
 
 /// What this node is called in its cluster.
-fn node(options: &Options) -> Result<String, String> {
-    let (config, _, _) = config::load(&options.config, Trust::Anyone);
-    if let Some(node) = options.node.clone().or(config.settings.node) {
+fn node(options: &Options, config: &Config) -> Result<String, String> {
+    if let Some(node) = options.node.clone().or_else(|| config.settings.node.clone()) {
         return Ok(node);
     }
     // The kubelet has it in small letters, too.

@@ -122,7 +122,8 @@ pub(super) fn applied(object: &Json, status: &DocumentStatus) -> Json {
     })
 }
 
-/// The Event that says that an object is refused: of one generation of it there is one, as its name says.
+/// The Event that says that an object is refused: of one generation of it there is one, as its name says. Those about objects without a
+/// namespace are in "default": the API server wants it so, and `kubectl describe` looks there.
 pub(super) fn refusal(object: &Json, why: &str, now: &str, instance: &str) -> Json {
     let text = |pointer: &str| object.pointer(pointer).and_then(Json::as_str).unwrap_or_default();
     let generation = object.pointer("/metadata/generation").and_then(Json::as_i64).unwrap_or_default();

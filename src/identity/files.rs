@@ -1,8 +1,9 @@
-//! Where the identity of a node is on disk: a kubeconfig, and beside it one file with certificate and key, so that they change together.
+//! Where the identity of a node is on disk: a kubeconfig, and one file with certificate and key, so that they change together. That is in
+//! the state directory, as the daemon writes nowhere else.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf, absolute};
 
 use k8s_openapi::ByteString;
@@ -33,17 +34,16 @@ pub struct Identity {
 }
 
 impl Files {
-    /// Beside a kubeconfig.
+    /// For a kubeconfig, with its identity below this state directory.
     ///
     /// # Errors
-    /// It is no path of a file.
-    pub fn beside(kubeconfig: &Path) -> Result<Self, String> {
-        let no_file = || format!("{} is no path of a file", kubeconfig.display());
-        let kubeconfig = absolute(kubeconfig).map_err(|_| no_file())?;
-        if kubeconfig.file_name().is_none() {
-            return Err(no_file());
-        }
-        let identity = with(&kubeconfig, ".pem");
+    /// One of them is no path.
+    pub fn of(kubeconfig: &Path, state: &Path) -> Result<Self, String> {
+        let no_path = |path: &Path| format!("{} is no path of a file", path.display());
+        let kubeconfig = absolute(kubeconfig).map_err(|_| no_path(kubeconfig))?;
+        let state = absolute(state).map_err(|_| no_path(state))?;
+        let name = kubeconfig.file_name().ok_or_else(|| no_path(&kubeconfig))?;
+        let identity = with(&state.join("identity").join(name), ".pem");
         Ok(Self { pending: pending(&identity), identity, kubeconfig })
     }
 
@@ -96,6 +96,9 @@ impl Files {
             return Ok(key);
         }
         let key = Key::generate().map_err(io::Error::other)?;
+        if let Some(directory) = self.pending.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
         write(&self.pending, &key.to_pem())?;
         Ok(key)
     }
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn a_pending_key_is_the_same_until_it_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("kubeconfig")).unwrap();
+        let files = Files::of(&folder.path().join("kubeconfig"), folder.path()).unwrap();
         let first = files.pending_key().unwrap().public();
         assert_eq!(files.pending_key().unwrap().public(), first);
         fs::write(&files.pending, "no key").unwrap();
@@ -233,7 +236,7 @@ mod tests {
     #[test]
     fn an_identity_is_a_node_with_its_own_key_or_none() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("kubeconfig")).unwrap();
+        let files = Files::of(&folder.path().join("kubeconfig"), folder.path()).unwrap();
         assert!(files.identity().unwrap().is_none());
         let key = files.pending_key().unwrap();
         let certified = |user: &str| {
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn the_kubeconfig_names_one_file_for_both_and_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::beside(&folder.path().join("kube\"config")).unwrap();
+        let files = Files::of(&folder.path().join("kube\"config"), folder.path()).unwrap();
         files.write_kubeconfig("https://[::1]:6443/a#b", &[b"root".to_vec()]).unwrap();
         assert_eq!(Files::of_kubeconfig(&files.kubeconfig).unwrap(), Some(files.clone()));
         let text = fs::read_to_string(&files.kubeconfig).unwrap();

@@ -16,7 +16,11 @@ use serde_json::{Value as Json, json};
 use super::api::{Api, REQUESTS, TOKEN, hex};
 use super::lab::daemon::{Node, management_link};
 use super::lab::{isolated, may_run};
-use super::run::{Controller, ended, join, log, until};
+use super::run::{Controller, ended, join, log, settings, until};
+
+/// Certificate and key, and the key of a request that is under way.
+const IDENTITY: &str = "state/identity/kubeconfig.pem";
+const PENDING: &str = "state/identity/kubeconfig.pem.pending-key";
 
 const STATES: &str = "/apis/nodewall.dev/v1alpha1/hoststates";
 
@@ -43,7 +47,7 @@ fn joined(api: &Api, node: &str, folder: &Path, more: &[&str]) -> (i32, String) 
 
 /// The hash of the key that is in force in a folder.
 fn key(folder: &Path) -> String {
-    hex(&fingerprint(&certificate::read(&fs::read_to_string(folder.join("kubeconfig.pem")).unwrap()).unwrap().key))
+    hex(&fingerprint(&certificate::read(&fs::read_to_string(folder.join(IDENTITY)).unwrap()).unwrap().key))
 }
 
 #[test]
@@ -59,10 +63,10 @@ fn a_host_joins_by_the_hash_of_the_ca_and_only_once() {
     assert!(said.contains(&format!("kubectl certificate approve {request}")), "{said}");
     assert!(request.starts_with("nodewall-gpu-17-"), "{request}");
     assert!(!said.contains(TOKEN) && !said.contains(&TOKEN[7..]), "{said}");
-    for name in ["kubeconfig", "kubeconfig.pem"] {
+    for name in ["kubeconfig", IDENTITY] {
         assert_eq!(fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
-    assert!(!folder.path().join("kubeconfig.pem.pending-key").exists());
+    assert!(!folder.path().join(PENDING).exists());
     let text = fs::read_to_string(folder.path().join("kubeconfig")).unwrap();
     assert!(!text.contains(&TOKEN[7..]) && text.contains(&api.url) && !text.contains("elsewhere"), "{text}");
     // Whoever knows the hash has sent the token to that server only, and what is there holds.
@@ -108,6 +112,7 @@ fn wrong_tokens_are_usage_or_not_authorised_and_never_repeated() {
     let (api, folder) = (Api::start(), tempfile::tempdir().unwrap());
     let with = |token: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nodewall"));
+        command.arg("--config").arg(settings(folder.path()));
         command
             .args(["--node", "gpu-17", "join", "--server", &api.url, "--token", token, "--ca-file"])
             .arg(api.ca_file());
@@ -129,7 +134,7 @@ fn who_was_interrupted_goes_on_with_the_same_request() {
     let more = ["--ca-file", ca.to_str().unwrap(), "--wait", "1s"];
     let (code, said) = ended(&mut join(&api, "gpu-17", folder.path(), &more));
     assert!(code == 1 && said.contains("another `nodewall join` goes on waiting"), "{said}");
-    assert!(folder.path().join("kubeconfig.pem.pending-key").exists() && !folder.path().join("kubeconfig").exists());
+    assert!(folder.path().join(PENDING).exists() && !folder.path().join("kubeconfig").exists());
     let all = requests(&api);
     api.settle(&all[0], "Approved", "");
     let (code, said) = ended(&mut join(&api, "gpu-17", folder.path(), &more));
@@ -179,7 +184,7 @@ fn the_controller_lets_new_nodes_in_and_gives_nobody_the_name_of_another() {
         api.delete(REQUESTS, &name);
     }
     api.put(STATES, "gpu-17", json!({ "spec": { "node": "gpu-17" } }));
-    fs::remove_file(thief.path().join("kubeconfig.pem.pending-key")).unwrap();
+    fs::remove_file(thief.path().join(PENDING)).unwrap();
     assert_eq!(ended(&mut join(&api, "gpu-17", thief.path(), &short)).0, 1);
     let said = log(&api, "controller-a");
     assert!(said.contains("there is a node \"gpu-17\" already"), "{said}");
@@ -231,7 +236,7 @@ fn a_certificate_is_renewed_in_time_and_used_without_a_restart() {
     assert!(log(&api, "controller-a").contains("node \"gpu-17\" renews its certificate"));
     let away = told.try_iter().filter(|told| told.health.reach == Reach::Away).count();
     println!("away {away} times over it");
-    assert!(!folder.path().join("kubeconfig.pem.pending-key").exists());
+    assert!(!folder.path().join(PENDING).exists());
 }
 
 #[test]
@@ -271,15 +276,15 @@ fn a_certificate_that_is_nearly_or_wholly_over_is_told() {
     if !may_run("a_certificate_that_is_nearly_or_wholly_over_is_told") {
         return;
     }
-    let api = Api::start();
-    let ca = api.ca_file();
-    for (until_end, wanted) in [(60, "ends at"), (3, "run `nodewall join` with a new token")] {
-        let folder = tempfile::tempdir().unwrap();
+    for (until_end, wanted) in [(60, "ends at"), (8, "run `nodewall join` with a new token")] {
+        // The one before has asked for another certificate.
+        let (api, folder) = (Api::start(), tempfile::tempdir().unwrap());
+        let ca = api.ca_file();
         api.next_lifetime(-10_000, until_end);
         let (code, said) = joined(&api, "gpu-17", folder.path(), &["--ca-file", ca.to_str().unwrap()]);
         assert_eq!(code, 0, "{said}");
-        if until_end < 10 {
-            std::thread::sleep(Duration::from_secs(4));
+        if until_end == 8 {
+            std::thread::sleep(Duration::from_secs(9));
         }
         let renewer = Renewer::start(&folder.path().join("kubeconfig"), 7).unwrap();
         until("the worry", || renewer.standing().error.is_some_and(|error| error.contains(wanted)));

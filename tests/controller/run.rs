@@ -1,6 +1,6 @@
 //! The binary: once, or as a process that is ended with what holds it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,19 @@ pub fn within(patience: Duration, what: &str, wanted: impl Fn() -> bool) -> Dura
     start.elapsed()
 }
 
+/// Settings with the state directory in a folder.
+pub fn settings(folder: &Path) -> PathBuf {
+    let path = folder.join("join.toml");
+    std::fs::write(&path, format!("state_directory = \"{}\"\n", folder.join("state").display())).unwrap();
+    path
+}
+
 /// `nodewall join` as a node, with its files in a folder.
 pub fn join(api: &Api, node: &str, folder: &Path, more: &[&str]) -> Command {
     std::fs::write(folder.join("token"), format!("{}\n", super::api::TOKEN)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodewall"));
-    command.args(["--node", node, "join", "--server", &api.url, "--kubeconfig"]).arg(folder.join("kubeconfig"));
+    command.args(["--node", node, "--config"]).arg(settings(folder));
+    command.args(["join", "--server", &api.url, "--kubeconfig"]).arg(folder.join("kubeconfig"));
     command.arg("--token-file").arg(folder.join("token")).args(more);
     command
 }
