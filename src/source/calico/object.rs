@@ -18,7 +18,7 @@ use crate::text::tree::{Node, Value};
 const API_VERSIONS: [(&str, bool); 2] = [("projectcalico.org/v3", false), ("crd.projectcalico.org/v1", true)];
 
 /// Where libcalico-go keeps labels and annotations of an object that it stores in a CRD.
-const STORED_METADATA: &str = "projectcalico.org/metadata";
+pub(super) const STORED_METADATA: &str = "projectcalico.org/metadata";
 
 /// The objects of all texts, in the order in which they were read.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Objects {
     pub endpoints: Vec<HostEndpoint>,
     pub tiers: Vec<Tier>,
     pub failsafes: Vec<Failsafes>,
+    /// Whether a rule with an error does not take its policy with it: if it allows or logs, it is left out, else it denies everything.
+    pub replacing: bool,
 }
 
 /// GlobalNetworkPolicy or StagedGlobalNetworkPolicy.
@@ -44,6 +46,8 @@ pub(super) struct Policy {
     pub ingress: Option<Vec<Rule>>,
     pub egress: Option<Vec<Rule>>,
     pub stages: Stages,
+    /// How many errors stand in rules that were replaced (see [`Objects::replacing`]).
+    pub replaced: usize,
 }
 
 /// A selector over namespaces or service accounts.
@@ -75,7 +79,7 @@ pub(super) enum Action {
     Pass,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub place: Place,
     pub action: Action,
@@ -90,6 +94,25 @@ pub(super) struct Rule {
     pub comment: Option<String>,
 }
 
+impl Rule {
+    /// A rule that denies everything.
+    pub(super) fn denying_all(place: &Place) -> Self {
+        Self {
+            place: place.clone(),
+            action: Action::Deny,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: Entity::default(),
+            destination: Entity::default(),
+            http: None,
+            comment: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Icmp {
     pub kind: i64,
@@ -97,7 +120,7 @@ pub(super) struct Icmp {
 }
 
 /// All that is there must hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entity {
     pub nets: Vec<IpNet>,
     pub not_nets: Vec<IpNet>,
@@ -110,7 +133,7 @@ pub(super) struct Entity {
     pub elsewhere: Option<(&'static str, Place)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Namespaces {
     /// `global()`: nothing that is in a namespace, so no pod.
     Global,
@@ -118,7 +141,7 @@ pub(super) enum Namespaces {
     Some(Place),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ports {
     pub numbers: PortSet,
     pub names: Vec<(String, Place)>,
@@ -131,6 +154,8 @@ pub(super) struct NetworkSet {
     pub place: Place,
     pub labels: Labels,
     pub nets: Vec<IpNet>,
+    /// Whether these are not all that it has: the others cannot be read.
+    pub is_broken: bool,
 }
 
 /// HostEndpoint with an interface.
@@ -242,8 +267,10 @@ fn object<'t>(reader: &mut Reader<'t>, node: &Node<'t>, objects: &mut Objects) -
     };
     let mut spec = reader.table(spec, "spec")?;
     match kind {
-        "GlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, false)),
-        "StagedGlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, true)),
+        "GlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, false, objects.replacing)),
+        "StagedGlobalNetworkPolicy" => {
+            objects.policies.extend(policy(reader, &mut spec, head, true, objects.replacing))
+        }
         "GlobalNetworkSet" => objects.sets.extend(set(reader, &mut spec, head)),
         "HostEndpoint" => objects.endpoints.extend(endpoint(reader, &mut spec, head)),
         "Tier" => objects.tiers.extend(tier(reader, &mut spec, head)),
@@ -279,10 +306,15 @@ fn metadata<'t>(reader: &mut Reader<'t>, node: &Node<'t>, stored: bool) -> Optio
             reader.error(Code::Value, kept.node.span, format!("{STORED_METADATA} is not JSON"));
             return None;
         };
-        let of_calico = of_calico.get("labels").and_then(Json::as_object).into_iter().flatten();
-        labels.extend(of_calico.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))));
+        labels.extend(stored_labels(&of_calico));
     }
     Some((name, labels))
+}
+
+/// The labels in [`STORED_METADATA`].
+pub(super) fn stored_labels(kept: &Json) -> Labels {
+    let labels = kept.get("labels").and_then(Json::as_object).into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// A number that may have a fraction.
@@ -325,8 +357,15 @@ fn flag<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, key: &'static 
     get(fields, key).and_then(|node| reader.boolean(node, key)).unwrap_or(false)
 }
 
-fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, staged: bool) -> Option<Policy> {
+fn policy<'t>(
+    reader: &mut Reader<'t>,
+    spec: &mut Fields<'_, 't>,
+    head: Head,
+    staged: bool,
+    replacing: bool,
+) -> Option<Policy> {
     let before = reader.errors();
+    let mut replaced = 0;
     let tier = get(spec, "tier").and_then(|tier| reader.string(tier, "tier")).filter(|tier| !tier.is_empty());
     let tier = tier.unwrap_or("default").to_owned();
     let order = order(reader, spec);
@@ -380,7 +419,15 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
             .and_then(|node| reader.list(node, key))
             .unwrap_or_default()
             .iter()
-            .filter_map(|rule| self::rule(reader, rule))
+            .filter_map(|node| {
+                let before = reader.errors();
+                let read = rule(reader, node);
+                if read.is_some() || !replacing {
+                    return read;
+                }
+                replaced += reader.errors() - before;
+                (!is_harmless(node)).then(|| Rule::denying_all(&reader.place(node.span)))
+            })
             .collect();
         if let (false, Some(node), false) = (types.contains(&index), node, rules.is_empty()) {
             let message = format!("these rules count for nothing, in Calico as well: `types` does not have {key}");
@@ -424,7 +471,7 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
         _ => {}
     }
     let Head { name, place, .. } = head;
-    (reader.errors() == before).then_some(Policy {
+    (reader.errors() - before == replaced).then_some(Policy {
         name,
         place,
         staged,
@@ -435,7 +482,15 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
         ingress,
         egress,
         stages,
+        replaced,
     })
+}
+
+/// Whether leaving out what should have been a rule cannot allow more: it allows or logs.
+fn is_harmless(node: &Node<'_>) -> bool {
+    let Value::Table(entries) = &node.value else { return false };
+    let action = entries.iter().find(|entry| entry.key == "action").map(|entry| &entry.node.value);
+    matches!(action, Some(Value::String(action)) if ["Allow", "Log"].contains(&&**action))
 }
 
 fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Rule> {
@@ -615,7 +670,7 @@ fn set<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head) -> Op
         parse::unsupported(reader, node.span, "`allowedEgressDomains`");
     }
     let Head { name, labels, place } = head;
-    (reader.errors() == before).then_some(NetworkSet { name, place, labels, nets })
+    (reader.errors() == before).then_some(NetworkSet { name, place, labels, nets, is_broken: false })
 }
 
 fn endpoint<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head) -> Option<HostEndpoint> {
