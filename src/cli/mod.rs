@@ -30,6 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::config;
 use crate::daemon::documents::Whereabouts;
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
@@ -77,12 +78,19 @@ struct Options {
     /// Look at the copy of another machine's /sys and /proc below this directory instead of at this machine
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// What this node is called in its cluster, if it is something else than nodewall.toml and the host's name say
+    #[arg(long, global = true, value_name = "NAME", env = "NODEWALL_NODE", value_parser = node_name)]
+    node: Option<String>,
     /// Print JSON for scripts
     #[arg(long, global = true)]
     json: bool,
     /// Colours: `auto` uses them on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    if config::is_node_name(text) { Ok(text.to_owned()) } else { Err("not a name that a node can have".to_owned()) }
 }
 
 /// When to use colours.
@@ -152,7 +160,12 @@ impl Options {
 
     /// Where to look for documents; `paths` are those of the subcommand.
     fn whereabouts(&self, paths: &[PathBuf]) -> Whereabouts {
-        Whereabouts { config: self.config.clone(), directories: self.policy_directories.clone(), paths: paths.to_vec() }
+        Whereabouts {
+            config: self.config.clone(),
+            directories: self.policy_directories.clone(),
+            paths: paths.to_vec(),
+            node: self.node.clone(),
+        }
     }
 }
 

@@ -65,6 +65,10 @@ fn cluster<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Cluster> {
         }
     };
     let believe_empty = fields.get("believe_empty").and_then(|node| reader.boolean(node, "believe_empty"));
+    let node_addresses = match fields.get("node_addresses") {
+        None => Vec::new(),
+        Some(list) => parse::prefixes(reader, list, "node_addresses"),
+    };
     fields.finish(reader, what);
     let cluster = Cluster {
         name: name?,
@@ -72,6 +76,7 @@ fn cluster<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Cluster> {
         contribute,
         tiers,
         believe_empty: believe_empty.unwrap_or(false),
+        node_addresses,
     };
     (reader.errors() == before).then_some(cluster)
 }
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn a_cluster_may_say_little_unless_it_is_given_more() {
         let (clusters, findings) = decoded(
-            "[[source.cluster]]\nname = \"hub\"\nkubeconfig = \"/etc/nodewall/hub.conf\"\ncontribute = [\"policies\", \"sets\", \"tiers\", \"early-stages\"]\ntiers = [\"platform\"]\nbelieve_empty = true\n\
+            "[[source.cluster]]\nname = \"hub\"\nkubeconfig = \"/etc/nodewall/hub.conf\"\ncontribute = [\"policies\", \"sets\", \"tiers\", \"early-stages\"]\ntiers = [\"platform\"]\nbelieve_empty = true\nnode_addresses = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
              [[source.cluster]]\nname = \"dev\"\nkubeconfig = \"/etc/kubernetes/nodewall.conf\"\n",
         );
         assert_eq!(findings, Vec::<String>::new());
@@ -100,6 +105,8 @@ mod tests {
         assert_eq!(names, ["hub", "dev"]);
         assert!(clusters[0].believe_empty && !clusters[1].believe_empty);
         assert_eq!(clusters[0].contribute.len(), 4);
+        assert_eq!(clusters[0].node_addresses.len(), 2);
+        assert_eq!(clusters[1].node_addresses, []);
         assert_eq!(clusters[1].contribute, [Contribution::Policies, Contribution::Sets].into());
         assert_eq!(clusters[1].tiers, ["default".to_owned()].into());
         assert_eq!(clusters[1].kubeconfig, PathBuf::from("/etc/kubernetes/nodewall.conf"));

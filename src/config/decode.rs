@@ -41,6 +41,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         let words = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         config.settings.mode = reader.word(mode, "mode", &words).unwrap_or(config.settings.mode);
     }
+    if let Some(node) = fields.get("node") {
+        config.settings.node = node_name(reader, node);
+    }
     if let Some(labels) = fields.get("labels") {
         config.settings.labels = parse::labels(reader, labels, "labels");
     }
@@ -117,6 +120,25 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
     if let Some(source) = fields.get("source") {
         config.clusters = clusters::clusters(reader, source);
     }
+}
+
+/// A name that a Node of Kubernetes can have: a DNS subdomain (RFC 1123).
+fn node_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<String> {
+    let text = reader.string(node, "node")?;
+    if is_node_name(text) {
+        return Some(text.to_owned());
+    }
+    let message = format!("{} is no name of a node", quoted(text));
+    reader.error_with_help(Code::Value, node.span, message, "write it as `kubectl get nodes` does");
+    None
+}
+
+/// Whether a Node of Kubernetes can have this name: a DNS subdomain (RFC 1123).
+pub(super) fn is_node_name(text: &str) -> bool {
+    let inner = |part: &str| part.chars().all(|next| matches!(next, 'a'..='z' | '0'..='9' | '-'));
+    let part =
+        |part: &str| (1..=63).contains(&part.len()) && inner(part) && !part.starts_with('-') && !part.ends_with('-');
+    text.len() <= 253 && text.split('.').all(part)
 }
 
 fn number<'t>(
@@ -265,10 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_no_node_can_have_is_an_error() {
+        for name in ["", "GPU-7", "gpu_7", "-a", "a-", "a..b", ".", &"a".repeat(64)] {
+            let (config, findings) = decoded(&format!("node = \"{name}\"\n"));
+            assert!(config.settings.node.is_none() && findings.len() == 1, "{name}: {findings:?}");
+        }
+    }
+
+    #[test]
     fn every_key_is_read() {
         let (config, findings) = decoded(
             r#"
 mode = "audit"
+node = "gpu-7.example"
 accept_mark = 0x8000_0000
 policy_directories = ["/a", "/b"]
 socket = "/run/x.sock"
@@ -310,6 +341,7 @@ tcp = "10.0.0.9:443"
         assert_eq!(findings, Vec::<String>::new());
         let settings = config.settings;
         assert_eq!((settings.mode, settings.accept_mark), (Mode::Audit, 0x8000_0000));
+        assert_eq!(settings.node.as_deref(), Some("gpu-7.example"));
         assert_eq!(settings.labels["topology.kubernetes.io/zone"], "z1");
         assert_eq!((settings.log.group, settings.log.rate, settings.log.burst), (7, 100, 200));
         assert!(!settings.drop_invalid && !settings.revoke);

@@ -59,6 +59,7 @@ impl Config {
                 early: BTreeSet::new(),
                 accept_mark: ACCEPT_MARK,
                 mode: Mode::Enforce,
+                node: None,
                 labels: BTreeMap::new(),
                 failsafe: shipped_failsafe(),
                 defaults: BTreeMap::new(),
@@ -92,6 +93,11 @@ pub fn load(path: &Path, trust: Trust) -> (Config, Vec<Finding>, String) {
         Err(Unread::Missing) => (Config::shipped(), Vec::new(), String::new()),
         Err(Unread::Refused(finding)) => (Config::shipped(), vec![*finding], String::new()),
     }
+}
+
+/// Whether a Node of Kubernetes can have this name.
+pub fn is_node_name(text: &str) -> bool {
+    decode::is_node_name(text)
 }
 
 /// The settings in a text, as if a file of this name held it. Pure.

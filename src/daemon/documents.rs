@@ -27,6 +27,8 @@ pub struct Whereabouts {
     pub directories: Vec<PathBuf>,
     /// Policy files and directories instead of all policy directories; empty: the directories.
     pub paths: Vec<PathBuf>,
+    /// What this node is called in its cluster, before all that nodewall.toml says.
+    pub node: Option<String>,
 }
 
 /// What was found there.
@@ -69,7 +71,10 @@ fn load_from(
     before: Option<&Decoded>,
     holdings: Option<&Holdings>,
 ) -> Documents {
-    let (config, mut findings, text) = config::load(&whereabouts.config, trust);
+    let (mut config, mut findings, text) = config::load(&whereabouts.config, trust);
+    if whereabouts.node.is_some() {
+        config.settings.node.clone_from(&whereabouts.node);
+    }
     let (kept, troubles) = match holdings {
         Some(holdings) => (holdings.clone(), Vec::new()),
         None => clusters::kept(&config.state_directory, &config.clusters),

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::model::{HostPolicy, Stage, Tier};
 
 /// A cluster of `[[source.cluster]]`.
@@ -18,6 +20,8 @@ pub struct Cluster {
     pub tiers: BTreeSet<String>,
     /// Whether it is believed when it has nothing more of what it had.
     pub believe_empty: bool,
+    /// Where the addresses of its nodes are; others that it says its nodes have do not count. Empty: anywhere.
+    pub node_addresses: Vec<IpNet>,
 }
 
 /// What a cluster may say.
@@ -33,11 +37,14 @@ pub enum Contribution {
     Interfaces,
     /// Policies of the stages `untracked` and `prednat`, which decide before the tiers of the other stages are asked.
     EarlyStages,
+    /// Node and HostState: who its nodes are, with labels and addresses, for `nodes` in rules; and this node is one of them.
+    Nodes,
 }
 
 impl Contribution {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Policies, Self::Sets, Self::Tiers, Self::Interfaces, Self::EarlyStages];
+    pub const ALL: [Self; 6] =
+        [Self::Policies, Self::Sets, Self::Tiers, Self::Interfaces, Self::EarlyStages, Self::Nodes];
 
     /// The word in nodewall.toml.
     pub const fn name(self) -> &'static str {
@@ -47,6 +54,7 @@ impl Contribution {
             Self::Tiers => "tiers",
             Self::Interfaces => "interfaces",
             Self::EarlyStages => "early-stages",
+            Self::Nodes => "nodes",
         }
     }
 }

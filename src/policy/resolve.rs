@@ -96,8 +96,13 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
 pub fn labels_of_node(settings: &NodeSettings, facts: &Facts) -> Labels {
     let mut labels = facts.labels.clone();
     labels.extend(settings.labels.clone());
-    labels.entry("name".to_owned()).or_insert_with(|| facts.node.clone());
+    labels.entry("name".to_owned()).or_insert_with(|| node_name(settings, facts).to_owned());
     labels
+}
+
+/// What this node is called in its cluster.
+pub fn node_name<'a>(settings: &'a NodeSettings, facts: &'a Facts) -> &'a str {
+    settings.node.as_deref().unwrap_or(&facts.node)
 }
 
 struct Resolver<'a> {

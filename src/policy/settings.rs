@@ -12,6 +12,8 @@ use crate::text::place::Place;
 pub struct NodeSettings {
     /// The node-wide mode: [`Mode::Audit`] turns everything into counting and logging.
     pub mode: Mode,
+    /// What this node is called in its cluster; `None`: as the host.
+    pub node: Option<String>,
     /// Labels of this node, for `nodes` selectors.
     pub labels: Labels,
     /// Ways in and out that no policy can close.

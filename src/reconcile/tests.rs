@@ -21,6 +21,7 @@ fn place(file: &str) -> Place {
 /// Settings without a way in.
 pub(crate) fn settings() -> NodeSettings {
     NodeSettings {
+        node: None,
         mode: Mode::Enforce,
         labels: Default::default(),
         failsafe: Vec::new(),

@@ -29,6 +29,7 @@ pub fn cluster(kubeconfig: &Path) -> Cluster {
         contribute: Contribution::ALL.into(),
         tiers: ["platform", "default", "first"].map(str::to_owned).into(),
         believe_empty: false,
+        node_addresses: Vec::new(),
     }
 }
 

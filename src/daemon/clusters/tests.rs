@@ -24,6 +24,7 @@ impl World {
             contribute: [Contribution::Policies, Contribution::Sets].into(),
             tiers: ["default".to_owned()].into(),
             believe_empty: false,
+            node_addresses: Vec::new(),
         };
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("policy.d")).unwrap();
@@ -59,8 +60,12 @@ impl World {
             assert!(self.loads < 10, "it does not settle");
             let holdings = self.clusters.for_a_load();
             let at = |name: &str| self.folder.path().join(name);
-            let whereabouts =
-                Whereabouts { config: at("nodewall.toml"), directories: vec![at("policy.d")], paths: Vec::new() };
+            let whereabouts = Whereabouts {
+                config: at("nodewall.toml"),
+                directories: vec![at("policy.d")],
+                paths: Vec::new(),
+                node: None,
+            };
             let mut documents = documents::load_after(&whereabouts, Trust::Required, None, &holdings);
             match self.clusters.judge(&mut documents, &Facts::default(), Instant::now()) {
                 Judgement::Again => {}
@@ -162,8 +167,12 @@ fn a_cluster_that_was_just_asked_is_waited_for() {
     let (began, since) = (Instant::now(), SystemTime::now());
     let running = Running { cluster, node: Labels::new(), number: 1, began, health: None, since, _source: source };
     world.clusters.running.insert("dev".to_owned(), running);
-    let whereabouts =
-        Whereabouts { config: world.folder.path().join("nodewall.toml"), directories: Vec::new(), paths: Vec::new() };
+    let whereabouts = Whereabouts {
+        config: world.folder.path().join("nodewall.toml"),
+        directories: Vec::new(),
+        paths: Vec::new(),
+        node: None,
+    };
     let mut documents = documents::load_after(&whereabouts, Trust::Required, None, &world.clusters.for_a_load());
     let judge =
         |clusters: &mut Clusters, documents: &mut Documents, now| clusters.judge(documents, &Facts::default(), now);

@@ -117,6 +117,7 @@ mod tests {
             contribute: [Contribution::Policies, Contribution::Sets].into(),
             tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(),
             believe_empty: false,
+            node_addresses: Vec::new(),
         }
     }
 

@@ -166,7 +166,7 @@ impl Mirror {
             Contribution::Sets => &[Kind::HostNetworkSet],
             Contribution::Tiers => &[Kind::HostTier],
             Contribution::Interfaces => &[Kind::HostInterface],
-            Contribution::EarlyStages => &[],
+            Contribution::EarlyStages | Contribution::Nodes => &[],
         };
         self.cluster.contribute.iter().flat_map(kinds).copied().collect()
     }

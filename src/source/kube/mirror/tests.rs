@@ -13,6 +13,7 @@ fn cluster() -> Cluster {
         contribute: [Contribution::Policies, Contribution::Sets].into(),
         tiers: ["platform".to_owned()].into(),
         believe_empty: false,
+        node_addresses: Vec::new(),
     }
 }
 
