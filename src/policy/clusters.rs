@@ -22,6 +22,8 @@ pub struct Cluster {
     pub believe_empty: bool,
     /// Where the addresses of its nodes are; others that it says its nodes have do not count. Empty: anywhere.
     pub node_addresses: Vec<IpNet>,
+    /// Whether Calico's objects in it hold, in tiers of their own.
+    pub calico: bool,
 }
 
 /// What a cluster may say.

@@ -30,6 +30,7 @@ pub fn cluster(kubeconfig: &Path) -> Cluster {
         tiers: ["platform", "default", "first"].map(str::to_owned).into(),
         believe_empty: false,
         node_addresses: Vec::new(),
+        calico: false,
     }
 }
 

@@ -228,6 +228,10 @@ fn documents(objects: &Objects, manner: Manner<'_>) -> (Vec<Document>, Vec<Findi
                 ("order".to_owned(), order.into()),
             ]);
             fields.extend(draft.fields);
+            if manner.in_place.is_some() {
+                // All of it is for one node, whatever that is called by its label.
+                fields.remove("nodes");
+            }
             policies.push(Document { kind: Kind::HostPolicy, name: draft.name, fields, place: draft.place });
         }
         documents.push(document(Kind::HostTier, tier.name, fields, tier.place));

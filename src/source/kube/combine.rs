@@ -118,6 +118,7 @@ mod tests {
             tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(),
             believe_empty: false,
             node_addresses: Vec::new(),
+            calico: false,
         }
     }
 

@@ -14,6 +14,7 @@ fn cluster() -> Cluster {
         tiers: ["platform".to_owned()].into(),
         believe_empty: false,
         node_addresses: Vec::new(),
+        calico: false,
     }
 }
 
