@@ -2,7 +2,7 @@
 //!
 //! An object with an error counts as its last good version. Without one, what it may deny is denied, as Calico does itself with a
 //! ClusterNetworkPolicy: of rules that cannot be understood or said, those that allow or log are left out, and the others deny all that
-//! they may mean.
+//! they may mean. Where it is not a rule that is wrong, the policy allows nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -378,13 +378,16 @@ impl Here<'_> {
         };
         let newest = self.read(key, &versions.newest, true);
         let (errors, mut findings) = (newest.errors, newest.findings);
-        let policy = newest.objects.policies.into_iter().next().filter(|policy| policy.replaced == errors);
+        let policy = newest.objects.policies.into_iter().next();
         if errors == 0 && policy.is_none() {
             // It is about something else, and that is said.
             self.said.extend(findings);
             return;
         }
         let mut policy = policy.unwrap_or_else(|| self.stand_in(key, &versions.newest));
+        if errors > policy.replaced {
+            policy.close();
+        }
         if !selects(&policy) {
             return;
         }
@@ -424,9 +427,7 @@ impl Here<'_> {
                 "this selector holds for what has no namespace as well, so it is unclear whether hosts are meant";
             let help = "write namespaceSelector: global() where hosts are, or one that asks for a label";
             findings.push(Finding::warning(Code::NotConverted, &place, message).help(help));
-            for rules in [&mut policy.ingress, &mut policy.egress] {
-                *rules = rules.is_some().then(|| vec![Rule::denying_all(&place)]);
-            }
+            policy.close();
         }
         let names = SetNames::default();
         let mut world = World::new(&self.objects, Some(&names), Vec::new());
@@ -437,7 +438,7 @@ impl Here<'_> {
         findings
     }
 
-    /// A policy that denies all that this one may be about.
+    /// A policy that denies all that one may be about which is hardly one.
     fn stand_in(&self, key: &(Kind, String), text: &str) -> Policy {
         let parts = Parts::of(text);
         let place = Place::file(self.called(key));

@@ -28,7 +28,8 @@ pub(super) struct Objects {
     pub endpoints: Vec<HostEndpoint>,
     pub tiers: Vec<Tier>,
     pub failsafes: Vec<Failsafes>,
-    /// Whether a rule with an error does not take its policy with it: if it allows or logs, it is left out, else it denies everything.
+    /// Whether errors do not take a policy with them. A rule with one is left out if it allows or logs, else it denies everything; what
+    /// else cannot be read counts as what is most: all endpoints, both directions.
     pub replacing: bool,
 }
 
@@ -92,6 +93,18 @@ pub(super) struct Rule {
     pub destination: Entity,
     pub http: Option<Place>,
     pub comment: Option<String>,
+}
+
+impl Policy {
+    /// Takes out what it allows and lets pass: it is not known to be meant so.
+    pub(super) fn close(&mut self) {
+        for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
+            rules.retain(|rule| rule.action != Action::Allow);
+            for rule in rules.iter_mut().filter(|rule| rule.action == Action::Pass) {
+                rule.action = Action::Deny;
+            }
+        }
+    }
 }
 
 impl Rule {
@@ -379,9 +392,13 @@ fn policy<'t>(
         if plain.is_empty() || (key == "namespaceSelector" && plain == "global()") {
             continue;
         }
+        let selector = parse::selector(reader, node, key);
+        if selector.is_none() && !replacing {
+            return None;
+        }
         // all() is every namespace, and nothing that is in none.
-        let selector = parse::selector(reader, node, key)?;
-        let perhaps_hosts = selector != Selector::All && selector.matches(&Labels::new());
+        let perhaps_hosts =
+            selector.is_none_or(|selector| selector != Selector::All && selector.matches(&Labels::new()));
         pods = pods.or_else(|| Some(Pods { place: reader.place(node.span), perhaps_hosts }));
     }
     if let Some(node) = get(spec, "performanceHints") {
@@ -393,14 +410,16 @@ fn policy<'t>(
     let has_rules = |node: Option<&Node<'t>>| matches!(node.map(|node| &node.value), Some(Value::Array(items)) if !items.is_empty());
     let types = match get(spec, "types") {
         Some(types) => {
-            let items = reader.list(types, "types")?;
+            let items = reader.list(types, "types");
             let words = [("Ingress", 0), ("Egress", 1)];
+            let Some(items) = items.or(replacing.then_some(&[])) else { return None };
             let found: Vec<usize> =
                 items.iter().filter_map(|item| reader.word(item, "type of a policy", &words)).collect();
-            if found.len() < items.len() {
-                return None;
+            match (found.len() < items.len(), replacing) {
+                (true, false) => return None,
+                (true, true) => vec![0, 1],
+                (false, _) => found,
             }
-            found
         }
         None => Vec::new(),
     };
@@ -415,20 +434,14 @@ fn policy<'t>(
     };
     let mut direction = |index: usize, key: &str| {
         let node = nodes.get(index).copied().flatten();
-        let rules: Vec<Rule> = node
-            .and_then(|node| reader.list(node, key))
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|node| {
-                let before = reader.errors();
-                let read = rule(reader, node);
-                if read.is_some() || !replacing {
-                    return read;
-                }
-                replaced += reader.errors() - before;
-                (!is_harmless(node)).then(|| Rule::denying_all(&reader.place(node.span)))
-            })
-            .collect();
+        let listed = node.map(|node| (node, reader.list(node, key)));
+        let rules: Vec<Rule> = match listed {
+            Some((node, None)) if replacing => vec![Rule::denying_all(&reader.place(node.span))],
+            Some((_, Some(rules))) => {
+                rules.iter().filter_map(|node| rule_or_instead(reader, node, replacing, &mut replaced)).collect()
+            }
+            Some((_, None)) | None => Vec::new(),
+        };
         if let (false, Some(node), false) = (types.contains(&index), node, rules.is_empty()) {
             let message = format!("these rules count for nothing, in Calico as well: `types` does not have {key}");
             reader.report(Finding::warning(Code::NotConverted, &reader.place(node.span), message));
@@ -438,18 +451,15 @@ fn policy<'t>(
     let (ingress, egress) = (direction(0, "ingress"), direction(1, "egress"));
     let (forward, prednat, untracked) =
         (flag(reader, spec, "applyOnForward"), flag(reader, spec, "preDNAT"), flag(reader, spec, "doNotTrack"));
+    if prednat && untracked {
+        reader.error(Code::Conflict, spec.span, "`preDNAT` and `doNotTrack` cannot stand in one policy");
+    } else if (prednat || untracked) && !forward {
+        let key = if prednat { "preDNAT" } else { "doNotTrack" };
+        reader.error(Code::Conflict, spec.span, format!("`{key}` needs `applyOnForward: true`"));
+    }
     let stages = match (forward, prednat, untracked) {
-        (_, true, true) => {
-            reader.error(Code::Conflict, spec.span, "`preDNAT` and `doNotTrack` cannot stand in one policy");
-            return None;
-        }
-        (false, true, _) | (false, _, true) => {
-            let key = if prednat { "preDNAT" } else { "doNotTrack" };
-            reader.error(Code::Conflict, spec.span, format!("`{key}` needs `applyOnForward: true`"));
-            return None;
-        }
-        (true, true, false) => Stages::Prednat,
-        (true, false, true) => Stages::Untracked,
+        (_, _, true) => Stages::Untracked,
+        (_, true, false) => Stages::Prednat,
         (true, false, false) => Stages::Both,
         (false, false, false) => Stages::Host,
     };
@@ -471,7 +481,7 @@ fn policy<'t>(
         _ => {}
     }
     let Head { name, place, .. } = head;
-    (reader.errors() - before == replaced).then_some(Policy {
+    (replacing || reader.errors() == before).then_some(Policy {
         name,
         place,
         staged,
@@ -484,6 +494,22 @@ fn policy<'t>(
         stages,
         replaced,
     })
+}
+
+/// A rule, or where `replacing` says so what counts in the place of one with an error.
+fn rule_or_instead<'t>(
+    reader: &mut Reader<'t>,
+    node: &Node<'t>,
+    replacing: bool,
+    replaced: &mut usize,
+) -> Option<Rule> {
+    let before = reader.errors();
+    let read = rule(reader, node);
+    if read.is_some() || !replacing {
+        return read;
+    }
+    *replaced += reader.errors() - before;
+    (!is_harmless(node)).then(|| Rule::denying_all(&reader.place(node.span)))
 }
 
 /// Whether leaving out what should have been a rule cannot allow more: it allows or logs.

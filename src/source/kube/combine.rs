@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Holdings, name};
+use super::{Holdings, calico, name};
 use crate::policy::clusters::{Cluster, Contribution};
 use crate::source::decoded::DecodedFile;
 use crate::source::document::Documents;
@@ -38,7 +38,7 @@ pub(in crate::source) fn combine(
         let mut own = BTreeMap::new();
         for ((kind, object), file) in &holding.objects {
             let called = name::of(&cluster.name, *kind, object);
-            if let Some(why) = refused(cluster, *kind, &file.documents) {
+            if let Some(why) = refused(cluster, *kind, object, &file.documents) {
                 let help = "it is left out; `contribute` and `tiers` of its [[source.cluster]] say what it may";
                 findings.push(Finding::warning(Code::NotAllowed, &Place::file(called.as_str()), why).help(help));
                 continue;
@@ -86,7 +86,10 @@ fn names(documents: &Documents) -> Vec<(&'static str, String, Place)> {
 }
 
 /// Why a cluster may not have an object; `None`: it may.
-fn refused(cluster: &Cluster, kind: Kind, documents: &Documents) -> Option<String> {
+fn refused(cluster: &Cluster, kind: Kind, name: &str, documents: &Documents) -> Option<String> {
+    if calico::is_ours(name) {
+        return refused_of_calico(cluster, documents);
+    }
     let needed = match kind {
         Kind::HostPolicy | Kind::HostService | Kind::HostExpectation | Kind::HostState => Contribution::Policies,
         Kind::HostNetworkSet => Contribution::Sets,
@@ -98,6 +101,16 @@ fn refused(cluster: &Cluster, kind: Kind, documents: &Documents) -> Option<Strin
     }
     let policies = documents.policies.iter().find_map(|policy| cluster.refuses_policy(policy));
     policies.or_else(|| documents.tiers.iter().find_map(|tier| cluster.refuses_tier(tier)))
+}
+
+/// The same of a document that comes from Calico's objects: `calico = true` is the permission, but for what decides before the tiers of
+/// others.
+fn refused_of_calico(cluster: &Cluster, documents: &Documents) -> Option<String> {
+    let is_elsewhere = documents.policies.iter().any(|policy| !calico::is_ours(&policy.tier));
+    if !cluster.calico || is_elsewhere {
+        return Some(format!("cluster \"{}\" may not have documents of Calico's", cluster.name));
+    }
+    documents.policies.iter().find_map(|policy| cluster.refuses_stage(policy.stage))
 }
 
 #[cfg(test)]

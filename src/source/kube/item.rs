@@ -1,11 +1,13 @@
 //! An object as an API server sends it, without all that is not meaning: managed fields, annotations and status are never kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::name;
+use crate::source::calico::CalicoKind;
 use crate::source::decoded::DecodedFile;
 use crate::source::object::{API_VERSION, Kind};
 
@@ -20,7 +22,7 @@ pub struct Item {
 }
 
 /// What matters of an object's metadata.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Its name.
@@ -28,6 +30,12 @@ pub struct Metadata {
     /// The revision in which it was written last.
     #[serde(default)]
     pub resource_version: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations, of which one of Calico's has labels.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Item {
@@ -43,6 +51,12 @@ impl Item {
             fields.insert("spec".to_owned(), self.spec);
         }
         object.to_string().into()
+    }
+
+    /// An object of Calico's in one spelling.
+    pub(super) fn calico_text(self, kind: CalicoKind) -> Arc<str> {
+        let Metadata { name, labels, annotations, .. } = &self.metadata;
+        kind.text(name, labels, annotations, self.spec)
     }
 }
 

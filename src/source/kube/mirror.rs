@@ -316,7 +316,13 @@ impl Mirror {
             let help = "it is followed; if nobody restored a backup, look at the cluster's etcd";
             findings.push(Finding::warning(Code::Cluster, &place, message).help(help));
         }
-        Holding { heard: self.heard, objects: objects.collect(), hidden: hidden.collect(), findings }
+        Holding {
+            heard: self.heard,
+            objects: objects.collect(),
+            hidden: hidden.collect(),
+            findings,
+            ..Holding::default()
+        }
     }
 
     fn invalid(&self) -> impl Iterator<Item = (&(Kind, String), &Held)> {

@@ -2,6 +2,7 @@
 //!
 //! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server.
 
+mod calico;
 mod client;
 pub(super) mod combine;
 pub(super) mod item;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::calico::{CalicoKind, Stored, Versions};
 use super::decoded::DecodedFile;
 use super::object::Kind;
 use crate::text::finding::Finding;
@@ -33,6 +35,8 @@ pub struct Holding {
     pub hidden: BTreeSet<(Kind, String)>,
     /// What is wrong: warnings, as what is wrong with one object stops nothing else.
     pub findings: Vec<Finding>,
+    /// Calico's objects, where they are asked for. What they come to is among `objects`.
+    pub calico: Stored,
 }
 
 impl Holding {
@@ -46,6 +50,7 @@ impl Holding {
             version: 1,
             objects: self.objects.iter().map(|(key, file)| (called(key), file.text.to_string())).collect(),
             hidden: self.hidden.iter().map(called).collect(),
+            calico: self.calico.iter().map(KeptVersions::of).collect(),
         };
         serde_json::to_string(&kept).map_err(|error| error.to_string())
     }
@@ -55,7 +60,8 @@ impl Holding {
     /// # Errors
     /// Why it cannot be used.
     pub fn restore(text: &str) -> Result<Self, String> {
-        let Kept { version, objects, hidden } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let Kept { version, objects, hidden, calico } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
         if version != 1 {
             return Err(format!("version {version} is not known here"));
         }
@@ -69,6 +75,10 @@ impl Holding {
         for called in hidden {
             let (_, kind, object) = name::parse(&called).ok_or_else(|| unknown(&called))?;
             holding.hidden.insert((kind, object.to_owned()));
+        }
+        for (called, versions) in calico {
+            let (key, versions) = versions.restore(&called).ok_or_else(|| unknown(&called))?;
+            holding.calico.insert(key, versions);
         }
         Ok(holding)
     }
@@ -107,6 +117,35 @@ struct Kept {
     version: u32,
     objects: BTreeMap<String, String>,
     hidden: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    calico: BTreeMap<String, KeptVersions>,
+}
+
+/// The versions of an object of Calico's on disk.
+#[derive(Serialize, Deserialize)]
+struct KeptVersions {
+    newest: String,
+    /// The last good one, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    is_good: bool,
+}
+
+impl KeptVersions {
+    fn of(((kind, name), versions): (&(CalicoKind, String), &Versions)) -> (String, Self) {
+        let Versions { newest, good } = versions;
+        let is_good = good.as_ref() == Some(newest);
+        let before = good.as_ref().filter(|_| !is_good).map(|text| text.to_string());
+        (format!("{}/{name}", kind.name()), Self { newest: newest.to_string(), before, is_good })
+    }
+
+    /// The same again with what it is of; `None`: it is called by no kind of Calico's.
+    fn restore(self, called: &str) -> Option<((CalicoKind, String), Versions)> {
+        let (kind, name) = called.split_once('/')?;
+        let newest: Arc<str> = self.newest.into();
+        let good = if self.is_good { Some(Arc::clone(&newest)) } else { self.before.map(Arc::from) };
+        Some(((CalicoKind::by_name(kind)?, name.to_owned()), Versions { newest, good }))
+    }
 }
 
 /// How a cluster is reached.

@@ -24,7 +24,10 @@ fn mirror() -> Mirror {
 }
 
 fn item(name: &str, revision: u64, spec: Json) -> Item {
-    Item { metadata: Metadata { name: name.to_owned(), resource_version: revision.to_string() }, spec }
+    Item {
+        metadata: Metadata { name: name.to_owned(), resource_version: revision.to_string(), ..Metadata::default() },
+        spec,
+    }
 }
 
 fn set(name: &str, revision: u64, cidr: &str) -> Item {
