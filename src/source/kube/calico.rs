@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Holding;
 use super::item::{Item, decode};
 use crate::source::calico::{self, CalicoKind, PREFIX, Stored, Versions};
@@ -13,6 +15,67 @@ use crate::text::finding::Finding;
 /// Whether a document of this name comes from Calico's objects.
 pub(super) fn is_ours(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// Calico's objects of a cluster, and the node for which they are looked at.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct OnNode {
+    /// What it is called.
+    pub node: String,
+    /// They.
+    pub stored: Stored,
+}
+
+impl OnNode {
+    /// What there is to say of them.
+    pub(super) fn findings(&self, cluster: &str) -> Vec<Finding> {
+        calico::in_place(cluster, &self.stored, &self.node).findings
+    }
+}
+
+/// The same on disk.
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeptCalico {
+    cluster: String,
+    node: String,
+    objects: BTreeMap<String, KeptVersions>,
+}
+
+/// The versions of an object on disk.
+#[derive(Serialize, Deserialize)]
+struct KeptVersions {
+    newest: String,
+    /// Whether that is good.
+    is_good: bool,
+    /// The last good one, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+}
+
+impl KeptCalico {
+    pub(super) fn of(cluster: &str, held: &OnNode) -> Self {
+        let object = |((kind, name), versions): (&(CalicoKind, String), &Versions)| {
+            let Versions { newest, good } = versions;
+            let is_good = good.as_ref() == Some(newest);
+            let before = good.as_ref().filter(|_| !is_good).map(|text| text.to_string());
+            (format!("{}/{name}", kind.name()), KeptVersions { newest: newest.to_string(), is_good, before })
+        };
+        Self { cluster: cluster.to_owned(), node: held.node.clone(), objects: held.stored.iter().map(object).collect() }
+    }
+
+    /// The cluster and what was of it; the error is what is called like no object of Calico's.
+    pub(super) fn restore(self) -> Result<(String, OnNode), String> {
+        let mut held = OnNode { node: self.node, stored: Stored::new() };
+        for (called, KeptVersions { newest, is_good, before }) in self.objects {
+            let key =
+                called.split_once('/').and_then(|(kind, name)| Some((CalicoKind::by_name(kind)?, name.to_owned())));
+            let Some(key) = key else { return Err(called) };
+            let newest: Arc<str> = newest.into();
+            let good = if is_good { Some(Arc::clone(&newest)) } else { before.map(Arc::from) };
+            held.stored.insert(key, Versions { newest, good });
+        }
+        Ok((self.cluster, held))
+    }
 }
 
 /// Calico's objects of a cluster that is asked for them.
@@ -35,7 +98,7 @@ impl Calico {
         let mut calico = Self {
             cluster: cluster.to_owned(),
             node: node.to_owned(),
-            stored: before.calico.clone(),
+            stored: before.calico.as_ref().map(|held| held.stored.clone()).unwrap_or_default(),
             stale: true,
             documents: documents.map(|(key, file)| (key.clone(), Arc::clone(file))).collect(),
             findings: Vec::new(),
@@ -120,7 +183,7 @@ impl Calico {
         let documents = self.documents.iter().map(|(key, file)| (key.clone(), Arc::clone(file)));
         holding.objects.extend(documents);
         holding.findings.extend(self.findings.iter().cloned());
-        holding.calico = self.stored.clone();
+        holding.calico = Some(OnNode { node: self.node.clone(), stored: self.stored.clone() });
     }
 
     /// Which objects have a newest version that cannot be honoured as a whole.

@@ -220,6 +220,37 @@ mod tests {
     }
 
     #[test]
+    fn calico_true_is_the_permission_for_tiers_of_calico_s_and_for_nothing_else() {
+        let of = |tier: &str, stage: &str| policy(tier, stage);
+        let (late, early, other) =
+            (of("calico_default", "host"), of("calico_default-early", "prednat"), of("platform", "host"));
+        let holdings: Holdings = [(
+            "dev".to_owned(),
+            holding(
+                "dev",
+                &[
+                    (Kind::HostTier, "calico_default", r#"{"order":30010,"default":"deny"}"#),
+                    (Kind::HostPolicy, "calico_late", &late),
+                    (Kind::HostPolicy, "calico_early", &early),
+                    (Kind::HostPolicy, "calico_other", &other),
+                    (Kind::HostPolicy, "own", &late),
+                ],
+            ),
+        )]
+        .into();
+        let chosen = |calico: bool, more: &[Contribution]| {
+            let mut dev = Cluster { calico, ..cluster("dev", &["default"]) };
+            dev.contribute.extend(more);
+            let (chosen, findings) = combined(&[dev], &holdings, "");
+            assert_eq!(chosen.len() + findings.len(), 5, "{findings:#?}");
+            chosen.into_iter().filter_map(|name| Some(name.rsplit_once('/')?.1.to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(false, &[]), Vec::<String>::new());
+        assert_eq!(chosen(true, &[]), ["calico_default", "calico_late"]);
+        assert_eq!(chosen(true, &[Contribution::EarlyStages]), ["calico_default", "calico_early", "calico_late"]);
+    }
+
+    #[test]
     fn a_cluster_that_was_never_heard_of_is_an_error() {
         let (chosen, findings) = combined(&[cluster("hub", &[])], &Holdings::new(), "");
         assert!(chosen.is_empty() && findings.len() == 1, "{findings:?}");

@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::calico::{CalicoKind, Stored, Versions};
+use self::calico::KeptCalico;
 use super::decoded::DecodedFile;
 use super::object::Kind;
 use crate::text::finding::Finding;
+pub use calico::OnNode;
 pub use watch::{Pace, Source, Told};
 
 /// What clusters say, by their names in nodewall.toml.
@@ -36,11 +37,11 @@ pub struct Holding {
     /// What is wrong: warnings, as what is wrong with one object stops nothing else.
     pub findings: Vec<Finding>,
     /// Calico's objects, where they are asked for. What they come to is among `objects`.
-    pub calico: Stored,
+    pub calico: Option<OnNode>,
 }
 
 impl Holding {
-    /// A text from which [`Holding::restore`] makes the same again, but for its findings.
+    /// A text from which [`Holding::restore`] makes the same again, but for findings about objects of ours.
     ///
     /// # Errors
     /// It cannot be written as JSON.
@@ -50,7 +51,7 @@ impl Holding {
             version: 1,
             objects: self.objects.iter().map(|(key, file)| (called(key), file.text.to_string())).collect(),
             hidden: self.hidden.iter().map(called).collect(),
-            calico: self.calico.iter().map(KeptVersions::of).collect(),
+            calico: self.calico.as_ref().map(|held| KeptCalico::of(cluster, held)),
         };
         serde_json::to_string(&kept).map_err(|error| error.to_string())
     }
@@ -76,9 +77,10 @@ impl Holding {
             let (_, kind, object) = name::parse(&called).ok_or_else(|| unknown(&called))?;
             holding.hidden.insert((kind, object.to_owned()));
         }
-        for (called, versions) in calico {
-            let (key, versions) = versions.restore(&called).ok_or_else(|| unknown(&called))?;
-            holding.calico.insert(key, versions);
+        if let Some(calico) = calico {
+            let (cluster, held) = calico.restore().map_err(|called| unknown(&called))?;
+            holding.findings = held.findings(&cluster);
+            holding.calico = Some(held);
         }
         Ok(holding)
     }
@@ -117,35 +119,8 @@ struct Kept {
     version: u32,
     objects: BTreeMap<String, String>,
     hidden: Vec<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    calico: BTreeMap<String, KeptVersions>,
-}
-
-/// The versions of an object of Calico's on disk.
-#[derive(Serialize, Deserialize)]
-struct KeptVersions {
-    newest: String,
-    /// The last good one, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    before: Option<String>,
-    is_good: bool,
-}
-
-impl KeptVersions {
-    fn of(((kind, name), versions): (&(CalicoKind, String), &Versions)) -> (String, Self) {
-        let Versions { newest, good } = versions;
-        let is_good = good.as_ref() == Some(newest);
-        let before = good.as_ref().filter(|_| !is_good).map(|text| text.to_string());
-        (format!("{}/{name}", kind.name()), Self { newest: newest.to_string(), before, is_good })
-    }
-
-    /// The same again with what it is of; `None`: it is called by no kind of Calico's.
-    fn restore(self, called: &str) -> Option<((CalicoKind, String), Versions)> {
-        let (kind, name) = called.split_once('/')?;
-        let newest: Arc<str> = self.newest.into();
-        let good = if self.is_good { Some(Arc::clone(&newest)) } else { self.before.map(Arc::from) };
-        Some(((CalicoKind::by_name(kind)?, name.to_owned()), Versions { newest, good }))
-    }
+    calico: Option<KeptCalico>,
 }
 
 /// How a cluster is reached.
