@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test test-apiserver test-roce oracle bench clean setup
+.PHONY: all build run test test-apiserver test-rbac test-roce oracle bench clean setup
 
 all: build
 
@@ -26,6 +26,14 @@ test-apiserver: setup
 	$(CARGO) build
 	programs=$$(tests/apiserver/build.sh) && python3 tests/apiserver/run.py --programs "$$programs" --nodewall target/debug/nodewall && \
 		python3 tests/apiserver/follow.py --programs "$$programs" --nodewall target/debug/nodewall
+
+# The rights and the admission policy of packaging/kubernetes in real API servers, of Kubernetes 1.20 and 1.36, which are built once (twenty
+# minutes, 4 GB for the time) and kept in ~/.cache/nodewall.
+test-rbac: setup
+	$(CARGO) build
+	programs=$$(tests/apiserver/build.sh) && kube=$$(tests/apiserver/build-kube.sh) && \
+		python3 tests/apiserver/admission.py --programs "$$programs" && \
+		python3 tests/apiserver/rbac.py --programs "$$kube" --etcd "$$programs" --nodewall target/debug/nodewall
 
 # RDMA between two virtual machines with Soft-RoCE, as root, on Debian; some minutes. tests/vm/setup.sh gets qemu and the rest by apt.
 test-roce: build

@@ -14,6 +14,8 @@ wanted=(
     mandoc:/usr/bin/mandoc
     strace:/usr/bin/strace
     chromium:/usr/bin/chromium
+    openssl:/usr/bin/openssl
+    python3-yaml:/usr/lib/python3/dist-packages/yaml/__init__.py
 )
 
 missing=()

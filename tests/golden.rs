@@ -10,12 +10,15 @@ mod lab;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use nodewall::compile::compile;
 use nodewall::config::Config;
 use nodewall::driver::{self, Kernel, Netlink, Read};
+use nodewall::net;
 use nodewall::net::facts::{Facts, Link};
-use nodewall::net::interface::InterfaceName;
+use nodewall::net::interface::{InterfaceName, Role};
+use nodewall::net::node::NodeAddress;
 use nodewall::nft::ir::Ruleset;
 use nodewall::nft::{json, text};
 use nodewall::policy::expiry;
@@ -56,8 +59,22 @@ fn node() -> Facts {
         link(7, "cali0a1b2c", &kind("veth")),
         link(8, "vxlan.calico", &kind("vxlan")),
     ];
+    let peer = |name: &str, pool: &str, addresses: &[(Option<Role>, &str)]| {
+        let address =
+            |(role, address): &(Option<Role>, &str)| NodeAddress { role: *role, address: address.parse().unwrap() };
+        let shared = Arc::new([("pool".to_owned(), pool.to_owned())].into());
+        let addresses = addresses.iter().map(address).collect();
+        (name.to_owned(), Arc::new(net::node::Node { shared, addresses, ..net::node::Node::default() }))
+    };
+    let rails = |last: u8| [format!("10.100.0.{last}"), format!("10.100.1.{last}"), format!("fd00::{last}")];
+    let training = |name: &str, last: u8| {
+        let [first, second, plain] = rails(last);
+        peer(name, "training", &[(Some(Role::Rail), &first), (Some(Role::Rail), &second), (None, &plain)])
+    };
+    let nodes = [training("node-1", 5), training("node-2", 6), peer("login", "login", &[(None, "10.0.0.77")])];
     Facts {
         node: "node-1".to_owned(),
+        nodes: Arc::new([("training".to_owned(), Arc::new(nodes.into()))].into()),
         links: links.into(),
         api_servers: [("10.0.0.10".parse().unwrap(), 6443)].into(),
         ..Facts::default()

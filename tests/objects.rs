@@ -123,7 +123,11 @@ fn a_policy_file_converted_to_objects_and_back_means_the_same() {
     let said = convert::check_objects(&all);
     let errors = said.iter().filter(|said| said.severity == Severity::Error && said.code != Code::DuplicateName);
     assert_eq!(errors.map(line).collect::<Vec<_>>(), Vec::<String>::new());
-    assert_eq!(kinds.len(), Kind::ALL.len() - 1, "a kind of document in no file: {kinds:?}");
+    assert_eq!(
+        kinds.len(),
+        Kind::ALL.iter().filter(|kind| kind.table().is_some()).count(),
+        "a kind of document in no file: {kinds:?}"
+    );
 }
 
 #[test]
@@ -475,7 +479,8 @@ fn what_a_schema_fills_in_is_what_is_meant_without() {
 #[test]
 fn definitions_are_as_checked_in() {
     let folder = Path::new("packaging/kubernetes/crds");
-    let mut expected = BTreeSet::new();
+    // tests/manifests.rs looks at the list of them.
+    let mut expected = BTreeSet::from(["kustomization.yaml".to_owned()]);
     for kind in Kind::ALL {
         let definition = crd::definition(kind).unwrap();
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
@@ -550,7 +555,9 @@ fn definitions_are_what_an_api_server_takes_and_kubectl_shows() {
         assert_eq!((spec["group"].as_str(), spec["scope"].as_str()), (Some("nodewall.dev"), Some("Cluster")));
         assert_eq!(spec["names"]["categories"], json!(["nodewall"]));
         let version = &spec["versions"][0];
-        assert_eq!((version["name"].as_str(), &version["subresources"]), (Some("v1alpha1"), &json!({ "status": {} })));
+        // What is said about nodes as a whole needs nobody's judgement.
+        let subresources = if kind == Kind::HostPeers { Value::Null } else { json!({ "status": {} }) };
+        assert_eq!((version["name"].as_str(), &version["subresources"]), (Some("v1alpha1"), &subresources));
         let schema = &version["schema"]["openAPIV3Schema"];
         structural(kind.name(), &without(schema, "metadata"));
         for column in version["additionalPrinterColumns"].as_array().unwrap() {
@@ -577,6 +584,7 @@ fn definitions_are_what_an_api_server_takes_and_kubectl_shows() {
         ("hif", "Role Age"),
         ("hns", "Age"),
         ("hp", "Tier Order Stage Mode Age"),
+        ("hpe", "Age"),
         ("hs", "Node Mode Generation In sync Enforced Partial Bypassed Age"),
         ("hsvc", "Ports Transport Age"),
         ("ht", "Order Default Age"),

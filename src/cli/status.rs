@@ -118,7 +118,7 @@ fn show(status: &Status, output: &Output) -> Exit {
 
 /// "hub: in-sync since ..., 12 objects at revision 345".
 fn cluster_line(cluster: &ClusterRecord) -> String {
-    let ClusterRecord { name, state, since, revision, objects, elsewhere, invalid, error } = cluster;
+    let ClusterRecord { name, state, since, revision, objects, elsewhere, nodes, invalid, error } = cluster;
     let mut text = format!("{name}: {state}");
     if !since.is_empty() {
         let _ = write!(text, " since {since}");
@@ -126,6 +126,9 @@ fn cluster_line(cluster: &ClusterRecord) -> String {
     let _ = write!(text, ", {}", count(*objects, "object"));
     if *elsewhere > 0 {
         let _ = write!(text, " and {elsewhere} for other nodes");
+    }
+    if let Some(nodes) = nodes {
+        let _ = write!(text, ", {}", count(*nodes, "node"));
     }
     if *revision > 0 {
         let _ = write!(text, ", revision {revision}");

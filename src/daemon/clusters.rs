@@ -14,10 +14,11 @@ use super::documents::Documents;
 use super::status::{ClusterRecord, Status};
 use super::{Daemon, Input, clock, seed};
 use crate::net::facts::Facts;
-use crate::policy::clusters::Cluster;
-use crate::policy::resolve::{labels_of_node, resolve};
+use crate::net::node::{ClusterNodes, Nodes};
+use crate::policy::clusters::{Cluster, Contribution};
+use crate::policy::resolve::{labels_of_node, node_name, resolve};
 use crate::policy::selector::Labels;
-use crate::source::kube::{Health, Holding, Holdings, Pace, Reach, Source, Told, name};
+use crate::source::kube::{Health, Holding, Holdings, Me, Pace, Reach, Source, Told, name, restore_nodes};
 use crate::store::{Directory, Disk, Store};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
@@ -25,6 +26,12 @@ use crate::textfile;
 
 /// At the start, documents wait so long for a cluster of which nothing is known; then it is a finding.
 const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// Who the nodes of a cluster are is written at most this often, for a start without the API, for each of so many nodes...
+const KEEP_NODES: Duration = Duration::from_secs(1);
+const KEPT_AT_ONCE: usize = 100;
+/// ... but not less often than this.
+const KEEP_NODES_AT_LEAST: Duration = Duration::from_secs(60);
 
 /// All of them.
 #[derive(Default)]
@@ -36,6 +43,11 @@ pub(super) struct Clusters {
     holdings: Holdings,
     /// What of that was in documents without an error last.
     used: Holdings,
+    /// Who the nodes are of those that say so.
+    nodes: Arc<Nodes>,
+    /// When that was written last, and what is to be written again.
+    nodes_kept: BTreeMap<String, Instant>,
+    nodes_waiting: BTreeSet<String>,
     /// What is set aside.
     aside: Aside,
     /// Whether the load that is to come, or under way, is another attempt with something else set aside.
@@ -63,7 +75,9 @@ struct Aside {
 /// A cluster that is followed.
 struct Running {
     cluster: Cluster,
-    node: Labels,
+    me: Me,
+    /// Whether it was asked before for a node with other labels.
+    relabelled: bool,
     /// Which start this is: what an earlier one tells does not count.
     number: u64,
     began: Instant,
@@ -83,36 +97,90 @@ enum Judgement {
     Wait(Instant),
 }
 
-/// What a store has of what clusters say, and what is wrong with it.
-pub(super) fn read<D: Disk>(store: &Store<D>, clusters: &[Cluster]) -> (Holdings, Vec<String>) {
-    let (mut holdings, mut troubles) = (Holdings::new(), Vec::new());
-    for Cluster { name, .. } in clusters {
-        let kept = store.cluster(name).map_err(|error| error.to_string());
-        let restored = kept.and_then(|text| text.map(|text| Holding::restore(&text)).transpose());
-        match restored {
-            Ok(Some(holding)) => drop(holdings.insert(name.clone(), Arc::new(holding))),
-            Ok(None) => {}
-            Err(error) => troubles.push(format!("what cluster \"{name}\" said: {error}")),
+/// What a store has of what clusters say.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Kept {
+    /// Their documents.
+    pub(super) holdings: Holdings,
+    /// Their nodes.
+    pub(super) nodes: Nodes,
+    /// What is wrong with either.
+    pub(super) troubles: Vec<String>,
+}
+
+/// What a store has of what clusters say.
+pub(super) fn read<D: Disk>(store: &Store<D>, clusters: &[Cluster]) -> Kept {
+    let mut kept = Kept::default();
+    for cluster in clusters {
+        let name = &cluster.name;
+        let text = store.cluster(name).map_err(|error| error.to_string());
+        let restored = text.and_then(|text| text.map(|text| Holding::restore(&text)).transpose());
+        let mut holding = match restored {
+            Ok(Some(holding)) => holding,
+            Ok(None) => continue,
+            Err(error) => {
+                kept.troubles.push(format!("what cluster \"{name}\" said: {error}"));
+                continue;
+            }
+        };
+        if cluster.contribute.contains(&Contribution::Nodes) {
+            let text = store.nodes(name).map_err(|error| error.to_string());
+            match text.and_then(|text| text.map(|text| restore_nodes(&text)).transpose()) {
+                Ok(Some(nodes)) => drop(kept.nodes.insert(name.clone(), Arc::new(nodes))),
+                // A policy that denies nodes would deny nobody without them.
+                Ok(None) => holding.heard = false,
+                Err(error) => {
+                    holding.heard = false;
+                    kept.troubles.push(format!("who the nodes of cluster \"{name}\" are: {error}"));
+                }
+            }
         }
+        kept.holdings.insert(name.clone(), Arc::new(holding));
     }
-    (holdings, troubles)
+    kept
 }
 
 /// The same from the state directory of a daemon, which need not run.
-pub(super) fn kept(directory: &Path, clusters: &[Cluster]) -> (Holdings, Vec<String>) {
+pub(super) fn kept(directory: &Path, clusters: &[Cluster]) -> Kept {
     if clusters.is_empty() {
-        return (Holdings::new(), Vec::new());
+        return Kept::default();
     }
     read(&Store::new(Directory::existing(directory)), clusters)
 }
 
+/// The cluster of which this node is one: the first that says who its nodes are.
+pub(super) fn home(clusters: &[Cluster]) -> Option<&Cluster> {
+    clusters.iter().find(|cluster| cluster.contribute.contains(&Contribution::Nodes))
+}
+
+/// The labels of this node in the cluster of which it is one.
+pub(super) fn own_labels(clusters: &[Cluster], nodes: &Nodes, name: &str) -> Labels {
+    let node = home(clusters).and_then(|cluster| nodes.get(&cluster.name)?.get(name));
+    node.map(|node| node.labels()).unwrap_or_default()
+}
+
 impl Clusters {
+    /// The names of those that say who their nodes are.
+    fn with_nodes(&self) -> impl Iterator<Item = &String> {
+        let says = |cluster: &&Cluster| cluster.contribute.contains(&Contribution::Nodes);
+        self.wanted.iter().filter(says).map(|cluster| &cluster.name)
+    }
+
     /// What was kept on disk, for clusters that have not spoken yet.
-    pub(super) fn remember(&mut self, kept: Holdings) {
-        for (name, holding) in kept {
+    pub(super) fn remember(&mut self, kept: Kept) {
+        for (name, nodes) in kept.nodes {
+            Arc::make_mut(&mut self.nodes).entry(name).or_insert(nodes);
+        }
+        for (name, holding) in kept.holdings {
             self.holdings.entry(name.clone()).or_insert_with(|| Arc::clone(&holding));
             self.used.entry(name).or_insert(holding);
         }
+    }
+
+    /// Adds what they say about nodes, of which one has this name.
+    pub(super) fn add_nodes(&self, facts: &mut Facts, name: &str) {
+        facts.labels = own_labels(&self.wanted, &self.nodes, name);
+        facts.nodes = Arc::clone(&self.nodes);
     }
 
     /// What a load is to take; one that is no other attempt begins without prejudice.
@@ -152,7 +220,12 @@ impl Clusters {
     /// Whether documents go together, on a node with these facts.
     fn judge(&mut self, documents: &mut Documents, facts: &Facts, now: Instant) -> Judgement {
         let unheard = |cluster: &&Cluster| !self.holdings.get(&cluster.name).is_some_and(|holding| holding.heard);
-        let patience = self.wanted.iter().filter(unheard).filter_map(|cluster| {
+        let awaited = |cluster: &&Cluster| {
+            // What it said was said to a node with other labels.
+            let asked_anew = |running: &Running| running.relabelled && running.health.is_none();
+            unheard(cluster) || self.running.get(&cluster.name).is_some_and(asked_anew)
+        };
+        let patience = self.wanted.iter().filter(awaited).filter_map(|cluster| {
             let running = self.running.get(&cluster.name)?;
             Some(running.began + FIRST_WORD).filter(|until| *until > now)
         });
@@ -243,6 +316,7 @@ impl Clusters {
             record.state = health.reach.name().to_owned();
             record.revision = health.revision;
             record.elsewhere = health.elsewhere;
+            record.nodes = cluster.contribute.contains(&Contribution::Nodes).then_some(health.nodes);
             record.invalid.clone_from(&health.invalid);
             record.error.clone_from(&health.error);
             record
@@ -255,12 +329,27 @@ impl Daemon {
     /// Follows the clusters that the settings name, as soon as it is known which node this is.
     pub(super) fn follow_clusters(&mut self) {
         let (Some(facts), Some(settings)) = (&self.facts, &self.node_settings) else { return };
-        let node = labels_of_node(settings, facts);
-        let wanted = &self.clusters.wanted;
+        let name = node_name(settings, facts);
+        let home = home(&self.clusters.wanted).map(|cluster| cluster.name.clone());
+        let elsewhere = own_labels(&self.clusters.wanted, &self.clusters.nodes, name);
+        let me = |cluster: &Cluster| {
+            let is_home = home.as_ref() == Some(&cluster.name);
+            // There, the labels come with what else it says.
+            let labels = if is_home { Labels::new() } else { elsewhere.clone() };
+            let labels = labels_of_node(settings, &Facts { labels, node: facts.node.clone(), ..Facts::default() });
+            Me { labels, node: is_home.then(|| name.to_owned()) }
+        };
+        let wanted: Vec<(Cluster, Me)> =
+            self.clusters.wanted.iter().map(|cluster| (cluster.clone(), me(cluster))).collect();
+        let mut relabelled = BTreeSet::new();
         self.clusters.running.retain(|name, running| {
-            wanted.iter().any(|cluster| cluster.name == *name && *cluster == running.cluster) && running.node == node
+            let same = wanted.iter().find(|(cluster, _)| cluster.name == *name && *cluster == running.cluster);
+            if same.is_some_and(|(_, me)| *me != running.me) {
+                relabelled.insert(name.clone());
+            }
+            same.is_some_and(|(_, me)| *me == running.me)
         });
-        for cluster in self.clusters.wanted.clone() {
+        for (cluster, me) in wanted {
             if self.clusters.running.contains_key(&cluster.name) {
                 continue;
             }
@@ -271,13 +360,16 @@ impl Daemon {
                 // The loop is gone only when the process ends.
                 let _ = inbox.send(Input::Cluster(name.clone(), number, Box::new(told)));
             };
-            match Source::start(cluster.clone(), node.clone(), &before, Pace::SHIPPED, seed(), tell) {
+            let nodes = self.clusters.nodes.get(&cluster.name).cloned().unwrap_or_default();
+            let before = (&*before, &*nodes);
+            match Source::start(cluster.clone(), me.clone(), before, Pace::SHIPPED, seed(), tell) {
                 Ok(source) => {
                     let (began, since) = (Instant::now(), SystemTime::now());
-                    let node = node.clone();
+                    let relabelled = relabelled.contains(&cluster.name);
+                    let cluster_name = cluster.name.clone();
                     let running =
-                        Running { cluster: cluster.clone(), node, number, began, health: None, since, _source: source };
-                    self.clusters.running.insert(cluster.name, running);
+                        Running { cluster, me, relabelled, number, began, health: None, since, _source: source };
+                    self.clusters.running.insert(cluster_name, running);
                 }
                 Err(error) => tracing::error!("cannot start the thread of cluster \"{}\": {error}", cluster.name),
             }
@@ -289,7 +381,7 @@ impl Daemon {
         let Some(running) = self.clusters.running.get_mut(name).filter(|running| running.number == number) else {
             return;
         };
-        let Told { holding, health } = told;
+        let Told { holding, nodes, health } = told;
         let before = running.health.as_ref().map(|health| health.reach);
         if before != Some(health.reach) {
             running.since = SystemTime::now();
@@ -300,10 +392,46 @@ impl Daemon {
             }
         }
         running.health = Some(health);
+        if let Some(nodes) = nodes {
+            self.nodes_told(name, nodes);
+        }
         if let Some(holding) = holding {
             self.clusters.holdings.insert(name.to_owned(), holding);
             self.reading.cluster_changed();
         }
+    }
+
+    /// The nodes of a cluster are others than before: that is a fact, as what this host has for interfaces is.
+    fn nodes_told(&mut self, name: &str, nodes: Arc<ClusterNodes>) {
+        let hundreds = u32::try_from(nodes.len() / KEPT_AT_ONCE).unwrap_or(u32::MAX);
+        let pause = KEEP_NODES.saturating_mul(hundreds.max(1)).min(KEEP_NODES_AT_LEAST);
+        Arc::make_mut(&mut self.clusters.nodes).insert(name.to_owned(), nodes);
+        let is_due = self.clusters.nodes_kept.get(name).is_none_or(|kept| kept.elapsed() >= pause);
+        if is_due {
+            self.keep_nodes(name);
+        } else if self.clusters.nodes_waiting.insert(name.to_owned()) {
+            let (name, inbox) = (name.to_owned(), self.inbox.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                let _ = inbox.send(Input::KeepNodes(name));
+            });
+        }
+        // Clusters that ask for the labels of this node may have to be asked again.
+        self.follow_clusters();
+        self.tell_facts();
+    }
+
+    /// Writes who the nodes of a cluster are.
+    pub(super) fn keep_nodes(&mut self, name: &str) {
+        self.clusters.nodes_waiting.remove(name);
+        let (Some(disk), Some(nodes)) = (self.disk.clone(), self.clusters.nodes.get(name).cloned()) else { return };
+        self.clusters.nodes_kept.insert(name.to_owned(), Instant::now());
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            if let Err(error) = disk.keep_nodes(&name, nodes).await {
+                tracing::error!("who the nodes of cluster \"{name}\" are is not on disk: {error}");
+            }
+        });
     }
 
     /// Whether documents can be handed on; if not, they are loaded again when there is something else to say.
@@ -343,6 +471,11 @@ impl Daemon {
         if self.has_good_settings(documents) {
             self.clusters.wanted.clone_from(&documents.config.clusters);
             self.node_settings = Some(documents.config.settings.clone());
+            // A cluster that has yet to speak has no nodes, and not those of others.
+            let known = |name: &String| (name.clone(), self.clusters.nodes.get(name).cloned().unwrap_or_default());
+            self.clusters.nodes = Arc::new(self.clusters.with_nodes().map(known).collect());
+            // Before the documents, as these name nodes.
+            self.tell_facts();
         }
         self.follow_clusters();
     }

@@ -14,12 +14,13 @@ use tokio::time::timeout;
 
 use super::{clock, clusters, kernel, rails};
 use crate::config;
+use crate::net::node::ClusterNodes;
 use crate::net::rail::Rails;
 use crate::plan::boot_batch;
 use crate::policy::clusters::Cluster;
 use crate::reconcile::{Emergency, Keep, Memory, Record, Texts, Version};
 use crate::source;
-use crate::source::kube::{Holding, Holdings};
+use crate::source::kube::{Holding, text_of_nodes};
 use crate::store::{Directory, Disk, Generation, Store};
 use crate::text::finding::Severity;
 
@@ -40,7 +41,8 @@ enum Request {
     Read(Wanted, oneshot::Sender<Result<Version, String>>),
     Rails(oneshot::Sender<Result<Rails, String>>),
     KeepRails(String, oneshot::Sender<Result<(), String>>),
-    Clusters(Vec<Cluster>, oneshot::Sender<Result<(Holdings, Vec<String>), String>>),
+    Clusters(Vec<Cluster>, oneshot::Sender<Result<clusters::Kept, String>>),
+    KeepNodes(String, Arc<ClusterNodes>, oneshot::Sender<Result<(), String>>),
     KeepCluster(String, Arc<Holding>, oneshot::Sender<Result<(), String>>),
 }
 
@@ -101,9 +103,9 @@ impl DiskThread {
     }
 
     /// What clusters said, and what is wrong with that.
-    pub(super) async fn clusters(&self, clusters: Vec<Cluster>) -> Result<(Holdings, Vec<String>), String> {
+    pub(super) async fn clusters(&self, clusters: Vec<Cluster>) -> Result<clusters::Kept, String> {
         if clusters.is_empty() {
-            return Ok((Holdings::new(), Vec::new()));
+            return Ok(clusters::Kept::default());
         }
         match timeout(START_TIME, self.ask(|reply| Request::Clusters(clusters, reply))).await {
             Ok(answer) => answer,
@@ -119,6 +121,16 @@ impl DiskThread {
     ) -> impl Future<Output = Result<(), String>> + use<> {
         let name = name.to_owned();
         self.ask(|reply| Request::KeepCluster(name, holding, reply))
+    }
+
+    /// Writes who the nodes of a cluster are.
+    pub(super) fn keep_nodes(
+        &self,
+        name: &str,
+        nodes: Arc<ClusterNodes>,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let name = name.to_owned();
+        self.ask(|reply| Request::KeepNodes(name, nodes, reply))
     }
 
     /// Writes the numbers of rails.
@@ -191,6 +203,13 @@ fn serve(directory: &std::path::Path, requests: &mpsc::Receiver<Request>) {
                 let kept = |mut store: Store<Directory>| {
                     let text = holding.to_text(&name)?;
                     store.keep_cluster(&name, &text).map_err(|error| error.to_string())
+                };
+                let _ = reply.send(store.and_then(kept));
+            }
+            Request::KeepNodes(name, nodes, reply) => {
+                let kept = |mut store: Store<Directory>| {
+                    let text = text_of_nodes(&nodes)?;
+                    store.keep_nodes(&name, &text).map_err(|error| error.to_string())
                 };
                 let _ = reply.send(store.and_then(kept));
             }

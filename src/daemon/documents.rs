@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::clusters;
+use super::clusters::{self, Kept};
 use crate::config::{self, Config, kubeconfig};
 use crate::net::facts::Facts;
+use crate::net::node::Nodes;
 use crate::policy::guards::FILE;
 use crate::policy::model::{NamedSet, Policy};
+use crate::policy::resolve::node_name;
 use crate::reconcile;
 use crate::source::kube::Holdings;
 use crate::source::{self, Decoded, DecodedFile, Texts, Trust};
@@ -50,6 +52,8 @@ pub struct Documents {
     pub files: Vec<PathBuf>,
     /// The cluster API servers that the kubeconfig names.
     pub api_servers: BTreeSet<(IpAddr, u16)>,
+    /// Who the nodes of clusters were when the daemon last wrote that down.
+    pub nodes: Arc<Nodes>,
     /// The policy files as they were decoded, where they were loaded to be loaded again.
     pub decoded: Decoded,
 }
@@ -75,8 +79,8 @@ fn load_from(
     if whereabouts.node.is_some() {
         config.settings.node.clone_from(&whereabouts.node);
     }
-    let (kept, troubles) = match holdings {
-        Some(holdings) => (holdings.clone(), Vec::new()),
+    let Kept { holdings: kept, nodes, troubles } = match holdings {
+        Some(holdings) => Kept { holdings: holdings.clone(), ..Kept::default() },
         None => clusters::kept(&config.state_directory, &config.clusters),
     };
     let place = Place::file(textfile::name(&config.state_directory));
@@ -112,6 +116,7 @@ fn load_from(
         looked_at,
         files: sourced.files,
         api_servers,
+        nodes: Arc::new(nodes),
         decoded: sourced.decoded,
         config,
     }
@@ -136,6 +141,9 @@ impl Documents {
     /// The facts of a node with what these documents say about it.
     pub fn complete(&self, mut facts: Facts) -> Facts {
         facts.api_servers.clone_from(&self.api_servers);
+        let name = node_name(&self.config.settings, &facts);
+        facts.labels = clusters::own_labels(&self.config.clusters, &self.nodes, name);
+        facts.nodes = Arc::clone(&self.nodes);
         facts
     }
 

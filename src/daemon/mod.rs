@@ -56,11 +56,12 @@ use crate::net::rail::Rails;
 use crate::nft::feature::{Feature, Support};
 use crate::nft::netlink::TouchedSets;
 use crate::policy::local::LocalNames;
+use crate::policy::resolve::node_name;
 use crate::policy::settings::NodeSettings;
 use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
-use crate::source::kube::{Holdings, Told};
+use crate::source::kube::Told;
 use crate::text::finding::{Finding, Severity};
 use crate::text::{render, time};
 use alarm::Alarm;
@@ -252,7 +253,7 @@ enum Input {
     /// Whoever wanted the status has it.
     StatusTold,
     /// What is on disk, and the documents that waited for it.
-    Remembered(Box<(Memory, Vec<String>, Documents, Rails, Holdings)>),
+    Remembered(Box<(Memory, Vec<String>, Documents, Rails, clusters::Kept)>),
     /// Whether the numbers of rails are on disk.
     RailsKept(Result<(), String>),
     Kept(u64, Result<(), String>),
@@ -267,6 +268,8 @@ enum Input {
     Features(Result<BTreeMap<Feature, Support>, driver::Error>),
     /// What became of a cluster, by its name and which start of its thread tells.
     Cluster(String, u64, Box<Told>),
+    /// Who the nodes of a cluster are is to be written.
+    KeepNodes(String),
 }
 
 /// What the loop has to do after an input.
@@ -631,7 +634,7 @@ impl Daemon {
             }
             Input::Seen(table) => self.happened(Event::KernelSeen { table }),
             Input::Remembered(remembered) => {
-                let (memory, troubles, documents, rails, holdings) = *remembered;
+                let (memory, troubles, documents, rails, clusters) = *remembered;
                 self.remembered = Remembered::of(rails);
                 for trouble in &troubles {
                     tracing::error!(message_id = message_id::NOT_KEPT, "passed over on disk: {trouble}");
@@ -639,7 +642,7 @@ impl Daemon {
                 self.damages = troubles;
                 self.happened(Event::Remembered(Box::new(memory)));
                 self.started = true;
-                self.clusters.remember(holdings);
+                self.clusters.remember(clusters);
                 if !documents.config.clusters.is_empty() {
                     // They were loaded without what clusters said.
                     self.loading.end();
@@ -649,6 +652,7 @@ impl Daemon {
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
             Input::Cluster(name, number, told) => self.cluster_told(&name, number, *told),
+            Input::KeepNodes(name) => self.keep_nodes(&name),
             Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
@@ -679,13 +683,16 @@ impl Daemon {
             let wanted = documents.config.clusters.clone();
             let ((memory, mut troubles), rails, clusters) =
                 tokio::join!(disk.remember(), disk.rails(), disk.clusters(wanted));
-            let (holdings, more) = clusters.unwrap_or_else(|trouble| (Holdings::new(), vec![trouble]));
-            troubles.extend(more);
+            let mut clusters = clusters.unwrap_or_else(|trouble| {
+                troubles.push(trouble);
+                clusters::Kept::default()
+            });
+            troubles.append(&mut clusters.troubles);
             let rails = rails.unwrap_or_else(|trouble| {
                 troubles.push(trouble);
                 Rails::new()
             });
-            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails, holdings))));
+            let _ = inbox.send(Input::Remembered(Box::new((memory, troubles, documents, rails, clusters))));
         });
     }
 
@@ -734,6 +741,10 @@ impl Daemon {
         self.local.add_to(&mut facts);
         facts.api_servers.clone_from(&self.api_servers);
         facts.rails.clone_from(&self.remembered.rails);
+        if let Some(settings) = &self.node_settings {
+            let name = node_name(settings, &facts).to_owned();
+            self.clusters.add_nodes(&mut facts, &name);
+        }
         Some(facts)
     }
 

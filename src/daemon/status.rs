@@ -122,6 +122,8 @@ pub struct ClusterRecord {
     pub objects: usize,
     /// How many are for other nodes only.
     pub elsewhere: usize,
+    /// How many nodes it has; `None` of one that does not say.
+    pub nodes: Option<usize>,
     /// Objects whose newest version cannot be used: "HostPolicy/kubelet".
     pub invalid: Vec<String>,
     /// What went wrong last.

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::addr::AddrSet;
 use super::device::{Ahead, Flavour, Function, Gpu, RdmaDevice, Sriov};
 use super::interface::InterfaceName;
+use super::node::Nodes;
 use super::pci::{Location, PciAddress};
 use super::ports::HostPorts;
 use super::rail::Rails;
@@ -35,6 +37,8 @@ pub struct Facts {
     pub rails: Rails,
     /// The cluster API servers this host is configured to talk to (address, TCP port), learned from its kubeconfig.
     pub api_servers: BTreeSet<(IpAddr, u16)>,
+    /// The nodes of clusters.
+    pub nodes: Arc<Nodes>,
     /// The numbers of the users that the policy names and this node knows.
     pub users: BTreeMap<String, u32>,
     /// The numbers of the groups that the policy names and this node knows.

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod flow;
 pub mod interface;
 pub mod listener;
+pub mod node;
 pub mod pci;
 pub mod ports;
 pub mod protocol;

@@ -1,12 +1,14 @@
 //! Who is meant by `from` and `to`: the addresses of an entity, and the name that they have in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::model::{Entity, NamedSet};
 use crate::net::addr::AddrSet;
 use crate::net::facts::Facts;
+use crate::net::node::Nodes;
 use crate::text::place::Place;
 
 /// The kernel name of the set of this host's own addresses. Names of documents have no '/', so it is nobody else's.
@@ -21,6 +23,7 @@ pub(super) struct Book<'a> {
     contents: BTreeMap<&'a str, AddrSet>,
     /// This host's own addresses.
     local: AddrSet,
+    nodes: Arc<Nodes>,
 }
 
 /// Addresses of an entity, and the words that name them in the kernel if they come from sets.
@@ -46,7 +49,7 @@ impl<'a> Book<'a> {
         let set = |name: &'a str| Some((name, changed.get(name).or_else(|| documents.get(name))?));
         let contents = names.iter().filter_map(|name| set(name));
         let contents = contents.map(|(name, set)| (name, set.cidrs.iter().copied().collect())).collect();
-        Self { documents, contents, local: facts.local_addresses() }
+        Self { documents, contents, local: facts.local_addresses(), nodes: Arc::clone(&facts.nodes) }
     }
 
     /// The addresses of an entity; `unknown` is told of each set that there is not.
@@ -72,6 +75,10 @@ impl<'a> Book<'a> {
                 }
             }
             names.insert(format!("select/{}", digest(&format!("{selector:?}"))));
+        }
+        if let Some(nodes) = &entity.nodes {
+            addresses = addresses.union(&nodes.addresses(&self.nodes));
+            names.insert(format!("nodes/{}", digest(&format!("{nodes:?}"))));
         }
         if entity.local {
             addresses = addresses.union(&self.local);

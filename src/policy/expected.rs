@@ -56,7 +56,22 @@ fn written(net: &IpNet) -> String {
 /// are denied, or of those who are taken away from who is allowed, would let more through; so may one of `pass`, which leaves the
 /// denials of its tier behind.
 pub(super) fn may_be_missing(action: Action, entity: &Entity, place: &Place) -> bool {
-    match (action, is_taken_away(entity, place)) {
+    lets_less_through(action, is_taken_away(entity, place))
+}
+
+/// The same of nodes, while nobody says who they are.
+pub(super) fn nodes_may_be_missing(action: Action, entity: &Entity) -> bool {
+    let (mut entity, mut taken_away, mut may) = (Some(entity), false, true);
+    while let Some(here) = entity {
+        may &= here.nodes.is_none() || lets_less_through(action, taken_away);
+        (entity, taken_away) = (here.except.as_deref(), !taken_away);
+    }
+    may
+}
+
+/// Whether a rule lets less through when nothing is in what it names, or in what is taken away from that.
+fn lets_less_through(action: Action, taken_away: bool) -> bool {
+    match (action, taken_away) {
         (Action::Log, _) | (Action::Allow, false) | (Action::Deny | Action::Reject, true) => true,
         (Action::Pass, _) | (Action::Allow, true) | (Action::Deny | Action::Reject, false) => false,
     }
@@ -74,7 +89,11 @@ fn is_taken_away(entity: &Entity, place: &Place) -> bool {
 
 /// Whether everything that an entity names is expected sets without contents, which have a finding of their own.
 pub(super) fn is_all_missing(entity: &Entity, policy: &Policy) -> bool {
-    let only_sets = entity.cidrs.is_empty() && entity.select.is_none() && !entity.local && !entity.sets.is_empty();
+    let only_sets = entity.cidrs.is_empty()
+        && entity.select.is_none()
+        && entity.nodes.is_none()
+        && !entity.local
+        && !entity.sets.is_empty();
     let expected = |name: &str| policy.expected_sets.iter().any(|expected| expected.set == name);
     let empty = |name: &str| policy.sets.get(name).is_none_or(|set| set.cidrs.is_empty());
     only_sets && entity.sets.iter().all(|(name, _)| expected(name) && empty(name))

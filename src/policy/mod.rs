@@ -13,6 +13,7 @@ pub mod guards;
 mod l4;
 pub mod local;
 pub mod model;
+pub mod nodes;
 pub mod parse;
 mod ports;
 pub mod preset;

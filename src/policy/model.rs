@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::nodes::NodePeers;
 use super::selector::Selector;
 use crate::net::addr::Family;
 use crate::net::interface::Role;
@@ -363,6 +364,8 @@ pub struct Entity {
     pub sets: Vec<(String, Place)>,
     /// Every set whose labels match.
     pub select: Option<Selector>,
+    /// Nodes of clusters.
+    pub nodes: Option<NodePeers>,
     /// This host's own addresses.
     pub local: bool,
     /// Ports: source ports in `from`, destination ports in `to`.
@@ -376,6 +379,22 @@ pub struct Entity {
 impl Entity {
     /// Whether it names addresses at all; one with nothing but `ports` or `except` starts from every address.
     pub fn names_addresses(&self) -> bool {
-        !self.cidrs.is_empty() || !self.sets.is_empty() || self.select.is_some() || self.local
+        let plain = !self.cidrs.is_empty() || self.local;
+        plain || !self.sets.is_empty() || self.select.is_some() || self.nodes.is_some()
+    }
+
+    /// Whether it names nodes of clusters, in what it takes away as well.
+    pub fn names_nodes(&self) -> bool {
+        self.nodes.is_some() || self.except.as_ref().is_some_and(|except| except.names_nodes())
+    }
+
+    /// Notes that it was written in this cluster.
+    pub fn written_in(&mut self, cluster: &str) {
+        if let Some(nodes) = &mut self.nodes {
+            nodes.cluster = Some(cluster.to_owned());
+        }
+        if let Some(except) = &mut self.except {
+            except.written_in(cluster);
+        }
     }
 }

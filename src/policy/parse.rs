@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::model::{Entity, IcmpMatch, ServicePort};
+use super::nodes::NodePeers;
 use super::selector::Selector;
 use crate::net::addr::{Family, PrefixError, parse_prefix};
 use crate::net::interface::Role;
@@ -398,15 +399,16 @@ pub fn entity<'t>(reader: &mut Reader<'t>, node: &Node<'t>, key: &str, stands: E
         unsupported(reader, domains_node.span, "`domains`");
     }
     let role = fields.get("role");
-    if let Some(nodes) = fields.entry("nodes") {
-        selector(reader, &nodes.node, "nodes");
-        unsupported(reader, nodes.span, "`nodes` as an entity");
-    } else if let Some(role) = role {
+    let nodes = fields.get("nodes");
+    if let (None, Some(role)) = (nodes, role) {
         let help = "`role` says which addresses of `nodes` are meant";
         reader.error_with_help(Code::Conflict, role.span, "`role` without `nodes`", help);
     }
-    if let Some(role) = role {
-        role_name(reader, role);
+    let role = role.and_then(|role| role_name(reader, role));
+    if let Some(nodes) = nodes
+        && let Some(selector) = selector(reader, nodes, "nodes")
+    {
+        entity.nodes = Some(NodePeers { selector, role, cluster: None });
     }
     fields.finish(reader, &what);
     (reader.errors() == before).then_some(entity)

@@ -54,7 +54,7 @@ pub fn resolve(policy: &Policy, settings: &NodeSettings, facts: &Facts) -> (Effe
         .collect();
     for selected in tiers.iter().flat_map(|tier| &tier.policies) {
         let meant = !guards::is_built_in(&selected.place);
-        if meant && !known.iter().any(|labels| selected.interfaces.matches(labels)) {
+        if meant && !known.iter().any(|labels| selected.interfaces.matches(*labels)) {
             let message = format!("policy \"{}\" selects no interface of this node", selected.name);
             resolver.findings.push(
                 Finding::warning(Code::SelectsNothing, &selected.place, message)
@@ -280,13 +280,19 @@ impl Resolver<'_> {
                 None => self.unknown_name("set", &name, &place, self.policy.sets.keys().map(String::as_str)),
             }
         }
-        let told = expected::is_all_missing(entity, self.policy);
+        let told = expected::is_all_missing(entity, self.policy) || self.nodes_unknown(entity, action, place);
         if resolved.addresses.is_empty() && self.errors() == errors && !told {
             let place = entity.place.as_ref().unwrap_or(place);
+            let help = match &entity.nodes {
+                Some(_) => {
+                    "compare `nodes` with `kubectl get nodes --show-labels`, and `role` with `kubectl get hoststates -o yaml`"
+                }
+                None => "fill the set, or leave the rule out",
+            };
             self.findings.push(
                 Finding::warning(Code::EmptyEntity, place, "this resolves to no address, so the rule matches nothing")
                     .label("no address")
-                    .help("fill the set, or leave the rule out"),
+                    .help(help),
             );
         }
         let Some(name) = resolved.kernel_name() else { return Addresses::Literal(resolved.addresses) };
@@ -294,6 +300,25 @@ impl Resolver<'_> {
             self.named.insert(name.clone(), entity.clone());
         }
         Addresses::Named(name, resolved.addresses)
+    }
+
+    /// Whether an entity names nodes and no cluster says who they are, which is found then.
+    fn nodes_unknown(&mut self, entity: &Entity, action: Option<Action>, place: &Place) -> bool {
+        if !self.facts.nodes.is_empty() || !entity.names_nodes() {
+            return false;
+        }
+        let less = action.is_none_or(|action| expected::nodes_may_be_missing(action, entity));
+        let new = if less { Finding::warning } else { Finding::error };
+        let place = entity.place.as_ref().unwrap_or(place);
+        let message = "no cluster says who its nodes are";
+        let help = match less {
+            true => "the rule matches no node until a [[source.cluster]] has \"nodes\" in `contribute`",
+            false => {
+                "without them the rule would let more through; name a [[source.cluster]] with \"nodes\" in `contribute`"
+            }
+        };
+        self.findings.push(new(Code::EmptyEntity, place, message).label("no nodes").help(help));
+        true
     }
 
     fn failsafe(&mut self, settings: &NodeSettings, facts: &Facts) -> Vec<EffectiveFailsafe> {

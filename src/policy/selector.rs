@@ -13,6 +13,18 @@ const MAX_LABEL_LENGTH: usize = 512;
 /// The labels that a selector looks at.
 pub type Labels = BTreeMap<String, String>;
 
+/// What a selector can look at.
+pub trait Labelled {
+    /// The value of a label, if it is there.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl Labelled for Labels {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
 /// A parsed selector.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Selector {
@@ -44,13 +56,13 @@ pub enum Selector {
 
 impl Selector {
     /// Whether the labels satisfy the selector.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        let value = |key: &String| labels.get(key);
+    pub fn matches(&self, labels: &impl Labelled) -> bool {
+        let value = |key: &String| labels.label(key);
         match self {
             Self::All => true,
-            Self::Has(key) => labels.contains_key(key),
-            Self::Equals(key, wanted) => value(key) == Some(wanted),
-            Self::NotEquals(key, wanted) => value(key) != Some(wanted),
+            Self::Has(key) => value(key).is_some(),
+            Self::Equals(key, wanted) => value(key) == Some(wanted.as_str()),
+            Self::NotEquals(key, wanted) => value(key) != Some(wanted.as_str()),
             Self::In(key, wanted) => value(key).is_some_and(|found| wanted.contains(found)),
             Self::NotIn(key, wanted) => value(key).is_none_or(|found| !wanted.contains(found)),
             Self::Contains(key, part) => value(key).is_some_and(|found| found.contains(part.as_str())),

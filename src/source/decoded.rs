@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{Documents, decode};
+use super::kube::name;
 use super::object;
 use crate::policy::model::NamedSet;
 use crate::text::finding::{Code, Finding};
@@ -38,7 +39,12 @@ impl DecodedFile {
             .map_err(|error| vec![Finding::error(Code::Syntax, &Place::file(called), format!("not JSON: {error}"))])
             .and_then(|json| object::read_called(called, &json));
         match read {
-            Ok(object) => Self { text, documents: object.documents, findings: object.findings },
+            Ok(mut object) => {
+                if let Some((cluster, _, _)) = name::parse(called) {
+                    object.documents.written_in(cluster);
+                }
+                Self { text, documents: object.documents, findings: object.findings }
+            }
             Err(findings) => Self { text, documents: Documents::default(), findings },
         }
     }

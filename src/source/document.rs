@@ -42,6 +42,16 @@ pub(super) struct Documents {
     pub broken: BTreeSet<(&'static str, String)>,
 }
 
+impl Documents {
+    /// Notes that they were written in this cluster.
+    pub(super) fn written_in(&mut self, cluster: &str) {
+        let directions = self.policies.iter_mut().flat_map(|policy| [&mut policy.ingress, &mut policy.egress]);
+        for rule in directions.flatten().flatten() {
+            [&mut rule.from, &mut rule.to].into_iter().flatten().for_each(|entity| entity.written_in(cluster));
+        }
+    }
+}
+
 /// Decodes the documents of a TOML text. A text with syntax errors yields no documents, as it is unclear where one ends and
 /// the next begins, but the other findings in it all the same.
 pub(super) fn decode(source: &Source) -> (Documents, Vec<Finding>) {

@@ -224,6 +224,22 @@ impl<D: Disk> Store<D> {
         self.replace(&file_of_cluster(cluster), &encode_record(text))
     }
 
+    /// Writes who the nodes of a cluster are.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn keep_nodes(&mut self, cluster: &str, text: &str) -> Result<(), Error> {
+        self.keep_cluster(&nodes_of(cluster), text)
+    }
+
+    /// Who the nodes of a cluster were when that was last written; nothing when nothing was.
+    ///
+    /// # Errors
+    /// The disk's, and a damaged file.
+    pub fn nodes(&self, cluster: &str) -> Result<Option<String>, Error> {
+        self.cluster(&nodes_of(cluster))
+    }
+
     /// What a cluster said when it was last written; nothing when nothing was.
     ///
     /// # Errors
@@ -272,6 +288,11 @@ fn failed(attempt: &'static str, file: &str) -> impl FnOnce(io::Error) -> Error 
 
 fn file_of(number: u64) -> String {
     format!("{number:020}.generation")
+}
+
+/// The name of a cluster has no plus.
+fn nodes_of(cluster: &str) -> String {
+    format!("{cluster}+nodes")
 }
 
 /// The name of a cluster has no slash and does not begin with a dot.

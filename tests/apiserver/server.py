@@ -54,13 +54,27 @@ def free_port():
 class Server:
     """Runs while the `with` lasts."""
 
+    # What it asks the other server, which is ours; what it does without; and what else it is told.
+    stub_answers = Yes
+    plugins_off = ("NamespaceLifecycle", "MutatingAdmissionWebhook", "ValidatingAdmissionWebhook", "ValidatingAdmissionPolicy",
+                   "MutatingAdmissionPolicy")
+    arguments = ()
+
     def __init__(self, programs, folder):
         self.programs, self.folder = pathlib.Path(programs), pathlib.Path(folder)
         self.processes = []
         self.context = ssl._create_unverified_context()
 
     def __enter__(self):
-        self.stub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes)
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def begin(self):
+        self.stub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.stub_answers)
         threading.Thread(target=self.stub.serve_forever, daemon=True).start()
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.write_text(
@@ -68,22 +82,26 @@ class Server:
             f'clusters: [{{name: a, cluster: {{server: "http://127.0.0.1:{self.stub.server_port}"}}}}]\n'
             "users: [{name: a, user: {}}]\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n"
         )
-        client, peer, port = free_port(), free_port(), free_port()
-        etcd, other = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        self.start("etcd", "--data-dir", self.folder / "etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
-                   "--listen-peer-urls", other, "--initial-advertise-peer-urls", other, "--initial-cluster", f"default={other}")
+        etcd, port = self.start_etcd(), free_port()
         self.start("apiserver", "--etcd-servers", etcd, "--secure-port", port, "--bind-address", "127.0.0.1",
                    "--cert-dir", self.folder / "certificates", "--kubeconfig", kubeconfig,
                    "--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig,
-                   "--authentication-skip-lookup", "--disable-admission-plugins",
-                   "NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook,ValidatingAdmissionPolicy,MutatingAdmissionPolicy")
+                   "--authentication-skip-lookup", "--disable-admission-plugins", ",".join(self.plugins_off), *self.arguments)
         self.address = f"https://127.0.0.1:{port}"
         self.until(lambda: self.call("GET", DEFINITIONS)[0] == 200, "the API server does not answer")
-        return self
+
+    def start_etcd(self):
+        """The address of an etcd."""
+        client, peer = free_port(), free_port()
+        etcd, other = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+        self.start("etcd", "--data-dir", self.folder / "etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+                   "--listen-peer-urls", other, "--initial-advertise-peer-urls", other, "--initial-cluster", f"default={other}")
+        return etcd
 
     def start(self, program, *arguments):
         log = open(self.folder / f"{program}.log", "wb")
         command = [str(self.programs / program), *map(str, arguments)]
+        self.last_started = program
         self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
     def __exit__(self, *_):
@@ -96,22 +114,27 @@ class Server:
         end = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > end or any(process.poll() is not None for process in self.processes):
-                log = (self.folder / "apiserver.log").read_text(errors="replace")[-2000:]
+                log = (self.folder / f"{self.last_started}.log").read_text(errors="replace")[-2000:]
                 raise SystemExit(f"{complaint}\n{log}")
             time.sleep(0.05)
 
-    def call(self, method, path, body=None, kind="application/json"):
-        """The status and the answer of a request."""
+    def call(self, method, path, body=None, kind="application/json", who=None, headers=None):
+        """The status and the answer of a request; of nobody in particular, unless `who` says so."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, method=method, data=data, headers={"Content-Type": kind})
+        headers = {"Content-Type": kind} | (headers or {}) | (who.headers if who else {})
+        request = urllib.request.Request(self.address + path, method=method, data=data, headers=headers)
         try:
-            with urllib.request.urlopen(request, context=self.context) as answer:
-                return answer.status, json.load(answer)
+            with urllib.request.urlopen(request, context=who.context if who else self.context) as answer:
+                return answer.status, self.parsed(answer)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            try:
-                return error.code, json.loads(text)
-            except ValueError:
-                return error.code, {"message": text}
+            return error.code, self.parsed(error)
         except urllib.error.URLError:
             return 0, {}
+
+    def parsed(self, answer):
+        """A body, which need not be JSON: errors on the way, and what is watched, are not."""
+        text = answer.read().decode(errors="replace")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return {"message": text}

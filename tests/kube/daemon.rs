@@ -11,7 +11,7 @@ use super::server::Admin;
 use super::stand_in::StandIn;
 
 /// nodewall.toml with these clusters: name, server, and more lines.
-fn settings(node: &Node, clusters: &[(&str, &StandIn, &str)]) -> String {
+pub fn settings(node: &Node, clusters: &[(&str, &StandIn, &str)]) -> String {
     let mut text = node.settings();
     for (name, server, more) in clusters {
         let path = server.kubeconfig();
@@ -28,7 +28,7 @@ fn spec(tier: &str, action: &str) -> Json {
 }
 
 #[track_caller]
-fn until(node: &Node, what: &str, wanted: impl Fn() -> bool) -> Duration {
+pub fn until(node: &Node, what: &str, wanted: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !wanted() {
         assert!(start.elapsed() < PATIENCE, "{what} did not come\n{}\n{}", sh("nft list ruleset"), node.log());

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use nodewall::net::node::ClusterNodes;
 use nodewall::policy::clusters::{Cluster, Contribution};
-use nodewall::source::kube::{Health, Holding, Pace, Source, Told};
+use nodewall::source::kube::{Health, Holding, Me, Pace, Source, Told};
 use serde_json::Value as Json;
 
 use super::lab::daemon::PATIENCE;
@@ -18,6 +19,7 @@ pub const QUICK: Pace = Pace {
     grace: Duration::from_secs(1),
     answer: Duration::from_secs(2),
     settle: Duration::from_millis(10),
+    settle_nodes: Duration::from_millis(50),
     credentials: Duration::from_millis(100),
 };
 
@@ -39,6 +41,7 @@ pub struct Follower {
     _source: Source,
     told: mpsc::Receiver<Told>,
     holding: Arc<Holding>,
+    nodes: Arc<ClusterNodes>,
     health: Option<Health>,
 }
 
@@ -51,9 +54,11 @@ impl Follower {
     /// The same from what was held before.
     pub fn from(cluster: Cluster, before: &Holding) -> Self {
         let (tell, told) = mpsc::channel();
-        let node = [("pool".to_owned(), "training".to_owned())].into();
-        let source = Source::start(cluster, node, before, QUICK, 7, move |news| drop(tell.send(news))).unwrap();
-        Self { _source: source, told, holding: Arc::new(before.clone()), health: None }
+        let me = Me { labels: [("pool".to_owned(), "training".to_owned())].into(), node: None };
+        let source =
+            Source::start(cluster, me, (before, &ClusterNodes::new()), QUICK, 7, move |news| drop(tell.send(news)))
+                .unwrap();
+        Self { _source: source, told, holding: Arc::new(before.clone()), nodes: Arc::default(), health: None }
     }
 
     /// The specs that are held, by plural and name.
@@ -66,6 +71,11 @@ impl Follower {
     /// What is held now.
     pub fn holding(&self) -> &Holding {
         &self.holding
+    }
+
+    /// Who its nodes are.
+    pub fn nodes(&self) -> &ClusterNodes {
+        &self.nodes
     }
 
     /// How it is.
@@ -95,6 +105,9 @@ impl Follower {
     fn take(&mut self, told: Told) {
         if let Some(holding) = told.holding {
             self.holding = holding;
+        }
+        if let Some(nodes) = told.nodes {
+            self.nodes = nodes;
         }
         self.health = Some(told.health);
     }

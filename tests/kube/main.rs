@@ -8,5 +8,6 @@ mod faults;
 mod follower;
 #[path = "../lab/mod.rs"]
 mod lab;
+mod nodes;
 mod server;
 mod stand_in;

@@ -116,6 +116,21 @@ impl StandIn {
         self.folder.path().join("kubeconfig")
     }
 
+    /// Stores an object as a whole, whatever is there of it.
+    pub fn put(&self, plural: &str, name: &str, mut object: Json) {
+        object["metadata"]["name"] = json!(name);
+        let mut content = self.content();
+        let there = content.objects.contains_key(&(plural.to_owned(), name.to_owned()));
+        store(&mut content, plural, name, if there { "MODIFIED" } else { "ADDED" }, object);
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Deletes an object.
+    pub fn remove(&self, plural: &str, name: &str) {
+        let (code, _) = change(&Method::DELETE, plural, Some(name), &BTreeMap::new(), &[], &self.shared);
+        assert_eq!(code, 200, "{plural}/{name}");
+    }
+
     /// Puts a token where the kubeconfig says.
     pub fn write_token(&self, token: &str) {
         let (path, new) = (self.folder.path().join("token"), self.folder.path().join("token.new"));
@@ -265,7 +280,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let Some(rest) = path.strip_prefix("/apis/nodewall.dev/v1alpha1/") else {
+    let known = ["/apis/nodewall.dev/v1alpha1/", "/api/v1/"];
+    let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return Ok(whole(404, &status(404, "the server could not find the requested resource")));
     };
     let (plural, name) = rest.split_once('/').map_or((rest, None), |(plural, name)| (plural, Some(name)));

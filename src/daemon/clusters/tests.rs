@@ -164,9 +164,19 @@ fn errors_of_files_stay_errors() {
 fn a_cluster_that_was_just_asked_is_waited_for() {
     let mut world = World::new(&["dev"]);
     let cluster = world.clusters.wanted[0].clone();
-    let source = Source::start(cluster.clone(), Labels::new(), &Holding::default(), Pace::SHIPPED, 1, |_| {}).unwrap();
+    let nothing = (&Holding::default(), &ClusterNodes::new());
+    let source = Source::start(cluster.clone(), Me::default(), nothing, Pace::SHIPPED, 1, |_| {}).unwrap();
     let (began, since) = (Instant::now(), SystemTime::now());
-    let running = Running { cluster, node: Labels::new(), number: 1, began, health: None, since, _source: source };
+    let running = Running {
+        cluster,
+        me: Me::default(),
+        relabelled: false,
+        number: 1,
+        began,
+        health: None,
+        since,
+        _source: source,
+    };
     world.clusters.running.insert("dev".to_owned(), running);
     let whereabouts = Whereabouts {
         config: world.folder.path().join("nodewall.toml"),
@@ -194,11 +204,12 @@ fn what_is_damaged_on_disk_is_told_and_is_nothing_that_a_cluster_said() {
     for (cluster, holding) in &world.clusters.holdings {
         store.keep_cluster(cluster, &holding.to_text(cluster).unwrap()).unwrap();
     }
-    assert_eq!(kept(&state, &world.clusters.wanted), (world.clusters.holdings.clone(), vec![]));
+    let before = kept(&state, &world.clusters.wanted);
+    assert_eq!((before.holdings, before.troubles), (world.clusters.holdings.clone(), vec![]));
     let path = state.join("hub.cluster");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("10.0.0.0", "11.0.0.0")).unwrap();
-    let (holdings, troubles) = kept(&state, &world.clusters.wanted);
+    let Kept { holdings, troubles, .. } = kept(&state, &world.clusters.wanted);
     assert_eq!(holdings.keys().collect::<Vec<_>>(), ["dev"]);
     assert_eq!(troubles, ["what cluster \"hub\" said: hub.cluster: the checksum does not match"]);
     // Until it speaks, documents are refused rather than taken without what it said.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::item::Item;
 use super::mirror::{Failure, Listing};
-use crate::source::object::{API_VERSION, Kind};
+use super::resource::Resource;
 use crate::textfile::{self, Trust, Unread};
 
 /// How many objects a server sends at once.
@@ -84,8 +84,8 @@ impl Client {
         Ok((Self { client, answer }, Credentials { files }))
     }
 
-    /// Every object of a kind, page by page.
-    pub(super) async fn list(&self, kind: Kind) -> Result<Listing, Failure> {
+    /// Every object, page by page.
+    pub(super) async fn list(&self, resource: Resource) -> Result<Listing, Failure> {
         let mut listing = Listing::default();
         let mut next: Option<String> = None;
         for _ in 0..MOST_PAGES {
@@ -93,7 +93,7 @@ impl Client {
             if let Some(token) = &next {
                 parameters = parameters.continue_token(token);
             }
-            let request = Request::new(path(kind)).list(&parameters).map_err(|error| broken(&error))?;
+            let request = Request::new(resource.path()).list(&parameters).map_err(|error| broken(&error))?;
             let page: Page = self.within(self.client.request(request)).await?;
             listing.items.extend(page.items);
             // All pages are of the first one's revision.
@@ -108,15 +108,15 @@ impl Client {
         Err(Failure::Broken(format!("the list has more than {MOST_PAGES} pages")))
     }
 
-    /// What happens to objects of a kind after a revision, for so long.
+    /// What happens to objects after a revision, for so long.
     pub(super) async fn watch(
         &self,
-        kind: Kind,
+        resource: Resource,
         revision: &str,
         seconds: u32,
     ) -> Result<impl Stream<Item = Result<WatchEvent<Item>, Failure>> + use<>, Failure> {
         let parameters = WatchParams::default().timeout(seconds);
-        let request = Request::new(path(kind)).watch(&parameters, revision).map_err(|error| broken(&error))?;
+        let request = Request::new(resource.path()).watch(&parameters, revision).map_err(|error| broken(&error))?;
         let events = self.within(self.client.request_events::<Item>(request)).await?;
         Ok(events.map(|event: Result<WatchEvent<Item>, kube::Error>| event.map_err(|error| failure(&error))))
     }
@@ -144,10 +144,6 @@ struct PageMetadata {
     resource_version: String,
     #[serde(rename = "continue")]
     next: Option<String>,
-}
-
-fn path(kind: Kind) -> String {
-    format!("/apis/{API_VERSION}/{}", kind.plural())
 }
 
 fn failure(error: &kube::Error) -> Failure {

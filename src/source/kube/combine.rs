@@ -91,7 +91,8 @@ fn refused(cluster: &Cluster, kind: Kind, name: &str, documents: &Documents) -> 
         return refused_of_calico(cluster, documents);
     }
     let needed = match kind {
-        Kind::HostPolicy | Kind::HostService | Kind::HostExpectation | Kind::HostState => Contribution::Policies,
+        Kind::HostPolicy | Kind::HostService | Kind::HostExpectation => Contribution::Policies,
+        Kind::HostState | Kind::HostPeers => Contribution::Nodes,
         Kind::HostNetworkSet => Contribution::Sets,
         Kind::HostTier => Contribution::Tiers,
         Kind::HostInterface => Contribution::Interfaces,

@@ -12,13 +12,67 @@ use crate::source::decoded::DecodedFile;
 use crate::source::object::{API_VERSION, Kind};
 
 /// An object in a list or in an event of a watch.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct Item {
     /// Its name and revision.
     pub metadata: Metadata,
     /// What it says.
     #[serde(default)]
     pub spec: Json,
+    /// What of its status says who a node is.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub status: Status,
+}
+
+/// What matters of the status of a Node and of a HostState.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Of a Node: its addresses.
+    #[serde(deserialize_with = "or_nothing")]
+    pub addresses: Vec<NodeStatusAddress>,
+    /// Of a HostState: its interfaces.
+    #[serde(deserialize_with = "or_nothing")]
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// An address of a Node (core/v1 NodeAddress).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStatusAddress {
+    /// "InternalIP", "ExternalIP", "Hostname", ...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// It.
+    pub address: String,
+}
+
+/// What matters of an interface in a HostState.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct InterfaceStatus {
+    /// Its role.
+    pub role: String,
+    /// Its addresses with prefix lengths.
+    pub addresses: Vec<String>,
+}
+
+fn or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Status, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A list that is null, or of something else, is none: no status of whatever kind is a reason to doubt an object.
+fn or_nothing<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        List(Vec<T>),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::List(list) => list,
+        Either::Other(_) => Vec::new(),
+    })
 }
 
 /// What matters of an object's metadata.
@@ -30,7 +84,7 @@ pub struct Metadata {
     /// The revision in which it was written last.
     #[serde(default)]
     pub resource_version: String,
-    /// Its labels.
+    /// Its labels, which matter of a Node and of some objects of Calico's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Its annotations, of which one of Calico's has labels.

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use super::item::{Item, decode};
 use super::name;
-use super::{Health, Holding, Reach};
+use super::peers::Peers;
+use super::resource::Resource;
+use super::{Health, Holding, Me, Reach};
+use crate::net::node::ClusterNodes;
 use crate::policy::clusters::{Cluster, Contribution};
 use crate::policy::selector::Labels;
 use crate::source::decoded::DecodedFile;
 use crate::source::object::Kind;
+use crate::source::object::peers::INDEX;
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
 
@@ -87,11 +91,13 @@ pub struct Listing {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// What to watch, and from which revision on.
-    pub watch: Vec<(Kind, String)>,
+    pub watch: Vec<(Resource, String)>,
     /// When to begin another pass.
     pub again: Duration,
     /// Whether something else is held than before.
     pub changed: bool,
+    /// Whether the nodes are others than before.
+    pub nodes: bool,
 }
 
 /// What an event of a watch came to.
@@ -99,6 +105,8 @@ pub struct Plan {
 pub struct Noticed {
     /// Whether something else is held than before.
     pub changed: bool,
+    /// Whether the nodes are others than before.
+    pub nodes: bool,
     /// Whether another pass is wanted at once.
     pub list: bool,
 }
@@ -116,20 +124,37 @@ struct Held {
     elsewhere: bool,
 }
 
+impl Held {
+    /// One that is for other nodes only.
+    fn elsewhere() -> Self {
+        Self { text: "".into(), good: None, findings: Vec::new(), elsewhere: true }
+    }
+}
+
+/// Whether a document is for a node with these labels.
+fn is_for(node: &Labels, file: &DecodedFile) -> bool {
+    file.documents.policies.iter().all(|policy| policy.nodes.matches(node))
+}
+
 /// What is held of a cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Mirror {
     cluster: Cluster,
+    me: Me,
+    /// The labels of this node.
     node: Labels,
+    peers: Peers,
     held: BTreeMap<(Kind, String), Held>,
     /// From where each watch goes on.
-    revisions: BTreeMap<Kind, String>,
+    revisions: BTreeMap<Resource, String>,
     /// The highest revision that there was.
     seen: u64,
     /// The revision before the cluster went back to an older state.
     rewound: Option<u64>,
     /// Whether its word, that there is nothing any more, is doubted.
     doubted: bool,
+    /// Whether the same is doubted of its nodes.
+    deserted: bool,
     /// Whether everything was there once.
     heard: bool,
     reach: Reach,
@@ -138,16 +163,20 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// What was held of the cluster when it was last heard of, on a node with these labels.
-    pub fn new(cluster: Cluster, node: Labels, before: &Holding) -> Self {
+    /// What was held of the cluster and its nodes when it was last heard of.
+    pub fn new(cluster: Cluster, me: Me, (before, nodes): (&Holding, &ClusterNodes)) -> Self {
+        let peers = Peers::new(cluster.node_addresses.clone(), nodes);
         let mut mirror = Self {
             cluster,
-            node,
+            node: me.labels_with(peers.all()),
+            me,
+            peers,
             held: BTreeMap::new(),
             revisions: BTreeMap::new(),
             seen: 0,
             rewound: None,
             doubted: false,
+            deserted: false,
             heard: before.heard,
             reach: Reach::Connecting,
             failures: 0,
@@ -159,8 +188,8 @@ impl Mirror {
         mirror
     }
 
-    /// The kinds that the cluster may have.
-    pub fn kinds(&self) -> BTreeSet<Kind> {
+    /// What the cluster may have, in the order in which it is asked for: digests of nodes make the rest about nodes needless.
+    pub fn resources(&self) -> Vec<Resource> {
         let kinds = |contribution: &Contribution| match contribution {
             Contribution::Policies => &[Kind::HostPolicy, Kind::HostService, Kind::HostExpectation][..],
             Contribution::Sets => &[Kind::HostNetworkSet],
@@ -168,47 +197,82 @@ impl Mirror {
             Contribution::Interfaces => &[Kind::HostInterface],
             Contribution::EarlyStages | Contribution::Nodes => &[],
         };
-        self.cluster.contribute.iter().flat_map(kinds).copied().collect()
+        let documents: BTreeSet<Kind> = self.cluster.contribute.iter().flat_map(kinds).copied().collect();
+        let mut resources: Vec<Resource> = documents.into_iter().map(Resource::Object).collect();
+        if self.cluster.contribute.contains(&Contribution::Nodes) {
+            resources.insert(0, Resource::Object(Kind::HostPeers));
+            resources.extend([Resource::Node, Resource::Object(Kind::HostState)]);
+        }
+        resources
     }
 
-    /// Every kind was listed, or could not be.
-    pub fn passed(&mut self, lists: Vec<(Kind, Result<Listing, Failure>)>, dice: u64) -> Plan {
-        let mut failed: Vec<(Kind, Failure)> = Vec::new();
+    /// Whether this need not be asked for, after what these lists say.
+    pub fn is_needless(&self, resource: Resource, lists: &[(Resource, Result<Listing, Failure>)]) -> bool {
+        let digests = lists.iter().find(|(listed, _)| *listed == Resource::Object(Kind::HostPeers));
+        let there = match digests {
+            Some((_, Ok(list))) => list.items.iter().any(|item| item.metadata.name == INDEX),
+            Some((_, Err(failure))) => !failure.is_unknown() && self.peers.has_digests(),
+            None => false,
+        };
+        there && matches!(resource, Resource::Node | Resource::Object(Kind::HostState))
+    }
+
+    /// All was listed, or could not be.
+    pub fn passed(&mut self, lists: Vec<(Resource, Result<Listing, Failure>)>, dice: u64) -> Plan {
+        let mut failed: Vec<(Resource, Failure)> = Vec::new();
         let mut listed: Vec<(Kind, Listing)> = Vec::new();
-        for (kind, list) in lists {
-            match list {
-                Ok(list) => listed.push((kind, list)),
-                Err(failure) => failed.push((kind, failure)),
+        let mut nodes: BTreeMap<Resource, Listing> = BTreeMap::new();
+        for (resource, list) in lists {
+            match (resource.document(), list) {
+                (Some(kind), Ok(list)) => listed.push((kind, list)),
+                (None, Ok(list)) => drop(nodes.insert(resource, list)),
+                // A server without digests or states of nodes is one on which there are none.
+                (None, Err(failure)) if failure.is_unknown() && resource != Resource::Node => {}
+                (_, Err(failure)) => failed.push((resource, failure)),
             }
         }
-        let before = (self.doubted, self.rewound, self.heard);
-        let trouble = failed.first().map(|(kind, failure)| format!("{}: {failure}", kind.plural()));
-        if listed.is_empty() && !failed.is_empty() {
+        let before = (self.doubted, self.deserted, self.rewound, self.heard);
+        let trouble = failed.first().map(|(resource, failure)| format!("{}: {failure}", resource.plural()));
+        if listed.is_empty() && nodes.is_empty() && !failed.is_empty() {
             self.reach = Reach::Away;
             self.error = trouble;
             let again = match failed.first() {
                 Some((_, failure)) => self.pause_after(failure, dice),
                 None => self.pause(dice),
             };
-            return Plan { watch: Vec::new(), again, changed: false };
+            return Plan { watch: Vec::new(), again, changed: false, nodes: false };
         }
         let gone = |kind: &Kind| self.held.keys().any(|(held, _)| held == kind);
         let nothing = listed.iter().all(|(_, list)| list.items.is_empty());
         self.doubted = nothing && !self.cluster.believe_empty && listed.iter().any(|(kind, _)| gone(kind));
-        let known = |(kind, failure): &(Kind, Failure)| failure.is_unknown() && !gone(kind);
+        let known = |(resource, failure): &(Resource, Failure)| {
+            failure.is_unknown() && resource.document().is_some_and(|kind| !gone(&kind))
+        };
         let complete = failed.iter().all(known);
-        let newest = listed.iter().filter_map(|(_, list)| list.revision.parse().ok()).max().unwrap_or(self.seen);
+        let revisions = listed.iter().map(|(_, list)| list).chain(nodes.values());
+        let newest = revisions.filter_map(|list| list.revision.parse().ok()).max().unwrap_or(self.seen);
         if newest < self.seen {
             self.rewound = Some(self.seen);
             // What comes is counted from here.
             self.seen = newest;
         }
         self.rewound = self.rewound.filter(|before| newest < *before);
-        let mut changed = false;
         let mut watch = Vec::new();
+        // Which node this is says which policies are for it.
+        let others = self.nodes_listed(nodes, &mut watch);
+        let node = self.me.labels_with(self.peers.all());
+        let relabelled = node != self.node;
+        let mut changed = relabelled;
+        self.node = node;
+        if relabelled {
+            let others = |held: &Held| held.good.as_ref().is_some_and(|file| !is_for(&self.node, file));
+            for held in self.held.values_mut().filter(|held| others(held)) {
+                *held = Held::elsewhere();
+            }
+        }
         for (kind, Listing { revision, items }) in listed {
-            self.revisions.insert(kind, revision.clone());
-            watch.push((kind, revision));
+            self.revisions.insert(Resource::Object(kind), revision.clone());
+            watch.push((Resource::Object(kind), revision));
             if self.doubted {
                 continue;
             }
@@ -222,38 +286,71 @@ impl Mirror {
         }
         self.seen = self.seen.max(newest);
         self.heard |= complete && !self.doubted;
-        changed |= before != (self.doubted, self.rewound, self.heard);
+        changed |= before != (self.doubted, self.deserted, self.rewound, self.heard);
         self.error = trouble;
         let again = if failed.is_empty() {
-            self.reach = if self.doubted { Reach::Doubted } else { Reach::Synced };
+            self.reach = if self.doubted || self.deserted { Reach::Doubted } else { Reach::Synced };
             jittered(PERIOD, dice)
         } else {
-            self.reach = if self.doubted { Reach::Doubted } else { Reach::Partial };
+            self.reach = if self.doubted || self.deserted { Reach::Doubted } else { Reach::Partial };
             let pause = self.pause(dice);
             if self.failures > PASSING || complete { jittered(LASTING_PAUSE, dice) } else { pause }
         };
-        Plan { watch, again, changed }
+        Plan { watch, again, changed, nodes: others }
+    }
+
+    /// What is about nodes was listed; whether they are others than before.
+    fn nodes_listed(&mut self, lists: BTreeMap<Resource, Listing>, watch: &mut Vec<(Resource, String)>) -> bool {
+        let says = |resource| lists.get(&resource).map(|list: &Listing| list.items.is_empty());
+        // A cluster without nodes is none in which this program runs.
+        let none = says(Resource::Node) == Some(true) && says(Resource::Object(Kind::HostPeers)) != Some(false);
+        self.deserted = none && !self.cluster.believe_empty && !self.peers.all().is_empty();
+        let mut items = BTreeMap::new();
+        for (resource, Listing { revision, items: list }) in lists {
+            self.revisions.insert(resource, revision.clone());
+            watch.push((resource, revision));
+            items.insert(resource, list);
+        }
+        !self.deserted && !items.is_empty() && self.peers.listed(items)
     }
 
     /// A watch told that an object was made or changed.
-    pub fn stored(&mut self, kind: Kind, item: Item) -> Noticed {
-        self.follows(kind, &item.metadata.resource_version);
-        if self.doubted {
-            // The cluster has something: then it is as it says.
-            return Noticed { changed: false, list: true };
+    pub fn stored(&mut self, resource: Resource, item: Item) -> Noticed {
+        self.follows(resource, &item.metadata.resource_version);
+        // The cluster has something: then it is as it says.
+        let told = |list| Noticed { list, ..Noticed::default() };
+        match resource.document() {
+            Some(_) if self.doubted => told(true),
+            Some(kind) => Noticed { changed: self.put(kind, item), ..Noticed::default() },
+            None if self.deserted => told(true),
+            None => self.about_nodes(|peers| peers.stored(resource, item)),
         }
-        Noticed { changed: self.put(kind, item), list: false }
     }
 
     /// A watch told that an object was deleted.
-    pub fn deleted(&mut self, kind: Kind, item: &Item) -> Noticed {
-        self.follows(kind, &item.metadata.resource_version);
-        let changed = !self.doubted && self.held.remove(&(kind, item.metadata.name.clone())).is_some();
-        Noticed { changed, list: false }
+    pub fn deleted(&mut self, resource: Resource, item: &Item) -> Noticed {
+        self.follows(resource, &item.metadata.resource_version);
+        let name = &item.metadata.name;
+        match resource.document() {
+            Some(kind) => {
+                let changed = !self.doubted && self.held.remove(&(kind, name.clone())).is_some();
+                Noticed { changed, ..Noticed::default() }
+            }
+            None if self.deserted => Noticed::default(),
+            None => self.about_nodes(|peers| peers.deleted(resource, name)),
+        }
+    }
+
+    /// Something is said about nodes. Where digests come or go, and where this node gets other labels, all is listed again.
+    fn about_nodes(&mut self, change: impl FnOnce(&mut Peers) -> bool) -> Noticed {
+        let digests = self.peers.has_digests();
+        let nodes = change(&mut self.peers);
+        let list = self.peers.has_digests() != digests || nodes && self.me.labels_with(self.peers.all()) != self.node;
+        Noticed { changed: false, nodes, list }
     }
 
     /// A watch told how far it is.
-    pub fn follows(&mut self, kind: Kind, revision: &str) {
+    pub fn follows(&mut self, kind: Resource, revision: &str) {
         self.failures = 0;
         if let Ok(number) = revision.parse::<u64>() {
             self.seen = self.seen.max(number);
@@ -264,13 +361,13 @@ impl Mirror {
     }
 
     /// A watch ended when its time was over; from where it goes on.
-    pub fn goes_on(&mut self, kind: Kind) -> String {
+    pub fn goes_on(&mut self, kind: Resource) -> String {
         self.failures = 0;
         self.revisions.get(&kind).cloned().unwrap_or_default()
     }
 
     /// A watch broke; when to begin another pass.
-    pub fn broke(&mut self, kind: Kind, failure: &Failure, dice: u64) -> Duration {
+    pub fn broke(&mut self, kind: Resource, failure: &Failure, dice: u64) -> Duration {
         self.error = Some(format!("{}: {failure}", kind.plural()));
         if failure.is_expired() {
             // The server is there and in order: only what it remembers is too short.
@@ -292,6 +389,7 @@ impl Mirror {
         Health {
             reach: self.reach,
             revision: self.seen,
+            nodes: self.peers.all().len(),
             objects: self.held.values().filter(|held| held.good.is_some()).count(),
             elsewhere: self.held.values().filter(|held| held.elsewhere).count(),
             invalid: self.invalid().map(|((kind, name), _)| format!("{}/{name}", kind.name())).collect(),
@@ -310,6 +408,11 @@ impl Mirror {
             let help = "what it had stays in force until it has an object again, or until believe_empty = true";
             findings.push(Finding::warning(Code::Cluster, &place, message).help(help));
         }
+        if self.deserted {
+            let message = format!("cluster \"{}\" has no nodes any more, which is not believed", self.cluster.name);
+            let help = "those that it had count until it has a node again, or until believe_empty = true";
+            findings.push(Finding::warning(Code::Cluster, &place, message).help(help));
+        }
         if let Some(before) = self.rewound {
             let (name, now) = (&self.cluster.name, self.seen);
             let message = format!("cluster \"{name}\" went back from revision {before} to an older state, now {now}");
@@ -323,6 +426,11 @@ impl Mirror {
             findings,
             ..Holding::default()
         }
+    }
+
+    /// Who its nodes are.
+    pub fn nodes(&self) -> &ClusterNodes {
+        self.peers.all()
     }
 
     fn invalid(&self) -> impl Iterator<Item = (&(Kind, String), &Held)> {
@@ -344,7 +452,7 @@ impl Mirror {
         let key = (kind, name.to_owned());
         let before = self.held.get(&key);
         let good = file.findings.iter().all(|finding| finding.severity != Severity::Error);
-        let elsewhere = file.documents.policies.iter().any(|policy| !policy.nodes.matches(&self.node));
+        let elsewhere = !is_for(&self.node, &file);
         let held = if !good {
             let last = before.and_then(|held| held.good.clone());
             let instead = match (&last, before.is_some_and(|held| held.elsewhere)) {
@@ -362,7 +470,7 @@ impl Mirror {
             let findings = file.findings.into_iter().map(told).collect();
             Held { text, good: last, findings, elsewhere: false }
         } else if elsewhere {
-            Held { text: "".into(), good: None, findings: Vec::new(), elsewhere: true }
+            Held::elsewhere()
         } else {
             Held { text, good: Some(Arc::new(file)), findings: Vec::new(), elsewhere: false }
         };

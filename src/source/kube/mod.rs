@@ -8,6 +8,8 @@ pub(super) mod combine;
 pub(super) mod item;
 pub mod mirror;
 pub mod name;
+mod peers;
+pub mod resource;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use self::calico::KeptCalico;
 use super::decoded::DecodedFile;
 use super::object::Kind;
+use super::object::peers::HostPeersSpec;
+use crate::net::node::ClusterNodes;
+use crate::policy::selector::Labels;
 use crate::text::finding::Finding;
 pub use calico::OnNode;
 pub use watch::{Pace, Source, Told};
@@ -113,6 +118,31 @@ impl Holding {
     }
 }
 
+/// A text from which [`restore_nodes`] makes the same again.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn text_of_nodes(nodes: &ClusterNodes) -> Result<String, String> {
+    let kept = KeptNodes { version: 1, nodes: HostPeersSpec::of(nodes) };
+    serde_json::to_string(&kept).map_err(|error| error.to_string())
+}
+
+/// Who the nodes of a cluster were, from a text that was kept.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn restore_nodes(text: &str) -> Result<ClusterNodes, String> {
+    let KeptNodes { version, nodes } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if version == 1 { Ok(nodes.nodes()) } else { Err(format!("version {version} is not known here")) }
+}
+
+/// Nodes on disk.
+#[derive(Serialize, Deserialize)]
+struct KeptNodes {
+    version: u32,
+    nodes: HostPeersSpec,
+}
+
 /// A holding on disk.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -121,6 +151,25 @@ struct Kept {
     hidden: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calico: Option<KeptCalico>,
+}
+
+/// Who this node is for a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Me {
+    /// Its labels, but for those of its Node in that cluster.
+    pub labels: Labels,
+    /// The name of its Node, if that one's labels count.
+    pub node: Option<String>,
+}
+
+impl Me {
+    /// All its labels, where these are the nodes of the cluster.
+    pub fn labels_with(&self, nodes: &ClusterNodes) -> Labels {
+        let node = self.node.as_ref().and_then(|name| nodes.get(name));
+        let mut labels = node.map(|node| node.labels()).unwrap_or_default();
+        labels.extend(self.labels.clone());
+        labels
+    }
 }
 
 /// How a cluster is reached.
@@ -162,6 +211,8 @@ pub struct Health {
     pub objects: usize,
     /// How many are for other nodes only.
     pub elsewhere: usize,
+    /// How many nodes it has.
+    pub nodes: usize,
     /// Which have a newest version that cannot be used: "HostPolicy/kubelet".
     pub invalid: Vec<String>,
     /// What went wrong last, until everything is answered again.

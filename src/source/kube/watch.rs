@@ -14,11 +14,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::client::{Client, Credentials};
 use super::item::Item;
 use super::mirror::{Failure, Mirror, Noticed, Plan};
-use super::{Health, Holding};
+use super::resource::Resource;
+use super::{Health, Holding, Me};
+use crate::net::node::ClusterNodes;
 use crate::net::splitmix;
 use crate::policy::clusters::Cluster;
-use crate::policy::selector::Labels;
-use crate::source::object::Kind;
 
 /// How long things take at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +34,8 @@ pub struct Pace {
     pub answer: Duration,
     /// How long events are collected before they are told.
     pub settle: Duration,
+    /// The same of events about nodes, of which there are many and each matters little.
+    pub settle_nodes: Duration,
     /// How often the files of the credentials are looked at.
     pub credentials: Duration,
 }
@@ -46,6 +48,7 @@ impl Pace {
         grace: Duration::from_secs(10),
         answer: Duration::from_secs(15),
         settle: Duration::from_millis(20),
+        settle_nodes: Duration::from_secs(1),
         credentials: Duration::from_secs(5),
     };
 }
@@ -55,6 +58,8 @@ impl Pace {
 pub struct Told {
     /// What it says, if that is something else than before.
     pub holding: Option<Arc<Holding>>,
+    /// Who its nodes are, if they are others than before.
+    pub nodes: Option<Arc<ClusterNodes>>,
     /// How it is.
     pub health: Health,
 }
@@ -67,15 +72,15 @@ pub struct Source {
 }
 
 impl Source {
-    /// Follows a cluster from a thread of its own, on a node with these labels, from what it said before. `seed` spreads the requests
-    /// of nodes in time. `tell` must not wait.
+    /// Follows a cluster from a thread of its own, from what it said before, of its nodes as well. `seed` spreads the requests of nodes
+    /// in time. `tell` must not wait.
     ///
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
         cluster: Cluster,
-        node: Labels,
-        before: &Holding,
+        me: Me,
+        before: (&Holding, &ClusterNodes),
         pace: Pace,
         seed: u64,
         tell: impl Fn(Told) + Send + 'static,
@@ -84,7 +89,7 @@ impl Source {
         let (end, ended) = oneshot::channel();
         let follower = Follower {
             kubeconfig: cluster.kubeconfig.clone(),
-            mirror: Mirror::new(cluster, node, before),
+            mirror: Mirror::new(cluster, me, before),
             pace,
             seed,
             rolls: 0,
@@ -129,7 +134,7 @@ impl Follower {
             let (pause, credentials) = match Client::open(&self.kubeconfig, self.pace.answer).await {
                 Ok((client, credentials)) => {
                     let plan = self.pass(&client).await;
-                    self.say(plan.changed);
+                    self.say(plan.changed, plan.nodes);
                     (self.watch(&client, &credentials, plan).await, Some(credentials))
                 }
                 Err(why) => {
@@ -137,7 +142,7 @@ impl Follower {
                     (self.mirror.unable(why, dice), None)
                 }
             };
-            self.say(false);
+            self.say(false, false);
             self.rest(pause, credentials.as_ref()).await;
         }
     }
@@ -156,16 +161,18 @@ impl Follower {
     /// Lists every kind.
     async fn pass(&mut self, client: &Client) -> Plan {
         let mut lists = Vec::new();
-        for kind in self.mirror.kinds() {
-            let list = client.list(kind).await;
-            let general = list.as_ref().is_err_and(Failure::is_general);
-            lists.push((kind, list));
-            if general {
-                // The others would only wait for the same.
-                let others = self.mirror.kinds().into_iter().skip(lists.len()).collect::<Vec<_>>();
-                lists.extend(others.into_iter().map(|kind| (kind, Err(Failure::Broken("not asked".to_owned())))));
-                break;
+        let mut general = false;
+        for resource in self.mirror.resources() {
+            if self.mirror.is_needless(resource, &lists) {
+                continue;
             }
+            // When the server is in trouble, the others would only wait for the same.
+            let list = match general {
+                true => Err(Failure::Broken("not asked".to_owned())),
+                false => client.list(resource).await,
+            };
+            general |= list.as_ref().is_err_and(Failure::is_general);
+            lists.push((resource, list));
         }
         let dice = self.roll();
         self.mirror.passed(lists, dice)
@@ -191,7 +198,7 @@ impl Follower {
         }
         let mut look = interval(self.pace.credentials);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut tell_at = None;
+        let (mut tell_at, mut nodes_at) = (None, None);
         loop {
             tokio::select! {
                 Some((kind, said)) = said.recv() => {
@@ -204,9 +211,9 @@ impl Follower {
                         }
                         Said::Event(WatchEvent::Error(status)) => {
                             let failure = Failure::Refused { code: status.code, message: status.message.clone() };
-                            return self.broke(kind, &failure, tell_at.is_some());
+                            return self.broke(kind, &failure, (tell_at.is_some(), nodes_at.is_some()));
                         }
-                        Said::Broke(failure) => return self.broke(kind, &failure, tell_at.is_some()),
+                        Said::Broke(failure) => return self.broke(kind, &failure, (tell_at.is_some(), nodes_at.is_some())),
                         Said::Over => {
                             let revision = self.mirror.goes_on(kind);
                             watches.spawn(watch(client.clone(), kind, revision, times(kind), says.clone()));
@@ -214,7 +221,11 @@ impl Follower {
                         }
                     };
                     if noticed.list {
+                        self.say(tell_at.is_some(), nodes_at.is_some() || noticed.nodes);
                         return Duration::ZERO;
+                    }
+                    if noticed.nodes {
+                        nodes_at.get_or_insert(Instant::now() + self.pace.settle_nodes);
                     }
                     if noticed.changed {
                         tell_at.get_or_insert(Instant::now() + self.pace.settle);
@@ -222,35 +233,41 @@ impl Follower {
                 }
                 () = until(tell_at) => {
                     tell_at = None;
-                    self.say(true);
+                    self.say(true, false);
+                }
+                () = until(nodes_at) => {
+                    nodes_at = None;
+                    self.say(false, true);
                 }
                 _ = look.tick() => {
                     if credentials.changed() {
-                        self.say(tell_at.is_some());
+                        self.say(tell_at.is_some(), nodes_at.is_some());
                         return Duration::ZERO;
                     }
                 }
                 () = sleep_until(again) => {
-                    self.say(tell_at.is_some());
+                    self.say(tell_at.is_some(), nodes_at.is_some());
                     return Duration::ZERO;
                 }
             }
         }
     }
 
-    fn broke(&mut self, kind: Kind, failure: &Failure, untold: bool) -> Duration {
+    fn broke(&mut self, kind: Resource, failure: &Failure, (holding, nodes): (bool, bool)) -> Duration {
         let dice = self.roll();
         let pause = self.mirror.broke(kind, failure, dice);
-        self.say(untold);
+        self.say(holding, nodes);
         pause
     }
 
     /// Tells what is new.
-    fn say(&mut self, changed: bool) {
+    fn say(&mut self, holding: bool, nodes: bool) {
         let health = self.mirror.health();
-        if changed || self.told.as_ref() != Some(&health) {
+        if holding || nodes || self.told.as_ref() != Some(&health) {
             self.told = Some(health.clone());
-            (self.tell)(Told { holding: changed.then(|| Arc::new(self.mirror.holding())), health });
+            let holding = holding.then(|| Arc::new(self.mirror.holding()));
+            let nodes = nodes.then(|| Arc::new(self.mirror.nodes().clone()));
+            (self.tell)(Told { holding, nodes, health });
         }
     }
 
@@ -271,10 +288,10 @@ async fn until(deadline: Option<Instant>) {
 /// One watch, until it ends: for so many seconds, and this much longer until silence means that nothing comes through.
 async fn watch(
     client: Client,
-    kind: Kind,
+    kind: Resource,
     revision: String,
     (seconds, grace): (u32, Duration),
-    says: mpsc::UnboundedSender<(Kind, Said)>,
+    says: mpsc::UnboundedSender<(Resource, Said)>,
 ) {
     let time = Duration::from_secs(seconds.into());
     let started = Instant::now();

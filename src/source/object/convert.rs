@@ -214,7 +214,7 @@ fn checked(
         Kind::HostTier => through::<HostTierSpec>(fields),
         Kind::HostPolicy => through::<HostPolicySpec>(fields),
         Kind::HostExpectation => through::<HostExpectationSpec>(fields),
-        Kind::HostState => return None,
+        Kind::HostState | Kind::HostPeers => return None,
     };
     match typed {
         Ok(fields) => Some(Document { kind, name, fields, place }),

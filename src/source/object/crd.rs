@@ -3,6 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Map, Value as Json};
 
+use super::peers::HostPeers;
 use super::spec::{HostExpectation, HostInterface, HostNetworkSet, HostPolicy, HostService, HostTier};
 use super::status::HostState;
 use super::{Kind, schema, yaml};
@@ -20,6 +21,7 @@ pub fn definition(kind: Kind) -> Result<Json, serde_json::Error> {
         Kind::HostPolicy => HostPolicy::crd(),
         Kind::HostExpectation => HostExpectation::crd(),
         Kind::HostState => HostState::crd(),
+        Kind::HostPeers => HostPeers::crd(),
     };
     let mut definition = serde_json::to_value(definition)?;
     for version in definition.pointer_mut("/spec/versions").and_then(Json::as_array_mut).into_iter().flatten() {

@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod crd;
+pub mod peers;
 pub mod rule;
 mod schema;
 pub mod spec;
@@ -42,11 +43,13 @@ pub enum Kind {
     HostExpectation,
     /// The state of a node, which is no document.
     HostState,
+    /// A digest of nodes, which is no document either.
+    HostPeers,
 }
 
 impl Kind {
     /// Every kind, documents in the order in which a file has them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::HostInterface,
         Self::HostNetworkSet,
         Self::HostService,
@@ -54,6 +57,7 @@ impl Kind {
         Self::HostPolicy,
         Self::HostExpectation,
         Self::HostState,
+        Self::HostPeers,
     ];
 
     /// What it is called in the path of a request.
@@ -66,6 +70,7 @@ impl Kind {
             Self::HostPolicy => "hostpolicies",
             Self::HostExpectation => "hostexpectations",
             Self::HostState => "hoststates",
+            Self::HostPeers => "hostpeers",
         }
     }
 
@@ -79,6 +84,7 @@ impl Kind {
             Self::HostPolicy => "HostPolicy",
             Self::HostExpectation => "HostExpectation",
             Self::HostState => "HostState",
+            Self::HostPeers => "HostPeers",
         }
     }
 
@@ -91,7 +97,7 @@ impl Kind {
             Self::HostTier => Some("tier"),
             Self::HostPolicy => Some("policy"),
             Self::HostExpectation => Some("expect"),
-            Self::HostState => None,
+            Self::HostState | Self::HostPeers => None,
         }
     }
 
@@ -205,7 +211,7 @@ fn head<'n, 't>(reader: &mut Reader<'t>, node: &'n Node<'t>) -> Option<Head<'n, 
 fn body<'t>(reader: &mut Reader<'t>, head: &Head<'_, 't>) -> Documents {
     let Some(table) = head.kind.table() else {
         let message = format!("{} is no policy document", head.kind.name());
-        let help = "nodewall writes it about its own node; leave it out";
+        let help = "nodewall writes it itself; leave it out";
         reader.error_with_help(Code::Value, head.name.span, message, help);
         return Documents::default();
     };

@@ -159,11 +159,11 @@ macro_rules! entity {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(schema_with = "schema::selector")]
             pub select: Option<String>,
-            /// A selector over the labels of the cluster's nodes. Not supported yet: a document with it is refused.
+            /// A selector over the labels of the cluster's nodes, of which `name` and `cluster` are what they are called and where.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(schema_with = "schema::selector")]
             pub nodes: Option<String>,
-            /// Which addresses of `nodes` are meant: those on interfaces of this role. Not supported yet: a document with it is refused.
+            /// Which addresses of `nodes` are meant: those on interfaces of this role. Without it all, but for those of pods, overlays and loopback.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(schema_with = "schema::role")]
             pub role: Option<String>,

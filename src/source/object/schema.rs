@@ -57,6 +57,14 @@ pub(super) fn role(_: &mut SchemaGenerator) -> Schema {
     words(Role::ALL.iter().map(|role| role.name()))
 }
 
+/// Addresses by role, and those of a Node under "node"; roles of later versions as well.
+pub(super) fn addresses_by_role(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "additionalProperties": { "type": "array", "maxItems": 1024, "items": { "type": "string", "maxLength": 45 } },
+    })
+}
+
 /// Loopback is what the kernel says, and nothing else can be given that role.
 pub(super) fn given_role(_: &mut SchemaGenerator) -> Schema {
     words(Role::ALL.iter().filter(|role| **role != Role::Loopback).map(|role| role.name()))
@@ -394,6 +402,8 @@ pub(super) fn object_rules(kind: Kind) -> Value {
         Kind::HostState => {
             json!([rule("self.spec.node == self.metadata.name", "a HostState has the name of its node")])
         }
+        // Those of nodes are told by their names, too.
+        Kind::HostPeers => json!([rule("size(self.metadata.name) <= 253", "names have 253 characters at most")]),
         _ => json!([rule("size(self.metadata.name) <= 63", "names have 63 characters at most")]),
     }
 }

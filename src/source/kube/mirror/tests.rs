@@ -19,15 +19,17 @@ fn cluster() -> Cluster {
 }
 
 fn mirror() -> Mirror {
-    let node: Labels = [("pool".to_owned(), "training".to_owned())].into();
-    Mirror::new(cluster(), node, &Holding::default())
+    mirror_of(cluster(), &Holding::default())
+}
+
+fn mirror_of(cluster: Cluster, before: &Holding) -> Mirror {
+    let labels = [("pool".to_owned(), "training".to_owned())].into();
+    Mirror::new(cluster, Me { labels, node: None }, (before, &ClusterNodes::new()))
 }
 
 fn item(name: &str, revision: u64, spec: Json) -> Item {
-    Item {
-        metadata: Metadata { name: name.to_owned(), resource_version: revision.to_string(), ..Metadata::default() },
-        spec,
-    }
+    let metadata = Metadata { name: name.to_owned(), resource_version: revision.to_string(), ..Metadata::default() };
+    Item { metadata, spec, ..Item::default() }
 }
 
 fn set(name: &str, revision: u64, cidr: &str) -> Item {
@@ -45,10 +47,10 @@ fn refused(code: u16) -> Failure {
 /// A pass in which sets and policies are these, and all other kinds are empty.
 fn pass(mirror: &mut Mirror, revision: u64, sets: Vec<Item>, policies: Vec<Item>) -> Plan {
     let mut lists = Vec::new();
-    for kind in mirror.kinds() {
+    for kind in mirror.resources() {
         let items = match kind {
-            Kind::HostNetworkSet => sets.clone(),
-            Kind::HostPolicy => policies.clone(),
+            Resource::Object(Kind::HostNetworkSet) => sets.clone(),
+            Resource::Object(Kind::HostPolicy) => policies.clone(),
             _ => Vec::new(),
         };
         lists.push((kind, Ok(Listing { revision: revision.to_string(), items })));
@@ -57,7 +59,7 @@ fn pass(mirror: &mut Mirror, revision: u64, sets: Vec<Item>, policies: Vec<Item>
 }
 
 fn failed_pass(mirror: &mut Mirror, failure: &Failure) -> Plan {
-    let lists = mirror.kinds().into_iter().map(|kind| (kind, Err(failure.clone()))).collect();
+    let lists = mirror.resources().into_iter().map(|kind| (kind, Err(failure.clone()))).collect();
     mirror.passed(lists, 0)
 }
 
@@ -75,15 +77,15 @@ fn lists_and_events_are_followed_and_what_means_the_same_is_no_change() {
     assert!(plan.watch.iter().all(|(_, revision)| revision == "10"));
     assert!(plan.again >= PERIOD * 3 / 4 && plan.again <= PERIOD);
     assert!(!pass(&mut mirror, 11, vec![set("a", 9, "10.0.0.1")], vec![]).changed);
-    assert!(!mirror.stored(Kind::HostNetworkSet, set("a", 12, "10.0.0.1")).changed);
-    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 13, "10.0.0.2")).changed);
-    assert!(mirror.stored(Kind::HostNetworkSet, set("b", 14, "10.0.0.2")).changed);
-    assert!(mirror.deleted(Kind::HostNetworkSet, &set("a", 15, "10.0.0.2")).changed);
-    assert!(!mirror.deleted(Kind::HostNetworkSet, &set("a", 15, "10.0.0.2")).changed);
+    assert!(!mirror.stored(Resource::Object(Kind::HostNetworkSet), set("a", 12, "10.0.0.1")).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostNetworkSet), set("a", 13, "10.0.0.2")).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostNetworkSet), set("b", 14, "10.0.0.2")).changed);
+    assert!(mirror.deleted(Resource::Object(Kind::HostNetworkSet), &set("a", 15, "10.0.0.2")).changed);
+    assert!(!mirror.deleted(Resource::Object(Kind::HostNetworkSet), &set("a", 15, "10.0.0.2")).changed);
     assert_eq!(names(&mirror), ["b"]);
-    mirror.follows(Kind::HostNetworkSet, "20");
-    assert_eq!(mirror.goes_on(Kind::HostNetworkSet), "20");
-    assert_eq!(mirror.goes_on(Kind::HostPolicy), "11");
+    mirror.follows(Resource::Object(Kind::HostNetworkSet), "20");
+    assert_eq!(mirror.goes_on(Resource::Object(Kind::HostNetworkSet)), "20");
+    assert_eq!(mirror.goes_on(Resource::Object(Kind::HostPolicy)), "11");
     // What a list lacks is gone.
     assert!(pass(&mut mirror, 21, vec![set("c", 21, "10.0.0.3")], vec![]).changed);
     assert_eq!(names(&mirror), ["c"]);
@@ -102,7 +104,7 @@ fn no_refusal_and_no_silence_makes_anything_less_and_pauses_stay_short() {
         pauses.push(plan.again);
     }
     pauses.push(failed_pass(&mut mirror, &Failure::Broken("no route to host".to_owned())).again);
-    pauses.push(mirror.broke(Kind::HostPolicy, &Failure::Broken("cut".to_owned()), u64::MAX));
+    pauses.push(mirror.broke(Resource::Object(Kind::HostPolicy), &Failure::Broken("cut".to_owned()), u64::MAX));
     assert_eq!(mirror.holding(), before);
     assert_eq!(mirror.health().reach, Reach::Away);
     // What a server means is not asked for every two seconds for ever; what may pass is.
@@ -112,10 +114,10 @@ fn no_refusal_and_no_silence_makes_anything_less_and_pauses_stay_short() {
     assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE), "{pauses:?}");
     // A watch that says something is proof that the server is back.
     pass(&mut mirror, 11, vec![set("a", 5, "10.0.0.1")], vec![]);
-    mirror.follows(Kind::HostPolicy, "12");
-    assert!(mirror.broke(Kind::HostPolicy, &Failure::Broken("cut".to_owned()), 0) <= FIRST_PAUSE);
+    mirror.follows(Resource::Object(Kind::HostPolicy), "12");
+    assert!(mirror.broke(Resource::Object(Kind::HostPolicy), &Failure::Broken("cut".to_owned()), 0) <= FIRST_PAUSE);
     // Expired is no trouble of the server.
-    assert!(mirror.broke(Kind::HostPolicy, &refused(410), 0) < FIRST_PAUSE);
+    assert!(mirror.broke(Resource::Object(Kind::HostPolicy), &refused(410), 0) < FIRST_PAUSE);
 }
 
 #[test]
@@ -123,11 +125,13 @@ fn a_kind_that_is_refused_is_kept_while_others_are_followed() {
     let mut mirror = mirror();
     pass(&mut mirror, 10, vec![set("a", 5, "10.0.0.1")], vec![policy("p", "all()")]);
     let with = |failure: Failure, mirror: &mut Mirror| {
-        let lists = mirror.kinds().into_iter().map(|kind| match kind {
-            Kind::HostPolicy => (kind, Err(failure.clone())),
+        let lists = mirror.resources().into_iter().map(|kind| match kind {
+            Resource::Object(Kind::HostPolicy) => (kind, Err(failure.clone())),
             _ => (kind, Ok(Listing { revision: "11".to_owned(), items: vec![set("b", 11, "10.0.0.1")] })),
         });
-        let lists = lists.filter(|(kind, _)| matches!(kind, Kind::HostPolicy | Kind::HostNetworkSet)).collect();
+        let lists = lists
+            .filter(|(kind, _)| matches!(kind, Resource::Object(Kind::HostPolicy | Kind::HostNetworkSet)))
+            .collect();
         mirror.passed(lists, 0)
     };
     let plan = with(refused(403), &mut mirror);
@@ -147,8 +151,8 @@ fn a_kind_that_is_refused_is_kept_while_others_are_followed() {
 fn a_cluster_is_heard_when_all_its_kinds_are_there_or_unknown() {
     let heard = |failure: Failure| {
         let mut mirror = mirror();
-        let lists = mirror.kinds().into_iter().map(|kind| match kind {
-            Kind::HostExpectation => (kind, Err(failure.clone())),
+        let lists = mirror.resources().into_iter().map(|kind| match kind {
+            Resource::Object(Kind::HostExpectation) => (kind, Err(failure.clone())),
             _ => (kind, Ok(Listing { revision: "7".to_owned(), items: Vec::new() })),
         });
         let lists = lists.collect();
@@ -168,17 +172,20 @@ fn nothing_at_all_is_not_believed_until_there_is_something_again() {
     assert_eq!(mirror.health().reach, Reach::Doubted);
     assert!(plan.changed && mirror.holding().findings.iter().any(|finding| finding.message.contains("not believed")));
     // The same over a restart of the daemon.
-    let mut again = Mirror::new(cluster(), Labels::new(), &mirror.holding());
+    let mut again = mirror_of(cluster(), &mirror.holding());
     pass(&mut again, 3, vec![], vec![]);
     assert_eq!(names(&again), ["a"]);
-    assert_eq!(mirror.stored(Kind::HostNetworkSet, set("b", 4, "10.0.0.1")), Noticed { changed: false, list: true });
+    assert_eq!(
+        mirror.stored(Resource::Object(Kind::HostNetworkSet), set("b", 4, "10.0.0.1")),
+        Noticed { changed: false, nodes: false, list: true }
+    );
     pass(&mut mirror, 4, vec![set("b", 4, "10.0.0.1")], vec![]);
     assert_eq!(names(&mirror), ["b"]);
     // What is deleted one by one is deleted.
-    assert!(mirror.deleted(Kind::HostNetworkSet, &set("b", 5, "10.0.0.1")).changed);
+    assert!(mirror.deleted(Resource::Object(Kind::HostNetworkSet), &set("b", 5, "10.0.0.1")).changed);
     assert!(names(&mirror).is_empty());
     let believing = Cluster { believe_empty: true, ..cluster() };
-    let mut believing = Mirror::new(believing, Labels::new(), &again.holding());
+    let mut believing = mirror_of(believing, &again.holding());
     pass(&mut believing, 3, vec![], vec![]);
     assert!(names(&believing).is_empty());
 }
@@ -191,7 +198,7 @@ fn an_older_state_is_followed_and_told() {
     assert_eq!(names(&mirror), ["a"]);
     let told = |mirror: &Mirror| mirror.holding().findings.iter().any(|finding| finding.message.contains("went back"));
     assert!(told(&mirror));
-    mirror.follows(Kind::HostPolicy, "70");
+    mirror.follows(Resource::Object(Kind::HostPolicy), "70");
     pass(&mut mirror, 70, vec![set("a", 50, "10.0.0.1")], vec![]);
     assert!(told(&mirror));
     pass(&mut mirror, 101, vec![set("a", 50, "10.0.0.1")], vec![]);
@@ -205,10 +212,10 @@ fn an_object_that_cannot_be_used_keeps_its_last_good_version() {
     pass(&mut mirror, 10, vec![bad(9), set("b", 9, "10.0.0.1")], vec![]);
     assert_eq!(names(&mirror), ["b"]);
     assert!(mirror.holding().hidden.contains(&(Kind::HostNetworkSet, "a".to_owned())));
-    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 11, "10.0.0.1")).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostNetworkSet), set("a", 11, "10.0.0.1")).changed);
     let good = mirror.holding();
     assert_eq!(good.findings, []);
-    assert!(mirror.stored(Kind::HostNetworkSet, bad(12)).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostNetworkSet), bad(12)).changed);
     let holding = mirror.holding();
     assert_eq!(holding.objects, good.objects);
     assert_eq!(mirror.health().invalid, ["HostNetworkSet/a"]);
@@ -217,7 +224,7 @@ fn an_object_that_cannot_be_used_keeps_its_last_good_version() {
     assert_eq!(finding.place.to_string(), "cluster hub: HostNetworkSet/a spec.cidrs[0]");
     assert!(finding.help.contains("last good version stays in force"), "{finding:?}");
     // Back to what it was.
-    assert!(mirror.stored(Kind::HostNetworkSet, set("a", 13, "10.0.0.1")).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostNetworkSet), set("a", 13, "10.0.0.1")).changed);
     assert_eq!(mirror.holding(), good);
 }
 
@@ -230,8 +237,8 @@ fn policies_of_other_nodes_are_not_held_but_take_their_names() {
     assert_eq!(names(&mirror), ["ours"]);
     assert!(mirror.holding().hidden.contains(&(Kind::HostPolicy, "theirs".to_owned())));
     assert_eq!((mirror.health().objects, mirror.health().elsewhere), (1, 1));
-    assert!(!mirror.stored(Kind::HostPolicy, policy("theirs", "pool == 'other'")).changed);
-    assert!(mirror.stored(Kind::HostPolicy, policy("theirs", "has(pool)")).changed);
+    assert!(!mirror.stored(Resource::Object(Kind::HostPolicy), policy("theirs", "pool == 'other'")).changed);
+    assert!(mirror.stored(Resource::Object(Kind::HostPolicy), policy("theirs", "has(pool)")).changed);
     assert_eq!(names(&mirror), ["ours", "theirs"]);
 }
 
@@ -244,4 +251,86 @@ fn what_is_held_survives_on_disk() {
     assert_eq!(Holding::restore(&text), Ok(holding));
     assert!(Holding::restore(&text.replace("\"version\":1", "\"version\":2")).is_err());
     assert!(Holding::restore("{}").is_err());
+}
+
+const PEERS: Resource = Resource::Object(Kind::HostPeers);
+
+/// A Node with this label.
+fn node(name: &str, pool: &str) -> Item {
+    let object = json!({ "metadata": { "name": name, "labels": { "pool": pool } },
+                         "status": { "addresses": [{ "type": "InternalIP", "address": "10.0.0.1" }] } });
+    serde_json::from_value(object).unwrap()
+}
+
+/// A mirror of a cluster in which this node is "me", and its labels count.
+fn mirror_at_home() -> Mirror {
+    let cluster = Cluster { contribute: [Contribution::Policies, Contribution::Nodes].into(), ..cluster() };
+    let me = Me { labels: Labels::new(), node: Some("me".to_owned()) };
+    Mirror::new(cluster, me, (&Holding::default(), &ClusterNodes::new()))
+}
+
+/// A pass of a cluster with these policies and nodes.
+fn pass_with_nodes(mirror: &mut Mirror, policies: &[Item], nodes: &[Item]) -> Plan {
+    let list = |resource| match resource {
+        Resource::Object(Kind::HostPolicy) => policies.to_vec(),
+        Resource::Node => nodes.to_vec(),
+        Resource::Object(_) => Vec::new(),
+    };
+    let listed = |resource| (resource, Ok(Listing { revision: "7".to_owned(), items: list(resource) }));
+    let lists = mirror.resources().into_iter().map(listed).collect();
+    mirror.passed(lists, 0)
+}
+
+#[test]
+fn the_labels_of_this_node_say_which_policies_are_for_it() {
+    let mut mirror = mirror_at_home();
+    let policies = [policy("for-training", "pool == 'training'"), policy("for-login", "pool == 'login'")];
+    let plan = pass_with_nodes(&mut mirror, &policies, &[node("me", "training"), node("other", "login")]);
+    assert!(plan.changed && plan.nodes && mirror.holding().heard);
+    assert_eq!((names(&mirror), mirror.health().nodes), (vec!["for-training".to_owned()], 2));
+    let told = mirror.stored(Resource::Node, node("other", "dev"));
+    assert_eq!((told.nodes, told.list), (true, false), "others' labels are for those who select them");
+    assert_eq!(mirror.stored(Resource::Node, node("other", "dev")), Noticed::default());
+    let told = mirror.stored(Resource::Node, node("me", "login"));
+    assert!(told.list, "what is for another node now, and for this one, was not kept");
+    let plan = pass_with_nodes(&mut mirror, &policies, &[node("me", "login")]);
+    assert!(plan.changed);
+    assert_eq!(names(&mirror), ["for-login"]);
+}
+
+#[test]
+fn a_cluster_without_nodes_is_not_believed_and_keeps_its_documents() {
+    let mut mirror = mirror_at_home();
+    let policies = [policy("p", "all()")];
+    pass_with_nodes(&mut mirror, &policies, &[node("me", "training")]);
+    let plan = pass_with_nodes(&mut mirror, &policies, &[]);
+    assert!(!plan.nodes && plan.changed);
+    assert_eq!((mirror.health().nodes, mirror.health().reach), (1, Reach::Doubted));
+    assert!(mirror.holding().findings.iter().any(|finding| finding.message.contains("no nodes any more")));
+    assert!(mirror.stored(Resource::Node, node("me", "training")).list);
+    // Nodes that register again on an empty etcd do not vouch for documents that are gone.
+    pass_with_nodes(&mut mirror, &[], &[node("me", "training")]);
+    assert_eq!(names(&mirror), ["p"]);
+    assert_eq!(mirror.health().reach, Reach::Doubted);
+}
+
+#[test]
+fn with_digests_nodes_are_not_asked_for_and_without_the_kind_they_are() {
+    let mut mirror = mirror_at_home();
+    let index = item("index", 1, json!({}));
+    let digests = |items: Vec<Item>| (PEERS, Ok(Listing { revision: "7".to_owned(), items }));
+    for resource in [Resource::Node, Resource::Object(Kind::HostState)] {
+        assert!(mirror.is_needless(resource, &[digests(vec![index.clone()])]));
+        assert!(!mirror.is_needless(resource, &[digests(vec![])]));
+        assert!(!mirror.is_needless(resource, &[(PEERS, Err(refused(404)))]));
+    }
+    assert!(!mirror.is_needless(Resource::Object(Kind::HostPolicy), &[digests(vec![index.clone()])]));
+    let lists = mirror.resources().into_iter().filter(|resource| *resource != PEERS);
+    let listed = |resource| (resource, Ok(Listing { revision: "7".to_owned(), items: Vec::new() }));
+    let lists = lists.map(listed).chain([(PEERS, Err(refused(404)))]).collect();
+    mirror.passed(lists, 0);
+    assert!(mirror.holding().heard && mirror.health().reach == Reach::Synced, "{:?}", mirror.health());
+    // When digests come, all is listed again, and when they cannot be had for once, they count as they were.
+    assert!(mirror.stored(PEERS, index).list);
+    assert!(mirror.is_needless(Resource::Node, &[(PEERS, Err(refused(403)))]));
 }
