@@ -81,7 +81,11 @@ fn objects_of_either_form_become_documents_and_go_with_them() {
         server.put("globalnetworkpolicies", "feed", web(group, &deny));
         follower.until("a set", |it| has(it, "calico_feed", "calico_feed"));
         // What selectors look at is a change, and nothing else that a server writes beside the spec.
-        server.put("hostendpoints", "h", labelled(group, &json!({ "role": "other" }), &json!({ "node": "n1", "interfaceName": "*" })));
+        server.put(
+            "hostendpoints",
+            "h",
+            labelled(group, &json!({ "role": "other" }), &json!({ "node": "n1", "interfaceName": "*" })),
+        );
         follower.until("a label", |it| rules(it, "calico_web").is_none());
         server.put("hostendpoints", "h", endpoint(group, "n1"));
         follower.until("a label", |it| has(it, "calico_web", "8081"));
@@ -91,7 +95,11 @@ fn objects_of_either_form_become_documents_and_go_with_them() {
         follower.until("the end of all", |it| it.specs().is_empty());
         let other = if group == CRD { V3 } else { CRD };
         let asked = |kind: &str| server.requests(&format!("/apis/{other}/{kind}"));
-        assert_eq!(asked("hostendpoints"), usize::from(group == V3), "{serves:?}: the other form is asked for once, and only first");
+        assert_eq!(
+            asked("hostendpoints"),
+            usize::from(group == V3),
+            "{serves:?}: the other form is asked for once, and only first"
+        );
     }
 }
 
@@ -105,7 +113,8 @@ fn a_wrong_object_counts_as_before_also_over_a_restart_and_stops_nothing_else() 
     let mut follower = Follower::named(calico(&server), &Holding::default(), NODE);
     follower.until("the policy", |it| has(it, "calico_web", "8080"));
     let wrong = || {
-        let rules = json!([{ "action": "Deny", "source": { "serviceAccounts": { "names": ["a"] } } }, { "action": "Allow" }]);
+        let rules =
+            json!([{ "action": "Deny", "source": { "serviceAccounts": { "names": ["a"] } } }, { "action": "Allow" }]);
         web(CRD, &rules)
     };
     server.put("globalnetworkpolicies", "web", wrong());

@@ -46,6 +46,10 @@ struct Faults {
     /// The next event is cut in the middle of its line, and the connection with it.
     cut: bool,
     token: String,
+    /// Groups of Calico's that it has.
+    groups: Vec<String>,
+    /// This status for every request for objects of a kind.
+    kinds: BTreeMap<String, u16>,
 }
 
 struct Shared {
@@ -129,6 +133,19 @@ impl StandIn {
     pub fn remove(&self, plural: &str, name: &str) {
         let (code, _) = change(&Method::DELETE, plural, Some(name), &BTreeMap::new(), &[], &self.shared);
         assert_eq!(code, 200, "{plural}/{name}");
+    }
+
+    /// Has Calico's objects in this group and version, too.
+    pub fn serve(&self, group: &str) {
+        self.faults().groups.push(group.to_owned());
+    }
+
+    /// Refuses all requests for a kind from now on, or none any more.
+    pub fn refuse_kind(&self, plural: &str, code: Option<u16>) {
+        match code {
+            Some(code) => drop(self.faults().kinds.insert(plural.to_owned(), code)),
+            None => drop(self.faults().kinds.remove(plural)),
+        }
     }
 
     /// Puts a token where the kubeconfig says.
@@ -280,11 +297,17 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let known = ["/apis/nodewall.dev/v1alpha1/", "/api/v1/"];
-    let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
+    let groups = shared.faults.lock().unwrap().groups.clone();
+    let mut known = vec!["/apis/nodewall.dev/v1alpha1/".to_owned(), "/api/v1/".to_owned()];
+    known.extend(groups.iter().map(|group| format!("/apis/{group}/")));
+    let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix.as_str())) else {
         return Ok(whole(404, &status(404, "the server could not find the requested resource")));
     };
     let (plural, name) = rest.split_once('/').map_or((rest, None), |(plural, name)| (plural, Some(name)));
+    let refused = shared.faults.lock().unwrap().kinds.get(plural).copied();
+    if let Some(code) = refused {
+        return Ok(whole(code, &status(code, "as it was told of this kind")));
+    }
     if method == Method::GET && query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
         return Ok(watched(plural.to_owned(), &query, shared));
     }

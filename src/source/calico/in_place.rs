@@ -167,7 +167,8 @@ pub fn in_place(cluster: &str, stored: &Stored, node: &str) -> InPlace {
         findings.append(&mut here.said);
         if !stored.is_empty() {
             let message = format!("no HostEndpoint of Calico is for node \"{node}\", so its policies say nothing here");
-            let help = "spec.node of a HostEndpoint is to be the name of the node; the label `name` in nodewall.toml says it otherwise";
+            let help =
+                "spec.node of a HostEndpoint is to be the name of the node; `node` in nodewall.toml says it otherwise";
             findings.push(Finding::warning(Code::SelectsNothing, &place, message).help(help));
         }
         return InPlace { documents: Some(BTreeMap::new()), findings: warnings(findings), bad: here.bad };

@@ -113,9 +113,22 @@ impl Calico {
         self.stored.keys().any(|(held, _)| *held == kind)
     }
 
-    /// How many objects there are.
-    pub(super) fn len(&self) -> usize {
-        self.stored.len()
+    /// How many documents the objects come to.
+    pub(super) fn documents(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Takes in all objects of a kind; whether they are others than before.
+    pub(super) fn listed(&mut self, kind: CalicoKind, items: Vec<Item>) -> bool {
+        let names: BTreeSet<String> = items.iter().map(|item| item.metadata.name.clone()).collect();
+        let before = self.stored.len();
+        self.stored.retain(|(held, name), _| *held != kind || names.contains(name));
+        let mut changed = self.stored.len() != before;
+        self.stale |= changed;
+        for item in items {
+            changed |= self.put(kind, item);
+        }
+        changed
     }
 
     /// Takes the newest version of an object in; whether that is another one.
@@ -130,15 +143,6 @@ impl Calico {
         });
         changed |= versions.newest != newest;
         versions.newest = newest;
-        self.stale |= changed;
-        changed
-    }
-
-    /// Drops the objects of a kind that are not among these; whether there were any.
-    pub(super) fn retain(&mut self, kind: CalicoKind, names: &BTreeSet<String>) -> bool {
-        let before = self.stored.len();
-        self.stored.retain(|(held, name), _| *held != kind || names.contains(name));
-        let changed = self.stored.len() != before;
         self.stale |= changed;
         changed
     }

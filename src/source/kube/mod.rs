@@ -156,6 +156,8 @@ struct Kept {
 /// Who this node is for a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Me {
+    /// What it is called in clusters.
+    pub name: String,
     /// Its labels, but for those of its Node in that cluster.
     pub labels: Labels,
     /// The name of its Node, if that one's labels count.

@@ -73,7 +73,7 @@ impl Peers {
                 Resource::Object(Kind::HostState) => {
                     self.states = parts.map(|(name, item)| (name, state(item))).collect()
                 }
-                Resource::Object(_) => {}
+                Resource::Object(_) | Resource::Calico(..) => {}
             }
         }
         let before = std::mem::take(&mut self.all);
@@ -119,7 +119,7 @@ impl Peers {
                 self.states.insert(name.clone(), state(item));
                 self.refresh(&name)
             }
-            Resource::Object(_) => false,
+            Resource::Object(_) | Resource::Calico(..) => false,
         }
     }
 
@@ -139,7 +139,7 @@ impl Peers {
                 self.states.remove(name);
                 self.refresh(name)
             }
-            Resource::Object(_) => false,
+            Resource::Object(_) | Resource::Calico(..) => false,
         }
     }
 
