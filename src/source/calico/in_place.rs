@@ -374,7 +374,7 @@ impl Here<'_> {
     /// A policy, if it selects one of this node's host endpoints.
     fn policy(&mut self, key: &(Kind, String), versions: &Versions, labels: &[Labels]) {
         let selects = |policy: &Policy| {
-            !policy.pods.as_ref().is_some_and(|pods| !pods.perhaps_hosts)
+            policy.pods.as_ref().is_none_or(|pods| pods.perhaps_hosts)
                 && labels.iter().any(|labels| policy.selector.matches(labels))
         };
         let newest = self.read(key, &versions.newest, true);

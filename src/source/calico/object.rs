@@ -412,7 +412,7 @@ fn policy<'t>(
         Some(types) => {
             let items = reader.list(types, "types");
             let words = [("Ingress", 0), ("Egress", 1)];
-            let Some(items) = items.or(replacing.then_some(&[])) else { return None };
+            let items = items.or(replacing.then_some(&[]))?;
             let found: Vec<usize> =
                 items.iter().filter_map(|item| reader.word(item, "type of a policy", &words)).collect();
             match (found.len() < items.len(), replacing) {
