@@ -85,6 +85,27 @@ fn every_example_means_the_same_in_place() {
     assert!(packets >= 250, "{packets}");
 }
 
+/// What rules mean of another node is its addresses and ports, however its interface is found.
+#[test]
+fn endpoints_of_other_nodes_are_addresses() {
+    let text = [
+        EVERY,
+        "---\nkind: HostEndpoint\nmetadata: {name: other, labels: {role: store}}\nspec: {node: n2, expectedIPs: [203.0.113.9], ports: [{name: blocks, protocol: TCP, port: 4420}]}\n",
+        &global("p", "selector: all(), egress: [{action: Allow, protocol: TCP, destination: {ports: [blocks]}}, {action: Deny, protocol: TCP}, {action: Deny, destination: {selector: role == 'store'}}, {action: Allow}]"),
+    ]
+    .concat();
+    let found = in_place("hub", &stored(&text), "n1");
+    assert!(found.bad.is_empty(), "{:#?}", lines(&found));
+    for (packet, allowed) in [
+        ("203.0.113.9 tcp/4420", true),
+        ("203.0.113.8 tcp/4420", false),
+        ("203.0.113.9 udp/9", false),
+        ("203.0.113.8 udp/9", true),
+    ] {
+        assert_eq!(allows(&found, "n1", &format!("out eth0 >{packet}")), allowed, "{packet} {found:#?}");
+    }
+}
+
 /// Whether a packet like in the examples is allowed on a node.
 fn allows(found: &InPlace, node: &str, packet: &str) -> bool {
     decide(&example::node(node, &policy(found)), &example::asked(&format!("{packet} allow")).packet).outcome
@@ -139,6 +160,8 @@ fn policies_that_select_no_endpoint_of_the_node_say_nothing_and_are_not_judged()
     assert!(found.bad.is_empty(), "{:#?}", lines(&found));
     let found = in_place("hub", &stored(&text), "n3");
     assert_eq!(found.documents, Some(BTreeMap::new()));
+    let nothing = in_place("hub", &Stored::new(), "n3");
+    assert!(lines(&nothing)[0].contains("no HostEndpoint"), "no Calico at all is said as well");
     assert!(lines(&found)[0].contains("no HostEndpoint of Calico is for node \"n3\""), "{:#?}", lines(&found));
 }
 
@@ -237,6 +260,14 @@ fn a_wrong_set_endpoint_or_tier_opens_nothing() {
         assert!(!allows(&found, "n1", "in eth0 198.51.100.7 tcp/81"), "{spec}");
         assert!(!allows(&found, "n1", "out eth0 >198.51.100.7 tcp/443"), "{spec}");
     }
+    // It does not take the place of one that is meant for every interface.
+    let by_address =
+        "---\nkind: HostEndpoint\nmetadata: {name: a, labels: {free: x}}\nspec: {node: n1, expectedIPs: [192.0.2.1]}\n";
+    let free = global("free", "selector: has(free), ingress: [{action: Allow}]");
+    let closed = global("closed", "selector: role == 'server', ingress: [{action: Deny}]");
+    let found = in_place("hub", &stored(&[EVERY, by_address, &free, &closed].concat()), "n1");
+    assert!(!allows(&found, "n1", "in eth0 198.51.100.7 tcp/80"), "{found:#?}");
+    assert!(lines(&found).iter().any(|line| line.contains("\"a\" is left out")), "{:#?}", lines(&found));
     // A tier that is not there is the last one; one that cannot be read denies at its end.
     let policy = |tier: &str| global("q", &format!("tier: {tier}, selector: all(), ingress: [{{action: Log}}]"));
     let tier = "---\nkind: Tier\nmetadata: {name: t}\nspec: {order: 5, defaultAction: Perhaps}\n";

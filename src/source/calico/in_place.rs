@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 use super::object::{self, HostEndpoint, NetworkSet, Objects, Pods, Policy, Rule, Stages, Tier};
 use super::rule::{SetNames, World};
 use super::{ALLOWING_PROFILE, Manner, documents, endpoint, refused};
+use crate::net::protocol::Protocol;
 use crate::policy::selector::{Labels, Selector};
 use crate::source::object::Kind as Ours;
 use crate::source::object::convert::to_objects;
@@ -147,7 +148,14 @@ pub struct InPlace {
 
 /// What Calico's objects of a cluster mean on the node that is called so.
 pub fn in_place(cluster: &str, stored: &Stored, node: &str) -> InPlace {
-    let mut here = Here { cluster, node, objects: Objects::default(), said: Vec::new(), bad: BTreeSet::new() };
+    let mut here = Here {
+        cluster,
+        node,
+        objects: Objects::default(),
+        by_address: BTreeSet::new(),
+        said: Vec::new(),
+        bad: BTreeSet::new(),
+    };
     for (key, versions) in stored {
         match key.0 {
             Kind::GlobalNetworkSet => here.set(key, versions),
@@ -158,6 +166,7 @@ pub fn in_place(cluster: &str, stored: &Stored, node: &str) -> InPlace {
             Kind::GlobalNetworkPolicy | Kind::StagedGlobalNetworkPolicy => {}
         }
     }
+    here.settle_by_address();
     // What a node has for itself goes before what all have.
     here.objects.failsafes.sort_by_key(|failsafes| failsafes.place.file.ends_with("/default"));
     let place = Place::file(format!("cluster {cluster}"));
@@ -165,12 +174,10 @@ pub fn in_place(cluster: &str, stored: &Stored, node: &str) -> InPlace {
     if on_node.is_empty() {
         let mut findings = said;
         findings.append(&mut here.said);
-        if !stored.is_empty() {
-            let message = format!("no HostEndpoint of Calico is for node \"{node}\", so its policies say nothing here");
-            let help =
-                "spec.node of a HostEndpoint is to be the name of the node; `node` in nodewall.toml says it otherwise";
-            findings.push(Finding::warning(Code::SelectsNothing, &place, message).help(help));
-        }
+        let message = format!("no HostEndpoint of Calico is for node \"{node}\", so its policies say nothing here");
+        let help =
+            "spec.node of a HostEndpoint is to be the name of the node; `node` in nodewall.toml says it otherwise";
+        findings.push(Finding::warning(Code::SelectsNothing, &place, message).help(help));
         return InPlace { documents: Some(BTreeMap::new()), findings: warnings(findings), bad: here.bad };
     }
     let labels: Vec<Labels> = on_node.iter().map(|endpoint| endpoint.labels.clone()).collect();
@@ -210,6 +217,8 @@ struct Here<'a> {
     cluster: &'a str,
     node: &'a str,
     objects: Objects,
+    /// Host endpoints of this node that find their interface by address, and count for all of them instead.
+    by_address: BTreeSet<String>,
     said: Vec<Finding>,
     bad: BTreeSet<(Kind, String)>,
 }
@@ -310,12 +319,11 @@ impl Here<'_> {
             interface: fits.then(|| interface.to_owned()),
             addresses: parts.nets("expectedIPs"),
             profiles: Vec::new(),
-            ports: Vec::new(),
+            ports: parts.ports(),
         };
         if !rough.node.eq_ignore_ascii_case(self.node) {
-            // Of another node's only the addresses matter, and it is that node that says what is wrong.
-            let read = self.read(key, &versions.newest, false).objects.endpoints.into_iter().next();
-            self.objects.endpoints.push(read.unwrap_or(rough));
+            // Of another node's only addresses matter, and there may be very many; it is that node that says what is wrong.
+            self.objects.endpoints.push(rough);
             return;
         }
         let otherwise = if interface.is_empty() {
@@ -334,7 +342,11 @@ impl Here<'_> {
             read.findings.extend(said.clone());
             said.is_none()
         });
-        let endpoint = chosen.and_then(|read| read.endpoints.into_iter().next()).unwrap_or(rough);
+        let chosen = chosen.and_then(|read| read.endpoints.into_iter().next());
+        if chosen.is_none() && interface.is_empty() {
+            self.by_address.insert(key.1.clone());
+        }
+        let endpoint = chosen.unwrap_or(rough);
         // As our selectors call it.
         self.objects.endpoints.push(HostEndpoint { node: self.node.to_owned(), ..endpoint });
     }
@@ -470,6 +482,23 @@ impl Here<'_> {
         }
     }
 
+    /// One that is meant for all interfaces is not displaced by one that only counts for them.
+    fn settle_by_address(&mut self) {
+        let is_for_all = |endpoint: &&HostEndpoint| endpoint.node == self.node && endpoint.interface.is_none();
+        let meant = |endpoint: &&HostEndpoint| !self.by_address.contains(&endpoint.name);
+        let Some(every) = self.objects.endpoints.iter().filter(is_for_all).find(meant) else { return };
+        let every = (every.name.clone(), every.place.clone());
+        for left_out in self.objects.endpoints.extract_if(.., |endpoint| self.by_address.contains(&endpoint.name)) {
+            let message = format!(
+                "HostEndpoint {} is left out: it finds its interface by address, and there holds what holds for {}",
+                quoted(&left_out.name),
+                quoted(&every.0)
+            );
+            let finding = Finding::warning(Code::NotConverted, &left_out.place, message);
+            self.said.push(finding.related(&every.1, "this one counts"));
+        }
+    }
+
     /// A policy may name a tier that is not there: then it is asked last, and denies at its end.
     fn missing_tiers(&mut self) {
         let built_in = object::built_in_tiers();
@@ -512,6 +541,16 @@ impl Parts {
         let labels = self.json.pointer("/metadata/labels").and_then(Json::as_object);
         let text = |(key, value): (&String, &Json)| Some((key.clone(), value.as_str()?.to_owned()));
         labels.into_iter().flatten().filter_map(text).collect()
+    }
+
+    /// Named ports, with protocol and number.
+    fn ports(&self) -> Vec<(String, Protocol, u16)> {
+        let port = |port: &Json| {
+            let protocol = Protocol::by_name(&port.get("protocol")?.as_str()?.to_ascii_lowercase())?;
+            let number = u16::try_from(port.get("port")?.as_u64()?).ok()?;
+            Some((port.get("name")?.as_str()?.to_owned(), protocol, number))
+        };
+        self.list("ports").iter().filter_map(port).collect()
     }
 
     fn nets(&self, key: &str) -> Vec<IpNet> {
