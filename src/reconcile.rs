@@ -1497,6 +1497,17 @@ impl State {
         self.in_force.as_ref().map_or(0, |target| target.number)
     }
 
+    /// The documents of the generation in force; `None` when none is.
+    pub fn version_in_force(&self) -> Option<&Version> {
+        let number = self.generation();
+        self.good.as_ref().filter(|version| version.number == number && number != 0)
+    }
+
+    /// Why the kernel does not have what it should.
+    pub fn not_applied(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
     /// What is kept beside the generations.
     pub fn record(&self) -> &Record {
         &self.record

@@ -118,7 +118,7 @@ fn show(status: &Status, output: &Output) -> Exit {
 
 /// "hub: in-sync since ..., 12 objects at revision 345".
 fn cluster_line(cluster: &ClusterRecord) -> String {
-    let ClusterRecord { name, state, since, revision, objects, elsewhere, nodes, invalid, error } = cluster;
+    let ClusterRecord { name, state, since, revision, objects, elsewhere, nodes, invalid, error, report } = cluster;
     let mut text = format!("{name}: {state}");
     if !since.is_empty() {
         let _ = write!(text, " since {since}");
@@ -138,6 +138,9 @@ fn cluster_line(cluster: &ClusterRecord) -> String {
     }
     if let Some(error) = error {
         let _ = write!(text, "; {error}");
+    }
+    if let Some(report) = report {
+        let _ = write!(text, "; HostState {report}");
     }
     text
 }
@@ -226,7 +229,8 @@ fn text(status: &Status, colored: bool) -> String {
     }
     for cluster in &status.clusters {
         let text = cluster_line(cluster);
-        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty();
+        let unwritten = cluster.report.as_ref().is_some_and(|report| report.starts_with("not"));
+        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty() && !unwritten;
         line(&mut out, "cluster", &if alright { text } else { paint(&text, "33") });
     }
     for lack in status.kernel_lacks.iter().flatten() {

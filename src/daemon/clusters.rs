@@ -162,8 +162,7 @@ pub(super) fn own_labels(clusters: &[Cluster], nodes: &Nodes, name: &str) -> Lab
 impl Clusters {
     /// The names of those that say who their nodes are.
     fn with_nodes(&self) -> impl Iterator<Item = &String> {
-        let says = |cluster: &&Cluster| cluster.contribute.contains(&Contribution::Nodes);
-        self.wanted.iter().filter(says).map(|cluster| &cluster.name)
+        self.of_this_node().map(|cluster| &cluster.name)
     }
 
     /// What was kept on disk, for clusters that have not spoken yet.
@@ -303,6 +302,11 @@ impl Clusters {
         true
     }
 
+    /// Those that say who their nodes are, of which this is one.
+    pub(super) fn of_this_node(&self) -> impl Iterator<Item = &Cluster> {
+        self.wanted.iter().filter(|cluster| cluster.contribute.contains(&Contribution::Nodes))
+    }
+
     /// Adds how it is with them.
     pub(super) fn add_to(&self, status: &mut Status) {
         let record = |cluster: &Cluster| {
@@ -374,6 +378,7 @@ impl Daemon {
                 Err(error) => tracing::error!("cannot start the thread of cluster \"{}\": {error}", cluster.name),
             }
         }
+        self.follow_reports();
     }
 
     /// A cluster was heard of, or is not any more.

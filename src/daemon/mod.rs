@@ -20,6 +20,7 @@ pub mod documents;
 mod drift;
 mod files;
 mod host;
+pub mod host_state;
 mod kernel;
 mod local;
 mod log;
@@ -28,6 +29,7 @@ mod notify;
 mod peers;
 pub mod rails;
 mod reading;
+mod report;
 mod requests;
 mod revoke;
 mod selftest;
@@ -62,6 +64,7 @@ use crate::reconcile::selftest::Tried;
 use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
 use crate::source::Trust;
 use crate::source::kube::Told;
+use crate::source::kube::report::Reported;
 use crate::text::finding::{Finding, Severity};
 use crate::text::{render, time};
 use alarm::Alarm;
@@ -80,6 +83,7 @@ use motd::Motd;
 use notify::Systemd;
 use rails::Remembered;
 use reading::{Reading, Reread};
+use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
@@ -212,6 +216,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
                 tracing::warn!(message_id = message_id::EMERGENCY, "{}", daemon.state.status_line());
                 daemon.remind();
             }
+            () = until(daemon.reports.at) => daemon.report(),
             () = until(daemon.retry_at) => {
                 daemon.retry_at = None;
                 daemon.happened(Event::RetryDue);
@@ -270,6 +275,8 @@ enum Input {
     Cluster(String, u64, Box<Told>),
     /// Who the nodes of a cluster are is to be written.
     KeepNodes(String),
+    /// What became of the state of this node in a cluster, by the same.
+    Reported(String, u64, Reported),
 }
 
 /// What the loop has to do after an input.
@@ -341,6 +348,7 @@ struct Daemon {
     api_servers: BTreeSet<(IpAddr, u16)>,
     local: Local,
     clusters: Clusters,
+    reports: Reports,
     /// The settings of the node, from the newest nodewall.toml without an error.
     node_settings: Option<NodeSettings>,
     watched_directories: Vec<PathBuf>,
@@ -400,6 +408,7 @@ impl Daemon {
             api_servers: BTreeSet::new(),
             local: Local::default(),
             clusters: Clusters::default(),
+            reports: Reports::default(),
             node_settings: None,
             watched_directories: Vec::new(),
             watched_files: Vec::new(),
@@ -440,12 +449,14 @@ impl Daemon {
         self.step(event);
         self.remember_rails();
         self.tell_status();
+        self.reports.may_differ();
     }
 
     /// A policy may be over, or somebody set the clock.
     fn read_clock(&mut self) {
         self.step(Event::Clock(clock::now()));
         self.tell_status();
+        self.reports.may_differ();
     }
 
     fn step(&mut self, event: Event) {
@@ -651,8 +662,12 @@ impl Daemon {
                 }
                 return self.look_up(Next::Documents(Box::new(documents)));
             }
-            Input::Cluster(name, number, told) => self.cluster_told(&name, number, *told),
+            Input::Cluster(name, number, told) => {
+                self.cluster_told(&name, number, *told);
+                self.reports.may_differ();
+            }
             Input::KeepNodes(name) => self.keep_nodes(&name),
+            Input::Reported(name, number, answer) => self.reported(&name, number, answer),
             Input::RailsKept(kept) => self.rails_kept(kept),
             Input::Kept(ticket, answer) => self.happened(Event::Kept(ticket, answer)),
             Input::SelfTested(ticket, results) => {
@@ -830,6 +845,7 @@ impl Daemon {
         status.store_damages.clone_from(&self.damages);
         self.drift.add_to(&mut status);
         self.clusters.add_to(&mut status);
+        self.reports.add_to(&mut status);
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());

@@ -128,6 +128,9 @@ pub struct ClusterRecord {
     pub invalid: Vec<String>,
     /// What went wrong last.
     pub error: Option<String>,
+    /// How it is with the HostState of this node there: "written 2026-11-26T05:00:00Z", or why it is not; `None` where it is not to be
+    /// written, or was not yet.
+    pub report: Option<String>,
 }
 
 /// How far rules reach on something.

@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod guards;
 mod l4;
 pub mod local;
+pub mod meaning;
 pub mod model;
 pub mod nodes;
 pub mod parse;

@@ -406,8 +406,6 @@ def daemon(checks, server, folder, nodewall):
             text = text.replace(old, new)
         settings[file] = text
     settings["nodewall.toml"] = "".join(f'{key} = "{value}"\n' for key, value in own.items()) + settings["nodewall.toml"]
-    if "--node " not in subprocess.run([nodewall, "--help"], capture_output=True, text=True).stdout:
-        settings["nodewall.toml"] = settings["nodewall.toml"].replace(', "nodes"', "")
     config = volume(folder, "config", settings) / "nodewall.toml"
 
     container = documents["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]

@@ -2,9 +2,11 @@
 
 use nodewall::source::kube::Reach;
 use nodewall::source::object::Kind;
+use nodewall::source::object::status::{DriftCount, HostStateStatus, InterfaceState};
 use serde_json::{Value as Json, json};
 
 use super::follower::{Follower, cluster};
+use super::report::{self, Written, state};
 use super::server::{Admin, Server};
 
 /// An object of each kind, and a change of it.
@@ -88,4 +90,46 @@ fn a_server_that_is_killed_is_followed_when_it_is_back() {
         follower.until("the end of it", |it| it.specs() == admin.specs());
     }
     assert!(follower.specs().is_empty());
+}
+
+#[test]
+fn a_server_takes_the_state_and_gives_it_back() {
+    let server = Server::any();
+    let admin = Admin::new(server.kubeconfig());
+    let it = Written::new(&server.kubeconfig(), report::QUICK);
+    let whole = HostStateStatus {
+        mode: Some("enforce".to_owned()),
+        hash: Some("0".repeat(32)),
+        policies: [("default/web".to_owned(), "01234567".to_owned())].into(),
+        policies_omitted: Some(3),
+        in_sync: Some(true),
+        coverage: [("partial".to_owned(), 8)].into(),
+        drift: Some(DriftCount { count: 1, last: Some("2026-11-26T05:00:00Z".to_owned()) }),
+        error: Some("no such device".to_owned()),
+        interfaces: vec![InterfaceState {
+            name: "rail0".to_owned(),
+            role: "rail".to_owned(),
+            rail: Some("rail0".to_owned()),
+            coverage: Some("partial".to_owned()),
+            addresses: vec!["10.0.0.1/24".to_owned()],
+        }],
+        ..state(1)
+    };
+    let last = HostStateStatus {
+        policies: [("default/other".to_owned(), "76543210".to_owned())].into(),
+        coverage: [("enforced".to_owned(), 1)].into(),
+        drift: Some(DriftCount::default()),
+        ..state(2)
+    };
+    for said in [whole, last] {
+        it.reporter.say(said.clone());
+        it.next().unwrap();
+        let object = admin.get(Kind::HostState, "node-7");
+        assert_eq!(object["spec"], json!({ "node": "node-7" }));
+        let mut expected = json!(said);
+        // It was true all the time.
+        expected["conditions"][0]["lastTransitionTime"] = json!("2026-11-26T05:00:01Z");
+        assert_eq!(object["status"], expected);
+    }
+    admin.delete(Kind::HostState, "node-7");
 }

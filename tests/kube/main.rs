@@ -10,5 +10,6 @@ mod follower;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod nodes;
+mod report;
 mod server;
 mod stand_in;

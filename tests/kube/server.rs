@@ -55,6 +55,13 @@ impl Admin {
         self.send(&request);
     }
 
+    /// An object as it is stored.
+    #[track_caller]
+    pub fn get(&self, kind: Kind, name: &str) -> Json {
+        let request = resource(kind).get(name, &kube::core::params::GetParams::default()).unwrap();
+        self.send(&request)
+    }
+
     /// A server that was just started takes a moment, and a connection that was closed while nobody used it lost no request.
     #[track_caller]
     fn send(&self, request: &hyper::Request<Vec<u8>>) -> Json {

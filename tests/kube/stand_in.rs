@@ -41,6 +41,8 @@ pub struct Content {
 struct Faults {
     /// This status for so many requests.
     refuse: Option<(u16, usize)>,
+    /// This status for all requests with this method.
+    forbid: Option<(Method, u16)>,
     /// Whether 410 comes as an event.
     gone_in_stream: bool,
     /// The next event is cut in the middle of its line, and the connection with it.
@@ -165,6 +167,21 @@ impl StandIn {
         self.faults().refuse = Some((code, requests));
     }
 
+    /// Answers all requests with this method with this status, or none any more.
+    pub fn forbid(&self, method: Option<(Method, u16)>) {
+        self.faults().forbid = method;
+    }
+
+    /// An object as it is stored.
+    pub fn object(&self, plural: &str, name: &str) -> Option<Json> {
+        self.content().objects.get(&(plural.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, plural: &str, name: &str) {
+        self.content().objects.remove(&(plural.to_owned(), name.to_owned()));
+    }
+
     /// Whether it has refused as often as it was to.
     pub fn has_refused(&self) -> bool {
         self.faults().refuse.is_none()
@@ -277,6 +294,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         if let Some((code, left)) = faults.refuse {
             faults.refuse = (left > 1).then(|| (code, left - 1));
             Some((code, "as it was told"))
+        } else if let Some((_, code)) = faults.forbid.as_ref().filter(|(method, _)| method == request.method()) {
+            Some((*code, "as it was told"))
         } else if token != Some(wanted.as_str()) {
             Some((401, "Unauthorized"))
         } else {
@@ -296,6 +315,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
+    let applies =
+        request.headers().get("content-type").is_some_and(|kind| kind.as_bytes() == b"application/apply-patch+yaml");
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let groups = shared.faults.lock().unwrap().groups.clone();
     let mut known = vec!["/apis/nodewall.dev/v1alpha1/".to_owned(), "/api/v1/".to_owned()];
@@ -311,8 +332,38 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     if method == Method::GET && query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
         return Ok(watched(plural.to_owned(), &query, shared));
     }
+    if method == Method::PATCH && applies {
+        let (code, body) = apply(plural, name.unwrap(), &query, &body, &shared);
+        return Ok(whole(code, &body));
+    }
     let (code, body) = change(&method, plural, name, &query, &body, &shared);
     Ok(whole(code, &body))
+}
+
+/// Server-side apply by one manager: what it says of a part takes the place of what it said, and saying the same again is no event.
+fn apply(plural: &str, path: &str, query: &BTreeMap<String, String>, body: &[u8], shared: &Shared) -> (u16, Json) {
+    assert_eq!((query["fieldManager"].as_str(), query["force"].as_str()), ("nodewall", "true"));
+    let object: Json = serde_json::from_slice(body).unwrap();
+    let (name, part) = path.split_once('/').unwrap_or((path, "spec"));
+    assert_eq!((object["metadata"]["name"].as_str(), object["kind"].is_string()), (Some(name), true));
+    // A status on the object itself is left out, as everything else is on the status.
+    let mut content = shared.content.lock().unwrap();
+    let before = content.objects.get(&(plural.to_owned(), name.to_owned())).cloned();
+    let answer = match before {
+        None if part == "status" => return (404, status(404, "not found")),
+        None => {
+            let mut made = object.clone();
+            made.as_object_mut().unwrap().remove("status");
+            (201, store(&mut content, plural, name, "ADDED", made))
+        }
+        Some(before) if before[part] == object[part] => (200, before),
+        Some(mut after) => {
+            after[part] = object[part].clone();
+            (200, store(&mut content, plural, name, "MODIFIED", after))
+        }
+    };
+    shared.changed.send_modify(|count| *count += 1);
+    answer
 }
 
 /// Whatever is no watch.
@@ -337,6 +388,9 @@ fn change(
     };
     let key = (plural.to_owned(), name.to_owned());
     let Some(before) = content.objects.get(&key).cloned() else { return (404, status(404, "not found")) };
+    if method == Method::GET {
+        return (200, before);
+    }
     let answer = if method == Method::DELETE {
         content.objects.remove(&key);
         content.revision += 1;

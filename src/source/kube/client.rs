@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::params::{ListParams, WatchParams};
+use kube::core::params::{ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::item::Item;
@@ -21,6 +22,9 @@ const PAGE: u32 = 500;
 const MOST_PAGES: usize = 10_000;
 /// A connection that takes longer to come about does not come about.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Who the fields belong to that we say something of.
+const FIELD_MANAGER: &str = "nodewall";
 
 /// The files that a kubeconfig was read with, by what was in them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,6 +123,24 @@ impl Client {
         let request = Request::new(resource.path()).watch(&parameters, revision).map_err(|error| broken(&error))?;
         let events = self.within(self.client.request_events::<Item>(request)).await?;
         Ok(events.map(|event: Result<WatchEvent<Item>, kube::Error>| event.map_err(|error| failure(&error))))
+    }
+
+    /// Says what an object is, or a part of it below `at`: what else of it was ours goes, and what is others' stays
+    /// (server-side apply). Makes it where it is not there; the whole of it as it is then.
+    pub(super) async fn apply(
+        &self,
+        kind: Resource,
+        name: &str,
+        at: Option<&str>,
+        body: &Json,
+    ) -> Result<Json, Failure> {
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let (requests, patch) = (Request::new(kind.path()), Patch::Apply(body));
+        let request = match at {
+            Some(part) => requests.patch_subresource(part, name, &parameters, &patch),
+            None => requests.patch(name, &parameters, &patch),
+        };
+        self.within(self.client.request(request.map_err(|error| broken(&error))?)).await
     }
 
     async fn within<T>(&self, answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {

@@ -1,14 +1,17 @@
 //! Documents from the API of Kubernetes clusters: `HostPolicy` and its like, listed and watched, beside the files.
 //!
-//! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server.
+//! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server. `report` writes the state of
+//! this node, when `damping` says.
 
 mod calico;
 mod client;
 pub(super) mod combine;
+pub mod damping;
 pub(super) mod item;
 pub mod mirror;
 pub mod name;
 mod peers;
+pub mod report;
 pub mod resource;
 mod watch;
 

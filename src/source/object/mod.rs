@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod crd;
+pub mod news;
 pub mod peers;
 pub mod rule;
 mod schema;

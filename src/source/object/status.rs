@@ -108,7 +108,7 @@ pub struct Condition {
         name = "Hash",
         type_ = "string",
         json_path = ".status.hash",
-        description = "The hash of the ruleset in force",
+        description = "A hash of what the policy means",
         priority = 1
     ),
     printcolumn(
@@ -142,10 +142,26 @@ pub struct HostStateStatus {
     /// The number of the generation in force on the node, as in `nodewall history`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// A hash of what the policy means, the same on nodes on which it means the same.
+    /// A hash of what the policy means, the same on nodes on which it means the same: mode, tiers, policies with the contents of their
+    /// sets, defaults and failsafe, but not what this node has for interfaces, addresses and accounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub hash: Option<String>,
+    /// The same of each policy, by "tier/name"; the first ones in order of evaluation, where there is not room for all.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-map-type" = "atomic"))]
+    pub policies: BTreeMap<String, String>,
+    /// How many policies there are that `policies` has no room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies_omitted: Option<i64>,
+    /// The same of what is done with packets that no policy decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub defaults: Option<String>,
+    /// The same of the ways that no policy can close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub failsafe: Option<String>,
     /// Since when the generation is in force: RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
@@ -158,24 +174,36 @@ pub struct HostStateStatus {
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// How far rules reach: of how many interfaces, RDMA devices and functions of network cards, by state: "enforced", "partial",
-    /// "bypassed", ...
+    /// "bypassed", ... Loopback and the links of pods do not count: these come and go all the time.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub coverage: BTreeMap<String, i64>,
     /// Changes of our table by others, all of which were repaired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftCount>,
-    /// The last thing that went wrong.
+    /// The last thing that went wrong since the daemon's start; `Degraded` says whether it still is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub error: Option<String>,
-    /// The interfaces, but for loopback and the links of pods.
+    /// The interfaces, but for loopback and the links of pods; management and rails first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub interfaces: Vec<InterfaceState>,
     /// How many interfaces there are that `interfaces` has no room for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub omitted: Option<i64>,
+}
+
+impl HostStateStatus {
+    /// Keeps the times of conditions that are as they were before.
+    pub fn keep_times(&mut self, before: &[Condition]) {
+        for condition in &mut self.conditions {
+            let same = |old: &&Condition| old.kind == condition.kind && old.status == condition.status;
+            if let Some(old) = before.iter().find(same) {
+                condition.last_transition_time.clone_from(&old.last_transition_time);
+            }
+        }
+    }
 }
 
 /// Changes of our table by others.
@@ -207,7 +235,7 @@ pub struct InterfaceState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub coverage: Option<String>,
-    /// Its addresses with prefix lengths.
+    /// Its addresses with prefix lengths, without link-local ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub addresses: Vec<String>,
