@@ -9,9 +9,9 @@
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
 //! | 3 | [`revoke`], [`exposure`] | which flows a policy ends; what can be reached, and from where |
 //! | 4 | [`reconcile`] | the state machine of the daemon, without I/O |
-//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`capture`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, captures |
+//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`capture`], [`identity`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, captures, who the node is to its cluster |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
-//! | 6 | [`daemon`], [`boot`] | the one loop, the control socket, systemd; the rules before all that |
+//! | 6 | [`daemon`], [`boot`], [`controller`] | the one loop, the control socket, systemd; the rules before all that; what one for a whole cluster does |
 //! | 7 | [`cli`] | one file per subcommand |
 
 pub mod net;
@@ -33,9 +33,11 @@ pub mod boot;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod daemon;
 pub mod driver;
 pub mod host;
+pub mod identity;
 pub mod source;
 pub mod store;
 pub mod textfile;

@@ -28,8 +28,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("store", 50),
     ("flow", 50),
     ("capture", 50),
+    ("identity", 50),
     ("boot", 60),
     ("daemon", 60),
+    ("controller", 60),
     ("cli", 70),
     // The program is the top of its floor: it calls `cli`.
     ("main", 80),

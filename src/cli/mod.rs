@@ -5,6 +5,7 @@ mod audit;
 mod boot;
 mod check;
 mod confirm;
+mod controller;
 mod convert;
 mod crd;
 mod diff;
@@ -15,6 +16,7 @@ mod exit;
 mod history;
 mod host;
 mod interfaces;
+mod join;
 mod order;
 mod output;
 mod preset;
@@ -117,6 +119,10 @@ enum Command {
     Crd(crd::Arguments),
     /// Print policy files as objects of Kubernetes, and objects as policy files; needs no root
     Convert(convert::Arguments),
+    /// Make this host a node of nodewall in a cluster: a kubeconfig with a certificate of its own
+    Join(join::Arguments),
+    /// Be the controller of a cluster: approve nodes' certificates, and say in objects what is wrong with them
+    Controller(controller::Arguments),
     /// Put the policy in force once, without the daemon; or by the daemon, until somebody confirms it
     Apply(apply::Arguments),
     /// Put the last confirmed generation, or else a lockdown, in force before the network is up
@@ -196,6 +202,8 @@ pub fn main() -> ExitCode {
         Command::Preset(arguments) => preset::run(&cli.options, arguments, &output),
         Command::Crd(arguments) => crd::run(arguments, &output),
         Command::Convert(arguments) => convert::run(arguments, &output),
+        Command::Join(arguments) => join::run(&cli.options, arguments, &output),
+        Command::Controller(arguments) => controller::run(arguments, &output),
         Command::Apply(arguments) => apply::run(&cli.options, arguments, &output),
         Command::Boot(arguments) => boot::run(arguments, &output),
         Command::Run => run::run(&cli.options, &output),

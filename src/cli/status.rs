@@ -118,7 +118,19 @@ fn show(status: &Status, output: &Output) -> Exit {
 
 /// "hub: in-sync since ..., 12 objects at revision 345".
 fn cluster_line(cluster: &ClusterRecord) -> String {
-    let ClusterRecord { name, state, since, revision, objects, elsewhere, nodes, invalid, error, report } = cluster;
+    let ClusterRecord {
+        name,
+        state,
+        since,
+        revision,
+        objects,
+        elsewhere,
+        nodes,
+        invalid,
+        certificate_until,
+        error,
+        report,
+    } = cluster;
     let mut text = format!("{name}: {state}");
     if !since.is_empty() {
         let _ = write!(text, " since {since}");
@@ -135,6 +147,9 @@ fn cluster_line(cluster: &ClusterRecord) -> String {
     }
     if !invalid.is_empty() {
         let _ = write!(text, "; not usable: {}", names(invalid));
+    }
+    if let Some(until) = certificate_until {
+        let _ = write!(text, "; certificate until {until}");
     }
     if let Some(error) = error {
         let _ = write!(text, "; {error}");
@@ -230,7 +245,8 @@ fn text(status: &Status, colored: bool) -> String {
     for cluster in &status.clusters {
         let text = cluster_line(cluster);
         let unwritten = cluster.report.as_ref().is_some_and(|report| report.starts_with("not"));
-        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty() && !unwritten;
+        let fine = cluster.error.is_none() && !unwritten;
+        let alright = cluster.state == "in-sync" && cluster.invalid.is_empty() && fine;
         line(&mut out, "cluster", &if alright { text } else { paint(&text, "33") });
     }
     for lack in status.kernel_lacks.iter().flatten() {

@@ -10,6 +10,7 @@ use crate::policy::parse::{self, EntityPlace};
 use crate::policy::selector::Selector;
 use crate::policy::settings::{Default, Failsafe};
 use crate::text::finding::{Code, Finding};
+use crate::text::name::is_node_name;
 use crate::text::read::{Fields, Reader, quoted, suggestion};
 use crate::text::tree::{Node, Source, Value, parse as parse_toml};
 
@@ -131,14 +132,6 @@ fn node_name<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<String> {
     let message = format!("{} is no name of a node", quoted(text));
     reader.error_with_help(Code::Value, node.span, message, "write it as `kubectl get nodes` does");
     None
-}
-
-/// Whether a Node of Kubernetes can have this name: a DNS subdomain (RFC 1123).
-pub(super) fn is_node_name(text: &str) -> bool {
-    let inner = |part: &str| part.chars().all(|next| matches!(next, 'a'..='z' | '0'..='9' | '-'));
-    let part =
-        |part: &str| (1..=63).contains(&part.len()) && inner(part) && !part.starts_with('-') && !part.ends_with('-');
-    text.len() <= 253 && text.split('.').all(part)
 }
 
 fn number<'t>(

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::documents::Documents;
 use super::status::{ClusterRecord, Status};
 use super::{Daemon, Input, clock, seed};
+use crate::identity::Renewer;
 use crate::net::facts::Facts;
 use crate::net::node::{ClusterNodes, Nodes};
 use crate::policy::clusters::{Cluster, Contribution};
@@ -22,6 +23,7 @@ use crate::source::kube::{Health, Holding, Holdings, Me, Pace, Reach, Source, To
 use crate::store::{Directory, Disk, Store};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
+use crate::text::time;
 use crate::textfile;
 
 /// At the start, documents wait so long for a cluster of which nothing is known; then it is a finding.
@@ -84,6 +86,8 @@ struct Running {
     health: Option<Health>,
     /// Since when it is reached so.
     since: SystemTime,
+    /// `None`: the system refuses a thread.
+    renewer: Option<Renewer>,
     _source: Source,
 }
 
@@ -95,6 +99,26 @@ enum Judgement {
     Again,
     /// To wait until then, as there is something to come.
     Wait(Instant),
+}
+
+/// What renews the certificate of the node, where it has one of its own.
+fn renewer(cluster: &Cluster) -> Option<Renewer> {
+    Renewer::start(&cluster.kubeconfig, seed())
+        .inspect_err(|error| {
+            tracing::error!(
+                "cannot start the thread that renews the certificate for cluster \"{}\": {error}",
+                cluster.name
+            );
+        })
+        .ok()
+}
+
+/// Two troubles as one text.
+fn together(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(format!("{first}; {second}")),
+        (first, second) => first.or(second),
+    }
 }
 
 /// What a store has of what clusters say.
@@ -316,13 +340,16 @@ impl Clusters {
             record.state = Reach::Connecting.name().to_owned();
             let Some(running) = self.running.get(&cluster.name) else { return record };
             record.since = clock::rfc3339(running.since);
+            let identity = running.renewer.as_ref().map(Renewer::standing).unwrap_or_default();
+            record.certificate_until = identity.until.map(time::rfc3339);
+            record.error.clone_from(&identity.error);
             let Some(health) = &running.health else { return record };
             record.state = health.reach.name().to_owned();
             record.revision = health.revision;
             record.elsewhere = health.elsewhere;
             record.nodes = cluster.contribute.contains(&Contribution::Nodes).then_some(health.nodes);
             record.invalid.clone_from(&health.invalid);
-            record.error.clone_from(&health.error);
+            record.error = together(identity.error, health.error.clone());
             record
         };
         status.clusters = self.wanted.iter().map(record).collect();
@@ -370,9 +397,18 @@ impl Daemon {
                 Ok(source) => {
                     let (began, since) = (Instant::now(), SystemTime::now());
                     let relabelled = relabelled.contains(&cluster.name);
-                    let cluster_name = cluster.name.clone();
-                    let running =
-                        Running { cluster, me, relabelled, number, began, health: None, since, _source: source };
+                    let (cluster_name, renewer) = (cluster.name.clone(), renewer(&cluster));
+                    let running = Running {
+                        cluster,
+                        me,
+                        relabelled,
+                        number,
+                        began,
+                        health: None,
+                        since,
+                        renewer,
+                        _source: source,
+                    };
                     self.clusters.running.insert(cluster_name, running);
                 }
                 Err(error) => tracing::error!("cannot start the thread of cluster \"{}\": {error}", cluster.name),

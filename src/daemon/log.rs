@@ -39,8 +39,8 @@ pub(super) mod message_id {
     pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
 }
 
-/// Starts logging for the whole process.
-pub(super) fn start() {
+/// Starts logging for the whole process: to the journal where stderr is its stream, else as lines to stderr.
+pub fn start() {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
     let started = if stderr_is_the_journal() {
         registry().with(filter).with(Journal).try_init()

@@ -79,6 +79,7 @@ use host::Features;
 use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use log::message_id;
+pub use log::start as start_log;
 use motd::Motd;
 use notify::Systemd;
 use rails::Remembered;

@@ -126,6 +126,8 @@ pub struct ClusterRecord {
     pub nodes: Option<usize>,
     /// Objects whose newest version cannot be used: "HostPolicy/kubelet".
     pub invalid: Vec<String>,
+    /// Until when the node's certificate holds, where `nodewall join` made it: RFC 3339, UTC.
+    pub certificate_until: Option<String>,
     /// What went wrong last.
     pub error: Option<String>,
     /// How it is with the HostState of this node there: "written 2026-11-26T05:00:00Z", or why it is not; `None` where it is not to be

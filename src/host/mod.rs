@@ -91,6 +91,11 @@ pub async fn collect_again(root: &Path, known: Option<Facts>) -> Result<Facts, E
     devices.map_err(|error| Error::Netlink { attempt: "look at devices", source: io::Error::other(error) })
 }
 
+/// What the host is called (`kernel.hostname`), or nothing.
+pub fn name(root: &Path) -> String {
+    sysfs::host_name(root)
+}
+
 /// What is known of the links and of the devices behind them.
 fn add_devices(root: &Path, mut links: BTreeMap<u32, Link>, known: Option<Facts>) -> Facts {
     let node = sysfs::host_name(root);

@@ -175,6 +175,7 @@ fn a_cluster_that_was_just_asked_is_waited_for() {
         began,
         health: None,
         since,
+        renewer: None,
         _source: source,
     };
     world.clusters.running.insert("dev".to_owned(), running);

@@ -1,0 +1,257 @@
+//! Requests to an API server about what is no policy document: certificate requests, Leases, Events, statuses.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Request;
+use kube::core::params::{GetParams, ListParams, Patch, PatchParams, PostParams};
+use serde_json::{Value as Json, json};
+
+use super::Secret;
+use crate::textfile::{self, Trust, Unread};
+
+/// A connection that takes longer to come about does not come about.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// An answer that takes longer does not come.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// Why a request came to nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The server answered so.
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// Its words.
+        message: String,
+    },
+    /// There was no answer, or not a whole one.
+    Broken(String),
+}
+
+impl Failure {
+    /// Whether the server answered with this status.
+    pub fn is(&self, status: u16) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == status)
+    }
+
+    /// Whether the same request may well be answered later, although nobody changes anything.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Refused { code: 429 | 500..=599, .. })
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused { code, message } => write!(formatter, "{code}: {message}"),
+            Self::Broken(why) => formatter.write_str(why),
+        }
+    }
+}
+
+/// A client of one server.
+#[derive(Clone)]
+pub struct Client {
+    client: kube::Client,
+    answer: Duration,
+}
+
+impl Client {
+    /// As a kubeconfig says. It must be root's, as whoever may write it decides which server is believed.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub async fn open(kubeconfig: &Path) -> Result<Self, String> {
+        let shown = kubeconfig.display();
+        textfile::read(kubeconfig, Trust::Required).map_err(|unread| match unread {
+            Unread::Missing => format!("{shown} does not exist"),
+            Unread::Refused(finding) => format!("{shown}: {}", finding.message),
+        })?;
+        // Read again for the paths in it, which are relative to it. What is wrong with it stays unsaid, as the words of YAML's reader may
+        // have a part of the text in them.
+        let config =
+            Kubeconfig::read_from(kubeconfig).map_err(|_| format!("{shown} is no kubeconfig that can be read"))?;
+        Self::of_kubeconfig(config).await.map_err(|why| format!("{shown} cannot be used: {why}"))
+    }
+
+    /// As the ServiceAccount of the pod in which this runs.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub fn in_cluster() -> Result<Self, String> {
+        let config = kube::Config::incluster().map_err(|error| chain(&error))?;
+        Self::new(config)
+    }
+
+    /// With a bootstrap token, to a server with one of these roots (DER).
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) fn with_token(server: &str, roots: Vec<Vec<u8>>, token: &Secret) -> Result<Self, String> {
+        let mut config = at(server)?;
+        config.root_cert = Some(roots);
+        // kube's own type for secrets is made from JSON as well as in any other way.
+        let who = json!({ "token": token.expose() });
+        config.auth_info = serde_json::from_value(who).map_err(|_| "the token cannot be used".to_owned())?;
+        Self::new(config)
+    }
+
+    /// As nobody, without knowing who answers.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) fn unverified(server: &str) -> Result<Self, String> {
+        let mut config = at(server)?;
+        config.accept_invalid_certs = true;
+        Self::new(config)
+    }
+
+    async fn of_kubeconfig(config: Kubeconfig) -> Result<Self, String> {
+        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| chain(&error))?;
+        Self::new(config)
+    }
+
+    fn new(mut config: kube::Config) -> Result<Self, String> {
+        config.connect_timeout = Some(CONNECT_TIME);
+        // What is tried again, and when, is decided elsewhere.
+        config.default_retry = false;
+        let client = kube::Client::try_from(config).map_err(|error| chain(&error))?;
+        Ok(Self { client, answer: ANSWER_TIME })
+    }
+
+    /// The same, where an answer may take only so long.
+    #[must_use]
+    pub fn within(&self, answer: Duration) -> Self {
+        Self { client: self.client.clone(), answer }
+    }
+
+    /// An object of a collection: "/apis/certificates.k8s.io/v1/certificatesigningrequests".
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn get(&self, collection: &str, name: &str) -> Result<Json, Failure> {
+        let request = Request::new(collection).get(name, &GetParams::default()).map_err(|error| broken(&error))?;
+        self.within_time(self.client.request(request)).await
+    }
+
+    /// All objects of a collection that fields select, as they are now: a judgement on what was may be wrong.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn list(&self, collection: &str, fields: Option<&str>) -> Result<Vec<Json>, Failure> {
+        let mut parameters = ListParams::default();
+        if let Some(fields) = fields {
+            parameters = parameters.fields(fields);
+        }
+        let request = Request::new(collection).list(&parameters).map_err(|error| broken(&error))?;
+        items(self.within_time(self.client.request(request)).await?)
+    }
+
+    /// The metadata of all objects of a collection: who is there, and in which version.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn list_metadata(&self, collection: &str) -> Result<Vec<Json>, Failure> {
+        let request = Request::new(collection).list_metadata(&ListParams::default()).map_err(|error| broken(&error))?;
+        items(self.within_time(self.client.request(request)).await?)
+    }
+
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// [`Failure`]; 409 when there is one of the name.
+    pub async fn create(&self, collection: &str, object: &Json) -> Result<Json, Failure> {
+        let body = object.to_string().into_bytes();
+        let request = Request::new(collection).create(&PostParams::default(), body).map_err(|error| broken(&error))?;
+        self.within_time(self.client.request(request)).await
+    }
+
+    /// Puts an object, or what is `below` it, in the place of the version whose `resourceVersion` it has.
+    ///
+    /// # Errors
+    /// [`Failure`]; 409 when there is another version by now.
+    pub async fn replace(
+        &self,
+        collection: &str,
+        name: &str,
+        below: Option<&str>,
+        object: &Json,
+    ) -> Result<Json, Failure> {
+        let (parameters, body) = (PostParams::default(), object.to_string().into_bytes());
+        let request = Request::new(collection);
+        let request = match below {
+            Some(below) => request.replace_subresource(below, name, &parameters, body),
+            None => request.replace(name, &parameters, body),
+        };
+        self.within_time(self.client.request(request.map_err(|error| broken(&error))?)).await
+    }
+
+    /// Says by server-side apply what the status of an object is.
+    ///
+    /// # Errors
+    /// [`Failure`]; 404 when there is none of the name.
+    pub async fn apply_status(
+        &self,
+        collection: &str,
+        name: &str,
+        manager: &str,
+        object: &Json,
+    ) -> Result<Json, Failure> {
+        let parameters = PatchParams::apply(manager).force();
+        let request = Request::new(collection)
+            .patch_subresource("status", name, &parameters, &Patch::Apply(object))
+            .map_err(|error| broken(&error))?;
+        self.within_time(self.client.request(request)).await
+    }
+
+    async fn within_time(&self, answer: impl Future<Output = Result<Json, kube::Error>>) -> Result<Json, Failure> {
+        match tokio::time::timeout(self.answer, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) => {
+                Err(Failure::Refused { code: status.code, message: status.message.clone() })
+            }
+            Ok(Err(error)) => Err(broken(&error)),
+            Err(_) => Err(Failure::Broken(format!("no answer within {} s", self.answer.as_secs_f32()))),
+        }
+    }
+}
+
+/// Where a server is, and nothing else about it. Without HTTPS, the token would be anybody's.
+fn at(server: &str) -> Result<kube::Config, String> {
+    let wrong = || format!("\"{server}\" is no URL of an API server; write it like https://api.example:6443");
+    if !server.starts_with("https://") {
+        return Err(wrong());
+    }
+    server.parse().map(kube::Config::new).map_err(|_| wrong())
+}
+
+/// What is in a list.
+fn items(mut answer: Json) -> Result<Vec<Json>, Failure> {
+    match answer.get_mut("items").map(Json::take) {
+        Some(Json::Array(items)) => Ok(items),
+        Some(Json::Null) => Ok(Vec::new()),
+        _ => Err(Failure::Broken("the answer is no list".to_owned())),
+    }
+}
+
+fn broken(error: &dyn std::error::Error) -> Failure {
+    Failure::Broken(chain(error))
+}
+
+/// An error with what caused it, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
