@@ -36,6 +36,12 @@ pub(super) fn clusters<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Vec<Clus
             reader.report(Finding::error(Code::DuplicateName, &place, message).related(first, "the first"));
             continue;
         }
+        if let Some((earlier, first)) = found.iter().find(|(earlier, _)| earlier.calico && cluster.calico) {
+            let message = format!("cluster \"{}\" has `calico = true` as well", earlier.name);
+            let help = "a node is in one cluster of Calico's: leave it to that one";
+            reader.report(Finding::error(Code::Conflict, &place, message).related(first, "the first").help(help));
+            continue;
+        }
         found.push((cluster, place));
     }
     fields.finish(reader, "[source]");
@@ -69,6 +75,7 @@ fn cluster<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Cluster> {
         None => Vec::new(),
         Some(list) => parse::prefixes(reader, list, "node_addresses"),
     };
+    let calico = fields.get("calico").and_then(|node| reader.boolean(node, "calico"));
     fields.finish(reader, what);
     let cluster = Cluster {
         name: name?,
@@ -77,6 +84,7 @@ fn cluster<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Cluster> {
         tiers,
         believe_empty: believe_empty.unwrap_or(false),
         node_addresses,
+        calico: calico.unwrap_or(false),
     };
     (reader.errors() == before).then_some(cluster)
 }
@@ -97,13 +105,14 @@ mod tests {
     #[test]
     fn a_cluster_may_say_little_unless_it_is_given_more() {
         let (clusters, findings) = decoded(
-            "[[source.cluster]]\nname = \"hub\"\nkubeconfig = \"/etc/nodewall/hub.conf\"\ncontribute = [\"policies\", \"sets\", \"tiers\", \"early-stages\"]\ntiers = [\"platform\"]\nbelieve_empty = true\nnode_addresses = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
+            "[[source.cluster]]\nname = \"hub\"\nkubeconfig = \"/etc/nodewall/hub.conf\"\ncontribute = [\"policies\", \"sets\", \"tiers\", \"early-stages\"]\ntiers = [\"platform\"]\nbelieve_empty = true\nnode_addresses = [\"10.0.0.0/8\", \"fd00::/8\"]\ncalico = true\n\
              [[source.cluster]]\nname = \"dev\"\nkubeconfig = \"/etc/kubernetes/nodewall.conf\"\n",
         );
         assert_eq!(findings, Vec::<String>::new());
         let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         assert_eq!(names, ["hub", "dev"]);
         assert!(clusters[0].believe_empty && !clusters[1].believe_empty);
+        assert!(clusters[0].calico && !clusters[1].calico);
         assert_eq!(clusters[0].contribute.len(), 4);
         assert_eq!(clusters[0].node_addresses.len(), 2);
         assert_eq!(clusters[1].node_addresses, []);
@@ -119,12 +128,13 @@ mod tests {
              [[source.cluster]]\nname = \"b\"\nkubeconfig = \"/b\"\ncontribute = [\"polices\"]\n\
              [[source.cluster]]\nkubeconfig = \"/c\"\n\
              [[source.cluster]]\nname = \"d\"\nkubeconfig = \"/d\"\nbelieve_empty = 1\n\
-             [[source.cluster]]\nname = \"e\"\nkubeconfig = \"/e\"\n\
-             [[source.cluster]]\nname = \"e\"\nkubeconfig = \"/f\"\n",
+             [[source.cluster]]\nname = \"e\"\nkubeconfig = \"/e\"\ncalico = true\n\
+             [[source.cluster]]\nname = \"e\"\nkubeconfig = \"/f\"\n\
+             [[source.cluster]]\nname = \"f\"\nkubeconfig = \"/f\"\ncalico = true\n",
         );
         let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         assert_eq!(names, ["e"]);
-        let codes = ["value", "value", "missing-key", "type", "duplicate-name"];
+        let codes = ["value", "value", "missing-key", "type", "duplicate-name", "conflict"];
         assert_eq!(findings.len(), codes.len(), "{findings:#?}");
         for code in codes {
             assert!(

@@ -368,7 +368,7 @@ impl Daemon {
             // There, the labels come with what else it says.
             let labels = if is_home { Labels::new() } else { elsewhere.clone() };
             let labels = labels_of_node(settings, &Facts { labels, node: facts.node.clone(), ..Facts::default() });
-            Me { labels, node: is_home.then(|| name.to_owned()) }
+            Me { name: name.to_owned(), labels, node: is_home.then(|| name.to_owned()) }
         };
         let wanted: Vec<(Cluster, Me)> =
             self.clusters.wanted.iter().map(|cluster| (cluster.clone(), me(cluster))).collect();

@@ -22,6 +22,8 @@ pub struct Cluster {
     pub believe_empty: bool,
     /// Where the addresses of its nodes are; others that it says its nodes have do not count. Empty: anywhere.
     pub node_addresses: Vec<IpNet>,
+    /// Whether Calico's objects in it hold, in tiers of their own.
+    pub calico: bool,
 }
 
 /// What a cluster may say.
@@ -65,9 +67,14 @@ impl Cluster {
         if !self.tiers.contains(&policy.tier) {
             return Some(format!("cluster \"{}\" may not write to tier \"{}\"", self.name, policy.tier));
         }
-        let early = matches!(policy.stage, Stage::Untracked | Stage::Prednat);
+        self.refuses_stage(policy.stage)
+    }
+
+    /// Why it may not have policies of this stage; `None`: it may.
+    pub fn refuses_stage(&self, stage: Stage) -> Option<String> {
+        let early = matches!(stage, Stage::Untracked | Stage::Prednat);
         (early && !self.contribute.contains(&Contribution::EarlyStages)).then(|| {
-            let stage = policy.stage.name();
+            let stage = stage.name();
             format!("cluster \"{}\" may not have policies of stage \"{stage}\", which go before all tiers", self.name)
         })
     }

@@ -84,7 +84,7 @@ fn endpoint(line: &str) -> String {
 }
 
 /// `in eth0 FROM[>TO] WHAT VERDICT ...`, `out eth0 [FROM]>TO ..`, `through eth0>eth1 FROM>TO ..`.
-fn asked(line: &str) -> Asked {
+pub(crate) fn asked(line: &str) -> Asked {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [way, interface, ends, what, verdict, more @ ..] = words.as_slice() else { panic!("{line}") };
     let name = |text: &str| InterfaceName::new(text).unwrap();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod example;
+mod in_place;
 mod selectors;
 
 use std::fs;

@@ -215,6 +215,7 @@ fn a_certificate_is_renewed_in_time_and_used_without_a_restart() {
         tiers: ["default".to_owned()].into(),
         believe_empty: true,
         node_addresses: Vec::new(),
+        calico: false,
     };
     let pace = Pace { credentials: Duration::from_millis(100), ..Pace::SHIPPED };
     let _source =

@@ -32,6 +32,7 @@ pub fn cluster(kubeconfig: &Path) -> Cluster {
         tiers: ["platform", "default", "first"].map(str::to_owned).into(),
         believe_empty: false,
         node_addresses: Vec::new(),
+        calico: false,
     }
 }
 
@@ -52,8 +53,14 @@ impl Follower {
 
     /// The same from what was held before.
     pub fn from(cluster: Cluster, before: &Holding) -> Self {
+        Self::named(cluster, before, "n1")
+    }
+
+    /// The same on the node that is called so.
+    pub fn named(cluster: Cluster, before: &Holding, node: &str) -> Self {
         let (tell, told) = mpsc::channel();
-        let me = Me { labels: [("pool".to_owned(), "training".to_owned())].into(), node: None };
+        let labels = [("pool".to_owned(), "training".to_owned())].into();
+        let me = Me { name: node.to_owned(), labels, node: None };
         let source =
             Source::start(cluster, me, (before, &ClusterNodes::new()), QUICK, 7, move |news| drop(tell.send(news)))
                 .unwrap();

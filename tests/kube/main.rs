@@ -2,6 +2,7 @@
 //! the daemon between such a server and the kernel.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod calico;
 mod contract;
 mod daemon;
 mod faults;

@@ -48,6 +48,10 @@ struct Faults {
     /// The next event is cut in the middle of its line, and the connection with it.
     cut: bool,
     token: String,
+    /// Groups of Calico's that it has.
+    groups: Vec<String>,
+    /// This status for every request for objects of a kind.
+    kinds: BTreeMap<String, u16>,
 }
 
 struct Shared {
@@ -131,6 +135,19 @@ impl StandIn {
     pub fn remove(&self, plural: &str, name: &str) {
         let (code, _) = change(&Method::DELETE, plural, Some(name), &BTreeMap::new(), &[], &self.shared);
         assert_eq!(code, 200, "{plural}/{name}");
+    }
+
+    /// Has Calico's objects in this group and version, too.
+    pub fn serve(&self, group: &str) {
+        self.faults().groups.push(group.to_owned());
+    }
+
+    /// Refuses all requests for a kind from now on, or none any more.
+    pub fn refuse_kind(&self, plural: &str, code: Option<u16>) {
+        match code {
+            Some(code) => drop(self.faults().kinds.insert(plural.to_owned(), code)),
+            None => drop(self.faults().kinds.remove(plural)),
+        }
     }
 
     /// Puts a token where the kubeconfig says.
@@ -301,11 +318,18 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let applies =
         request.headers().get("content-type").is_some_and(|kind| kind.as_bytes() == b"application/apply-patch+yaml");
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let groups = shared.faults.lock().unwrap().groups.clone();
     let known = ["/apis/nodewall.dev/v1alpha1/", "/api/v1/", "/apis/coordination.k8s.io/v1/namespaces/nodewall/"];
-    let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
+    let mut known = known.map(str::to_owned).to_vec();
+    known.extend(groups.iter().map(|group| format!("/apis/{group}/")));
+    let Some(rest) = known.iter().find_map(|prefix| path.strip_prefix(prefix.as_str())) else {
         return Ok(whole(404, &status(404, "the server could not find the requested resource")));
     };
     let (plural, name) = rest.split_once('/').map_or((rest, None), |(plural, name)| (plural, Some(name)));
+    let refused = shared.faults.lock().unwrap().kinds.get(plural).copied();
+    if let Some(code) = refused {
+        return Ok(whole(code, &status(code, "as it was told of this kind")));
+    }
     if method == Method::GET && query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
         return Ok(watched(plural.to_owned(), &query, shared));
     }

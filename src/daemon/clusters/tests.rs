@@ -25,6 +25,7 @@ impl World {
             tiers: ["default".to_owned()].into(),
             believe_empty: false,
             node_addresses: Vec::new(),
+            calico: false,
         };
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("policy.d")).unwrap();

@@ -21,10 +21,12 @@ pub(super) struct Scope {
     pub egress: Selector,
 }
 
-/// The endpoints that are in force, and findings about the others: of those for one interface the first by name counts.
-pub(super) fn in_force(endpoints: &[HostEndpoint]) -> (Vec<&HostEndpoint>, Vec<Finding>) {
+/// The endpoints that are in force, on this node only if there is one, and findings about the others: of those for one interface the
+/// first by name counts.
+pub(super) fn in_force<'e>(endpoints: &'e [HostEndpoint], node: Option<&str>) -> (Vec<&'e HostEndpoint>, Vec<Finding>) {
     let mut findings = Vec::new();
-    let mut sorted: Vec<&HostEndpoint> = endpoints.iter().collect();
+    let is_here = |endpoint: &&HostEndpoint| node.is_none_or(|node| endpoint.node == node);
+    let mut sorted: Vec<&HostEndpoint> = endpoints.iter().filter(is_here).collect();
     sorted.sort_by(|one, other| one.name.cmp(&other.name));
     let mut taken: BTreeMap<(&str, Option<&str>), &HostEndpoint> = BTreeMap::new();
     for endpoint in sorted {

@@ -4,6 +4,7 @@
 //! interfaces. What cannot be said is a finding; where leaving it out would allow more, an error.
 
 mod endpoint;
+mod in_place;
 mod object;
 mod rule;
 
@@ -13,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value as Json, json};
 
 use self::endpoint::Scope;
-use self::object::{Action, Failsafe, HostEndpoint, NetworkSet, Objects, Pods, Policy, Rule, Stages};
-use self::rule::{KIND_LABEL, World};
+pub use self::in_place::{InPlace, Kind as CalicoKind, PREFIX, Stored, Versions, in_place};
+use self::object::{Action, Failsafe, HostEndpoint, Objects, Pods, Policy, Rule, Stages};
+use self::rule::{KIND_LABEL, SetNames, World};
 use super::object::Kind;
 use super::object::convert::{self, Document};
 use crate::net::interface::Direction;
@@ -26,14 +28,8 @@ use crate::text::read::{Reader, quoted};
 use crate::text::tree::Source;
 use crate::text::yaml;
 
-/// The order of the first tier: behind those that are built in.
-const FIRST_ORDER: i64 = 20_000;
-
 /// The longest name of a document.
 const LONGEST_NAME: usize = 63;
-
-/// The tier of failsafe ports, and its policy.
-const FAILSAFE: &str = "calico-failsafe";
 
 /// The profile that allows everything.
 const ALLOWING_PROFILE: &str = "projectcalico-default-allow";
@@ -66,10 +62,16 @@ pub fn convert(sources: &[Source]) -> (Vec<Document>, Vec<Finding>) {
     if has_errors(&findings) {
         return (Vec::new(), findings);
     }
-    let (documents, said) = documents(&objects);
+    let (documents, said) = documents(&objects, Manner::TEXT);
     findings.extend(said);
-    // What we write has to load.
-    for (document, object) in documents.iter().zip(convert::to_objects(&documents)) {
+    findings.extend(refused(&documents));
+    if has_errors(&findings) { (Vec::new(), findings) } else { (documents, findings) }
+}
+
+/// What we write has to load: what would not.
+fn refused(documents: &[Document]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (document, object) in documents.iter().zip(convert::to_objects(documents)) {
         let said = super::object::read(&object).map_or_else(|said| said, |read| read.findings);
         for finding in said.iter().filter(|finding| finding.severity == Severity::Error) {
             let message =
@@ -77,7 +79,30 @@ pub fn convert(sources: &[Source]) -> (Vec<Document>, Vec<Finding>) {
             findings.push(Finding::error(Code::NotConverted, &document.place, message).help(finding.help.clone()));
         }
     }
-    if has_errors(&findings) { (Vec::new(), findings) } else { (documents, findings) }
+    findings
+}
+
+/// What documents are called, and how rules mean sets.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    /// What names of tiers, and of policies that are none of Calico's, begin with.
+    prefix: &'static str,
+    /// What names of policies and sets begin with.
+    names: &'static str,
+    /// The order of the first tier: behind those that are built in.
+    first_order: i64,
+    /// The node for which objects are followed where they are; `None`: they are converted once, for all nodes, into what people go on
+    /// with.
+    in_place: Option<&'a str>,
+}
+
+impl<'a> Manner<'a> {
+    const TEXT: Self = Self { prefix: "calico-", names: "", first_order: 20_000, in_place: None };
+
+    /// Behind what was converted once.
+    const fn in_place(node: &'a str) -> Self {
+        Self { prefix: PREFIX, names: PREFIX, first_order: 30_000, in_place: Some(node) }
+    }
 }
 
 fn has_errors(findings: &[Finding]) -> bool {
@@ -158,10 +183,10 @@ impl Names {
     }
 }
 
-fn documents(objects: &Objects) -> (Vec<Document>, Vec<Finding>) {
-    let (in_force, findings) = endpoint::in_force(&objects.endpoints);
-    let mut world =
-        World { sets: &objects.sets, endpoints: &objects.endpoints, named: BTreeSet::new(), guarded: false, findings };
+fn documents(objects: &Objects, manner: Manner<'_>) -> (Vec<Document>, Vec<Finding>) {
+    let (in_force, findings) = endpoint::in_force(&objects.endpoints, manner.in_place);
+    let set_names = set_names(objects, manner);
+    let mut world = World::new(objects, manner.in_place.map(|_| &set_names), findings);
     if let (true, Some(policy)) = (in_force.is_empty(), objects.policies.first()) {
         let message = "there is no HostEndpoint among these, so nothing says for which interfaces the policies are";
         let help = "add the output of kubectl get hostendpoints -o yaml";
@@ -169,16 +194,19 @@ fn documents(objects: &Objects) -> (Vec<Document>, Vec<Finding>) {
         return (Vec::new(), world.findings);
     }
     world.findings.extend(differences(&in_force));
-    let mut names = Names::default();
+    let (mut names, mut tier_names) = (Names::default(), Names::default());
     let every = endpoint::scopes(&in_force, &in_force);
     let with_names: Vec<&HostEndpoint> =
         in_force.iter().copied().filter(|endpoint| endpoint.interface.is_some()).collect();
     let with_names = endpoint::scopes(&with_names, &in_force);
-    let failsafe = FailsafePorts::of(objects);
+    let failsafe = FailsafePorts::of(objects, tier_names.unique(&format!("{}failsafe", manner.prefix)));
     let mut tiers: Vec<Tier> =
         in_force.first().map(|first| failsafe.tier(&every, &first.place, &mut names)).into_iter().collect();
+    let profiles_tier = tier_names.unique(&format!("{}profiles", manner.prefix));
     for group in by_tier(objects, &mut world.findings) {
-        let [mut early, late] = tier(&group, &in_force, &mut world, &mut names);
+        let late = tier_names.unique(&format!("{}{}", manner.prefix, group.name));
+        let early = tier_names.unique(&format!("{late}-early"));
+        let [mut early, late] = tier(&group, [early, late], &in_force, &mut world, &mut names, manner);
         for (stage, scopes) in [(Stage::Prednat, &every), (Stage::Untracked, &with_names)] {
             if early.policies.iter().any(|policy| policy.stage == stage) {
                 failsafe.ahead(stage, scopes, &mut early, &mut names);
@@ -186,12 +214,13 @@ fn documents(objects: &Objects) -> (Vec<Document>, Vec<Finding>) {
         }
         tiers.extend([early, late]);
     }
-    tiers.extend(profiles(&in_force, &mut world, &mut names));
+    tiers.extend(profiles(profiles_tier, &in_force, &mut world, &mut names, manner));
     let World { named, guarded, findings, .. } = world;
-    let mut documents = sets(objects, &named, guarded);
+    let mut documents = sets(objects, &set_names, &named, guarded, manner);
     let mut policies = Vec::new();
     for (index, tier) in (0..).zip(tiers.into_iter().filter(|tier| !tier.policies.is_empty())) {
-        let fields = json!({ "order": FIRST_ORDER + 10 * index, "default": if tier.deny { "deny" } else { "pass" } });
+        let fields =
+            json!({ "order": manner.first_order + 10 * index, "default": if tier.deny { "deny" } else { "pass" } });
         let orders = orders(&tier.policies);
         for (draft, order) in tier.policies.into_iter().zip(orders) {
             let mut fields = Map::from_iter([
@@ -199,6 +228,10 @@ fn documents(objects: &Objects) -> (Vec<Document>, Vec<Finding>) {
                 ("order".to_owned(), order.into()),
             ]);
             fields.extend(draft.fields);
+            if manner.in_place.is_some() {
+                // All of it is for one node, whatever that is called by its label.
+                fields.remove("nodes");
+            }
             policies.push(Document { kind: Kind::HostPolicy, name: draft.name, fields, place: draft.place });
         }
         documents.push(document(Kind::HostTier, tier.name, fields, tier.place));
@@ -228,27 +261,46 @@ fn differences(in_force: &[&HostEndpoint]) -> Vec<Finding> {
     findings
 }
 
-/// The sets that rules can select: those of Calico, and the addresses of host endpoints that a rule means.
-fn sets(objects: &Objects, named: &BTreeSet<&str>, guarded: bool) -> Vec<Document> {
+/// What the sets of objects are called.
+fn set_names(objects: &Objects, manner: Manner<'_>) -> SetNames {
     let mut names = Names::default();
+    let mut called = |name: &str, kind: &str| names.unique(&format!("{}{kind}{name}", manner.names));
+    let sets = objects.sets.iter().map(|set| (set.name.clone(), called(&set.name, ""))).collect();
+    let endpoints =
+        objects.endpoints.iter().map(|endpoint| (endpoint.name.clone(), called(&endpoint.name, "host-"))).collect();
+    SetNames { sets, endpoints }
+}
+
+/// The sets that rules mean: those of Calico, and the addresses of host endpoints that a rule means.
+fn sets(
+    objects: &Objects,
+    names: &SetNames,
+    named: &BTreeSet<&str>,
+    guarded: bool,
+    manner: Manner<'_>,
+) -> Vec<Document> {
     let mut documents = Vec::new();
-    let mut add = |name: &str, labels: &BTreeMap<String, String>, nets: &[ipnet::IpNet], kind: &str, place: &Place| {
-        let mut labels = labels.clone();
-        if guarded {
-            labels.insert(KIND_LABEL.to_owned(), kind.to_owned());
-        }
-        let mut fields = Map::new();
-        if !labels.is_empty() {
-            fields.insert("labels".to_owned(), json!(labels));
-        }
-        fields.insert("cidrs".to_owned(), rule::nets(nets));
-        documents.push(Document { kind: Kind::HostNetworkSet, name: names.unique(name), fields, place: place.clone() });
-    };
-    for NetworkSet { name, place, labels, nets } in &objects.sets {
-        add(name, labels, nets, "GlobalNetworkSet", place);
+    let mut add =
+        |name: Option<&String>, labels: &BTreeMap<String, String>, nets: &[ipnet::IpNet], kind: &str, place: &Place| {
+            let Some(name) = name else { return };
+            let mut labels = labels.clone();
+            if guarded {
+                labels.insert(KIND_LABEL.to_owned(), kind.to_owned());
+            }
+            let mut fields = Map::new();
+            if !labels.is_empty() && manner.in_place.is_none() {
+                fields.insert("labels".to_owned(), json!(labels));
+            }
+            fields.insert("cidrs".to_owned(), rule::nets(nets));
+            let (name, place) = (name.clone(), place.clone());
+            documents.push(Document { kind: Kind::HostNetworkSet, name, fields, place });
+        };
+    for set in &objects.sets {
+        add(names.sets.get(&set.name), &set.labels, &set.nets, "GlobalNetworkSet", &set.place);
     }
     for endpoint in objects.endpoints.iter().filter(|endpoint| named.contains(endpoint.name.as_str())) {
-        add(&format!("host-{}", endpoint.name), &endpoint.labels, &endpoint.addresses, "HostEndpoint", &endpoint.place);
+        let name = names.endpoints.get(&endpoint.name);
+        add(name, &endpoint.labels, &endpoint.addresses, "HostEndpoint", &endpoint.place);
     }
     documents
 }
@@ -303,16 +355,25 @@ fn by_tier<'o>(objects: &'o Objects, findings: &mut Vec<Finding>) -> Vec<Group<'
     let mut groups: Vec<Group<'o>> = groups.into_values().collect();
     groups.sort_by(|one, other| before((one.order, one.name), (other.order, other.name)));
     for group in &mut groups {
-        group.policies.sort_by(|one, other| before((one.order, &one.name), (other.order, &other.name)));
+        // What is staged for a policy of its name is tried before that one decides.
+        group.policies.sort_by(|one, other| {
+            before((one.order, &one.name), (other.order, &other.name)).then(other.staged.cmp(&one.staged))
+        });
     }
     groups
 }
 
 /// The tiers that a tier of Calico's becomes: its end counts for the host and for what is forwarded, and not in the stages before.
-fn tier(group: &Group<'_>, in_force: &[&HostEndpoint], world: &mut World<'_>, names: &mut Names) -> [Tier; 2] {
-    let name = format!("calico-{}", group.name);
+fn tier(
+    group: &Group<'_>,
+    [early, late]: [String; 2],
+    in_force: &[&HostEndpoint],
+    world: &mut World<'_>,
+    names: &mut Names,
+    manner: Manner<'_>,
+) -> [Tier; 2] {
     let new = |name: String, deny| Tier { name, deny, place: group.place.clone(), policies: Vec::new() };
-    let (mut early, mut late) = (new(format!("{name}-early"), false), new(name, group.deny));
+    let (mut early, mut late) = (new(early, false), new(late, group.deny));
     for policy in &group.policies {
         let selected = selected(policy, in_force, world);
         if selected.is_empty() {
@@ -334,7 +395,7 @@ fn tier(group: &Group<'_>, in_force: &[&HostEndpoint], world: &mut World<'_>, na
             let staged = if policy.staged { "-staged" } else { "" };
             let suffix = if *stage == Stage::Forward { "-forward" } else { "" };
             let said = Said {
-                name: format!("{}{staged}{suffix}", policy.name),
+                name: format!("{}{}{staged}{suffix}", manner.names, policy.name),
                 order: policy.order,
                 stage: *stage,
                 staged: policy.staged,
@@ -439,35 +500,38 @@ fn write(said: &Said<'_>, scopes: &[Scope], tier: &mut Tier, names: &mut Names) 
 
 /// The failsafe ports that hold: what a FelixConfiguration says, else what Felix has by default.
 struct FailsafePorts<'o> {
+    /// What the tier is called, and its policy.
+    name: String,
     inbound: Vec<Failsafe>,
     outbound: Vec<Failsafe>,
     place: Option<&'o Place>,
 }
 
 impl<'o> FailsafePorts<'o> {
-    fn of(objects: &'o Objects) -> Self {
-        let written = objects.failsafes.first();
+    fn of(objects: &'o Objects, name: String) -> Self {
+        let written = &objects.failsafes;
         let shipped = |more: [(Protocol, u16); 2]| {
             let tcp = TCP_FAILSAFE.map(|port| (Protocol::TCP, port));
             let all = more.into_iter().chain(tcp);
             all.map(|(protocol, port)| Failsafe { protocol, port, net: None }).collect::<Vec<_>>()
         };
-        let inbound = written.and_then(|written| written.inbound.clone());
-        let outbound = written.and_then(|written| written.outbound.clone());
+        let inbound = written.iter().find_map(|written| written.inbound.clone());
+        let outbound = written.iter().find_map(|written| written.outbound.clone());
         Self {
+            name,
             inbound: inbound.unwrap_or_else(|| shipped([(Protocol::TCP, 22), (Protocol::UDP, 68)])),
             outbound: outbound.unwrap_or_else(|| shipped([(Protocol::UDP, 53), (Protocol::UDP, 67)])),
-            place: written.map(|written| &written.place),
+            place: written.first().map(|written| &written.place),
         }
     }
 
     /// The tier before all others: what is for this host's own sockets is allowed.
     fn tier(&self, every: &[Scope], place: &Place, names: &mut Names) -> Tier {
         let place = self.place.unwrap_or(place);
-        let mut tier = Tier { name: FAILSAFE.to_owned(), deny: false, place: place.clone(), policies: Vec::new() };
+        let mut tier = Tier { name: self.name.clone(), deny: false, place: place.clone(), policies: Vec::new() };
         let ingress = failsafe_rules("allow", &self.inbound, Peer::Source, false);
         let egress = failsafe_rules("allow", &self.outbound, Peer::Destination, false);
-        let name = FAILSAFE.to_owned();
+        let name = self.name.clone();
         let (ingress, egress) = (some(ingress), some(egress));
         let said = Said { name, order: None, stage: Stage::Host, staged: false, place, ingress, egress };
         write(&said, every, &mut tier, names);
@@ -532,7 +596,13 @@ fn failsafe_rules(action: &str, entries: &[Failsafe], peer: Peer, answers: bool)
 }
 
 /// What no tier decided: the profiles of an endpoint, and then it denies.
-fn profiles(in_force: &[&HostEndpoint], world: &mut World<'_>, names: &mut Names) -> Option<Tier> {
+fn profiles(
+    tier: String,
+    in_force: &[&HostEndpoint],
+    world: &mut World<'_>,
+    names: &mut Names,
+    manner: Manner<'_>,
+) -> Option<Tier> {
     let (mut allowing, mut denying) = (Vec::new(), Vec::new());
     for endpoint in in_force {
         let allows = endpoint.profiles.iter().any(|(name, _)| name == ALLOWING_PROFILE);
@@ -547,14 +617,12 @@ fn profiles(in_force: &[&HostEndpoint], world: &mut World<'_>, names: &mut Names
         if allows { &mut allowing } else { &mut denying }.push(*endpoint);
     }
     let place = in_force.first()?.place.clone();
-    let mut tier = Tier { name: "calico-profiles".to_owned(), deny: false, place, policies: Vec::new() };
-    for (name, action, endpoints) in
-        [("calico-default-allow", "allow", allowing), ("calico-default-deny", "deny", denying)]
-    {
+    let mut tier = Tier { name: tier, deny: false, place, policies: Vec::new() };
+    for (name, action, endpoints) in [("default-allow", "allow", allowing), ("default-deny", "deny", denying)] {
         if let Some(first) = endpoints.first() {
             let rules = || Some(vec![json!({ "action": action })]);
             let said = Said {
-                name: name.to_owned(),
+                name: format!("{}{name}", manner.prefix),
                 order: None,
                 stage: Stage::Host,
                 staged: false,

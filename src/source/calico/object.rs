@@ -18,7 +18,7 @@ use crate::text::tree::{Node, Value};
 const API_VERSIONS: [(&str, bool); 2] = [("projectcalico.org/v3", false), ("crd.projectcalico.org/v1", true)];
 
 /// Where libcalico-go keeps labels and annotations of an object that it stores in a CRD.
-const STORED_METADATA: &str = "projectcalico.org/metadata";
+pub(super) const STORED_METADATA: &str = "projectcalico.org/metadata";
 
 /// The objects of all texts, in the order in which they were read.
 #[derive(Debug, Default)]
@@ -28,6 +28,9 @@ pub(super) struct Objects {
     pub endpoints: Vec<HostEndpoint>,
     pub tiers: Vec<Tier>,
     pub failsafes: Vec<Failsafes>,
+    /// Whether errors do not take a policy with them. A rule with one is left out if it allows or logs, else it denies everything; what
+    /// else cannot be read counts as what is most: all endpoints, both directions.
+    pub replacing: bool,
 }
 
 /// GlobalNetworkPolicy or StagedGlobalNetworkPolicy.
@@ -44,6 +47,8 @@ pub(super) struct Policy {
     pub ingress: Option<Vec<Rule>>,
     pub egress: Option<Vec<Rule>>,
     pub stages: Stages,
+    /// How many errors stand in rules that were replaced (see [`Objects::replacing`]).
+    pub replaced: usize,
 }
 
 /// A selector over namespaces or service accounts.
@@ -75,7 +80,7 @@ pub(super) enum Action {
     Pass,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub place: Place,
     pub action: Action,
@@ -90,6 +95,37 @@ pub(super) struct Rule {
     pub comment: Option<String>,
 }
 
+impl Policy {
+    /// Takes out what it allows and lets pass: it is not known to be meant so.
+    pub(super) fn close(&mut self) {
+        for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
+            rules.retain(|rule| rule.action != Action::Allow);
+            for rule in rules.iter_mut().filter(|rule| rule.action == Action::Pass) {
+                rule.action = Action::Deny;
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// A rule that denies everything.
+    pub(super) fn denying_all(place: &Place) -> Self {
+        Self {
+            place: place.clone(),
+            action: Action::Deny,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: Entity::default(),
+            destination: Entity::default(),
+            http: None,
+            comment: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Icmp {
     pub kind: i64,
@@ -97,7 +133,7 @@ pub(super) struct Icmp {
 }
 
 /// All that is there must hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entity {
     pub nets: Vec<IpNet>,
     pub not_nets: Vec<IpNet>,
@@ -110,7 +146,7 @@ pub(super) struct Entity {
     pub elsewhere: Option<(&'static str, Place)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Namespaces {
     /// `global()`: nothing that is in a namespace, so no pod.
     Global,
@@ -118,7 +154,7 @@ pub(super) enum Namespaces {
     Some(Place),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ports {
     pub numbers: PortSet,
     pub names: Vec<(String, Place)>,
@@ -131,6 +167,8 @@ pub(super) struct NetworkSet {
     pub place: Place,
     pub labels: Labels,
     pub nets: Vec<IpNet>,
+    /// Whether these are not all that it has: the others cannot be read.
+    pub is_broken: bool,
 }
 
 /// HostEndpoint with an interface.
@@ -242,8 +280,10 @@ fn object<'t>(reader: &mut Reader<'t>, node: &Node<'t>, objects: &mut Objects) -
     };
     let mut spec = reader.table(spec, "spec")?;
     match kind {
-        "GlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, false)),
-        "StagedGlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, true)),
+        "GlobalNetworkPolicy" => objects.policies.extend(policy(reader, &mut spec, head, false, objects.replacing)),
+        "StagedGlobalNetworkPolicy" => {
+            objects.policies.extend(policy(reader, &mut spec, head, true, objects.replacing))
+        }
         "GlobalNetworkSet" => objects.sets.extend(set(reader, &mut spec, head)),
         "HostEndpoint" => objects.endpoints.extend(endpoint(reader, &mut spec, head)),
         "Tier" => objects.tiers.extend(tier(reader, &mut spec, head)),
@@ -279,10 +319,15 @@ fn metadata<'t>(reader: &mut Reader<'t>, node: &Node<'t>, stored: bool) -> Optio
             reader.error(Code::Value, kept.node.span, format!("{STORED_METADATA} is not JSON"));
             return None;
         };
-        let of_calico = of_calico.get("labels").and_then(Json::as_object).into_iter().flatten();
-        labels.extend(of_calico.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))));
+        labels.extend(stored_labels(&of_calico));
     }
     Some((name, labels))
+}
+
+/// The labels in [`STORED_METADATA`].
+pub(super) fn stored_labels(kept: &Json) -> Labels {
+    let labels = kept.get("labels").and_then(Json::as_object).into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// A number that may have a fraction.
@@ -325,8 +370,15 @@ fn flag<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, key: &'static 
     get(fields, key).and_then(|node| reader.boolean(node, key)).unwrap_or(false)
 }
 
-fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, staged: bool) -> Option<Policy> {
+fn policy<'t>(
+    reader: &mut Reader<'t>,
+    spec: &mut Fields<'_, 't>,
+    head: Head,
+    staged: bool,
+    replacing: bool,
+) -> Option<Policy> {
     let before = reader.errors();
+    let mut replaced = 0;
     let tier = get(spec, "tier").and_then(|tier| reader.string(tier, "tier")).filter(|tier| !tier.is_empty());
     let tier = tier.unwrap_or("default").to_owned();
     let order = order(reader, spec);
@@ -340,9 +392,13 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
         if plain.is_empty() || (key == "namespaceSelector" && plain == "global()") {
             continue;
         }
+        let selector = parse::selector(reader, node, key);
+        if selector.is_none() && !replacing {
+            return None;
+        }
         // all() is every namespace, and nothing that is in none.
-        let selector = parse::selector(reader, node, key)?;
-        let perhaps_hosts = selector != Selector::All && selector.matches(&Labels::new());
+        let perhaps_hosts =
+            selector.is_none_or(|selector| selector != Selector::All && selector.matches(&Labels::new()));
         pods = pods.or_else(|| Some(Pods { place: reader.place(node.span), perhaps_hosts }));
     }
     if let Some(node) = get(spec, "performanceHints") {
@@ -354,14 +410,16 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
     let has_rules = |node: Option<&Node<'t>>| matches!(node.map(|node| &node.value), Some(Value::Array(items)) if !items.is_empty());
     let types = match get(spec, "types") {
         Some(types) => {
-            let items = reader.list(types, "types")?;
+            let items = reader.list(types, "types");
             let words = [("Ingress", 0), ("Egress", 1)];
+            let items = items.or(replacing.then_some(&[]))?;
             let found: Vec<usize> =
                 items.iter().filter_map(|item| reader.word(item, "type of a policy", &words)).collect();
-            if found.len() < items.len() {
-                return None;
+            match (found.len() < items.len(), replacing) {
+                (true, false) => return None,
+                (true, true) => vec![0, 1],
+                (false, _) => found,
             }
-            found
         }
         None => Vec::new(),
     };
@@ -376,12 +434,14 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
     };
     let mut direction = |index: usize, key: &str| {
         let node = nodes.get(index).copied().flatten();
-        let rules: Vec<Rule> = node
-            .and_then(|node| reader.list(node, key))
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|rule| self::rule(reader, rule))
-            .collect();
+        let listed = node.map(|node| (node, reader.list(node, key)));
+        let rules: Vec<Rule> = match listed {
+            Some((node, None)) if replacing => vec![Rule::denying_all(&reader.place(node.span))],
+            Some((_, Some(rules))) => {
+                rules.iter().filter_map(|node| rule_or_instead(reader, node, replacing, &mut replaced)).collect()
+            }
+            Some((_, None)) | None => Vec::new(),
+        };
         if let (false, Some(node), false) = (types.contains(&index), node, rules.is_empty()) {
             let message = format!("these rules count for nothing, in Calico as well: `types` does not have {key}");
             reader.report(Finding::warning(Code::NotConverted, &reader.place(node.span), message));
@@ -391,18 +451,15 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
     let (ingress, egress) = (direction(0, "ingress"), direction(1, "egress"));
     let (forward, prednat, untracked) =
         (flag(reader, spec, "applyOnForward"), flag(reader, spec, "preDNAT"), flag(reader, spec, "doNotTrack"));
+    if prednat && untracked {
+        reader.error(Code::Conflict, spec.span, "`preDNAT` and `doNotTrack` cannot stand in one policy");
+    } else if (prednat || untracked) && !forward {
+        let key = if prednat { "preDNAT" } else { "doNotTrack" };
+        reader.error(Code::Conflict, spec.span, format!("`{key}` needs `applyOnForward: true`"));
+    }
     let stages = match (forward, prednat, untracked) {
-        (_, true, true) => {
-            reader.error(Code::Conflict, spec.span, "`preDNAT` and `doNotTrack` cannot stand in one policy");
-            return None;
-        }
-        (false, true, _) | (false, _, true) => {
-            let key = if prednat { "preDNAT" } else { "doNotTrack" };
-            reader.error(Code::Conflict, spec.span, format!("`{key}` needs `applyOnForward: true`"));
-            return None;
-        }
-        (true, true, false) => Stages::Prednat,
-        (true, false, true) => Stages::Untracked,
+        (_, _, true) => Stages::Untracked,
+        (_, true, false) => Stages::Prednat,
         (true, false, false) => Stages::Both,
         (false, false, false) => Stages::Host,
     };
@@ -424,7 +481,7 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
         _ => {}
     }
     let Head { name, place, .. } = head;
-    (reader.errors() == before).then_some(Policy {
+    (replacing || reader.errors() == before).then_some(Policy {
         name,
         place,
         staged,
@@ -435,7 +492,31 @@ fn policy<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head, st
         ingress,
         egress,
         stages,
+        replaced,
     })
+}
+
+/// A rule, or where `replacing` says so what counts in the place of one with an error.
+fn rule_or_instead<'t>(
+    reader: &mut Reader<'t>,
+    node: &Node<'t>,
+    replacing: bool,
+    replaced: &mut usize,
+) -> Option<Rule> {
+    let before = reader.errors();
+    let read = rule(reader, node);
+    if read.is_some() || !replacing {
+        return read;
+    }
+    *replaced += reader.errors() - before;
+    (!is_harmless(node)).then(|| Rule::denying_all(&reader.place(node.span)))
+}
+
+/// Whether leaving out what should have been a rule cannot allow more: it allows or logs.
+fn is_harmless(node: &Node<'_>) -> bool {
+    let Value::Table(entries) = &node.value else { return false };
+    let action = entries.iter().find(|entry| entry.key == "action").map(|entry| &entry.node.value);
+    matches!(action, Some(Value::String(action)) if ["Allow", "Log"].contains(&&**action))
 }
 
 fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>) -> Option<Rule> {
@@ -615,7 +696,7 @@ fn set<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head) -> Op
         parse::unsupported(reader, node.span, "`allowedEgressDomains`");
     }
     let Head { name, labels, place } = head;
-    (reader.errors() == before).then_some(NetworkSet { name, place, labels, nets })
+    (reader.errors() == before).then_some(NetworkSet { name, place, labels, nets, is_broken: false })
 }
 
 fn endpoint<'t>(reader: &mut Reader<'t>, spec: &mut Fields<'_, 't>, head: Head) -> Option<HostEndpoint> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json, json};
 
-use super::object::{Action, Entity, HostEndpoint, Icmp, Namespaces, NetworkSet, Rule};
+use super::object::{Action, Entity, HostEndpoint, Icmp, Namespaces, NetworkSet, Objects, Ports, Rule};
 use crate::net::addr::Family;
 use crate::net::protocol::{PortSet, Protocol};
 use crate::net::range::RangeSet;
@@ -25,7 +25,26 @@ pub(super) struct World<'a> {
     pub named: BTreeSet<&'a str>,
     /// Whether a selector could mean sets that are none of Calico's, so that the label for it is needed.
     pub guarded: bool,
+    /// What sets are called, where rules mean them by name: labels of a cluster would be in the selectors of others as well.
+    pub names: Option<&'a SetNames>,
+    /// Of rules that deny more than they mean, as they cannot be said: why.
+    pub unsaid: Vec<Finding>,
     pub findings: Vec<Finding>,
+}
+
+/// What the sets of objects are called, by the names of these.
+#[derive(Debug, Default)]
+pub(super) struct SetNames {
+    pub sets: BTreeMap<String, String>,
+    pub endpoints: BTreeMap<String, String>,
+}
+
+/// What a selector comes to.
+enum Selected {
+    /// A part of an entity.
+    Part(&'static str, Json),
+    /// No address at all.
+    Nothing,
 }
 
 /// Why a rule cannot be said as it is.
@@ -42,6 +61,12 @@ fn cannot<T>(place: &Place, why: impl Into<String>) -> Result<T, Cannot> {
 type Alternative = (Option<PortSet>, Vec<IpNet>);
 
 impl<'a> World<'a> {
+    /// What rules can refer to among these objects.
+    pub(super) fn new(objects: &'a Objects, names: Option<&'a SetNames>, findings: Vec<Finding>) -> Self {
+        let (sets, endpoints) = (&objects.sets, &objects.endpoints);
+        Self { sets, endpoints, named: BTreeSet::new(), guarded: false, names, unsaid: Vec::new(), findings }
+    }
+
     /// The rules that say what this one says.
     pub(super) fn convert(&mut self, rule: &Rule) -> Vec<Json> {
         match self.rules(rule) {
@@ -58,6 +83,14 @@ impl<'a> World<'a> {
                         &place,
                         format!("{why}; the rule is left out, so that less is logged"),
                     ),
+                    Action::Deny | Action::Pass if self.names.is_some() => {
+                        let message = format!("{why}; without this rule more could be allowed");
+                        let said = Finding::warning(Code::NotConverted, &place, message);
+                        self.unsaid.push(said.help("write it as addresses"));
+                        // What is wider asks for nothing that cannot be said.
+                        let wider = self.rules(&wider(rule));
+                        return wider.unwrap_or_else(|_| vec![json!({ "action": "deny" })]);
+                    }
                     Action::Deny | Action::Pass => {
                         let message = format!("{why}; without this rule more could be allowed");
                         Finding::error(Code::NotConverted, &place, message)
@@ -74,8 +107,8 @@ impl<'a> World<'a> {
         if let Some(place) = &rule.http {
             return cannot(place, "`http` is seen by a proxy, never by a host's firewall");
         }
-        let from = self.addresses(rule, &rule.source)?;
-        let to = self.addresses(rule, &rule.destination)?;
+        let (from, to) = (self.addresses(rule, &rule.source)?, self.addresses(rule, &rule.destination)?);
+        let (Some(from), Some(to)) = (from, to) else { return Ok(Vec::new()) };
         let sources = self.alternatives(rule, &rule.source)?;
         let destinations = self.alternatives(rule, &rule.destination)?;
         let mut rules = Vec::new();
@@ -127,8 +160,9 @@ impl<'a> World<'a> {
         Ok(rules)
     }
 
-    /// The addresses of a side; empty for any address. Calico's conditions all hold, the parts of an entity of ours are united.
-    fn addresses(&mut self, rule: &Rule, entity: &Entity) -> Result<Map<String, Json>, Cannot> {
+    /// The addresses of a side; empty for any address, `None` for no address at all. Calico's conditions all hold, the parts of an
+    /// entity of ours are united.
+    fn addresses(&mut self, rule: &Rule, entity: &Entity) -> Result<Option<Map<String, Json>>, Cannot> {
         if let Some((key, place)) = &entity.elsewhere {
             return cannot(place, format!("`{key}` is nothing that the host knows the addresses of"));
         }
@@ -146,30 +180,38 @@ impl<'a> World<'a> {
             Action::Log => true,
             Action::Pass => false,
         };
+        let denies = matches!(rule.action, Action::Deny | Action::Pass);
         let select = match &entity.selector {
-            Some((selector, place)) => Some(self.select(selector, place, no_pods, fewer_is_less(false))?),
-            None if no_pods => Some(self.select(&Selector::All, &rule.place, true, true)?),
+            Some((selector, place)) => Some(self.select(selector, place, no_pods, (denies, fewer_is_less(false)))?),
+            None if no_pods => Some(self.select(&Selector::All, &rule.place, true, (denies, true))?),
             None => None,
         };
         let not_select = match &entity.not_selector {
             // The namespaces are a condition on `selector` only.
-            Some((selector, place)) => Some(self.select(selector, place, false, fewer_is_less(true))?),
+            Some((selector, place)) => Some(self.select(selector, place, false, (denies, fewer_is_less(true)))?),
             None => None,
         };
         let mut except = Map::new();
         if !entity.not_nets.is_empty() {
             except.insert("cidrs".to_owned(), nets(&entity.not_nets));
         }
-        except.extend(not_select.map(|select| ("select".to_owned(), Json::from(select))));
+        if let Some(Selected::Part(key, value)) = not_select {
+            except.insert(key.to_owned(), value);
+        }
+        let select = match select {
+            Some(Selected::Nothing) => return Ok(None),
+            Some(Selected::Part(key, value)) => Some((key.to_owned(), value)),
+            None => None,
+        };
         let mut said = Map::new();
         match (entity.nets.is_empty(), select) {
             (true, None) => {}
-            (true, Some(select)) => drop(said.insert("select".to_owned(), select.into())),
+            (true, Some(select)) => said.extend([select]),
             (false, None) => drop(said.insert("cidrs".to_owned(), nets(&entity.nets))),
-            (false, Some(select)) if except.is_empty() => {
+            (false, Some((key, value))) if except.is_empty() => {
                 // What is in both: the networks, but what is not in the sets.
                 said.insert("cidrs".to_owned(), nets(&entity.nets));
-                let others = json!({ "cidrs": ["0.0.0.0/0", "::/0"], "except": { "select": select } });
+                let others = json!({ "cidrs": ["0.0.0.0/0", "::/0"], "except": { key: value } });
                 said.insert("except".to_owned(), others);
             }
             (false, Some(_)) => {
@@ -182,7 +224,7 @@ impl<'a> World<'a> {
         if !except.is_empty() {
             said.insert("except".to_owned(), Json::Object(except));
         }
-        Ok(said)
+        Ok(Some(said))
     }
 
     /// The selector over our sets for a selector over Calico's endpoints. What it may mean besides, pods, is not among our sets.
@@ -191,18 +233,25 @@ impl<'a> World<'a> {
         selector: &Selector,
         place: &Place,
         no_pods: bool,
-        fewer_is_less: bool,
-    ) -> Result<String, Cannot> {
-        let mut known = self.sets.iter().any(|set| selector.matches(&set.labels));
-        for endpoint in self.endpoints {
-            if !endpoint.addresses.is_empty() && selector.matches(&endpoint.labels) {
-                self.named.insert(&endpoint.name);
-                known = true;
-            }
+        (denies, fewer_is_less): (bool, bool),
+    ) -> Result<Selected, Cannot> {
+        let sets: Vec<&NetworkSet> = self.sets.iter().filter(|set| selector.matches(&set.labels)).collect();
+        if let (Some(set), false) = (sets.iter().find(|set| set.is_broken), fewer_is_less) {
+            return cannot(
+                place,
+                format!("this selector means GlobalNetworkSet {}, which is wrong", quoted(&set.name)),
+            );
         }
+        let with_addresses = self.endpoints.iter().filter(|endpoint| !endpoint.addresses.is_empty());
+        let endpoints: Vec<&HostEndpoint> =
+            with_addresses.filter(|endpoint| selector.matches(&endpoint.labels)).collect();
+        self.named.extend(endpoints.iter().map(|endpoint| endpoint.name.as_str()));
+        let known = !sets.is_empty() || !endpoints.is_empty();
         // Without a label of its own it also means whatever has none.
         let broad = selector.matches(&Labels::new());
-        if !no_pods && !fewer_is_less && (broad || !known) {
+        // In place, sets come and go: one that is deleted must not make a denial of everything out of a denial of it.
+        let comes_and_goes = self.names.is_some() && denies;
+        if !no_pods && !fewer_is_less && (broad || !(known || comes_and_goes)) {
             return cannot(place, "this selector may mean pods, whose addresses the host does not know");
         }
         if !known {
@@ -215,17 +264,23 @@ impl<'a> World<'a> {
                     .help("with namespaceSelector: global() no pod is meant"),
             );
         }
+        if let Some(names) = self.names {
+            let sets = sets.iter().filter_map(|set| names.sets.get(&set.name));
+            let endpoints = endpoints.iter().filter_map(|endpoint| names.endpoints.get(&endpoint.name));
+            let all: BTreeSet<&String> = sets.chain(endpoints).collect();
+            return Ok(if all.is_empty() { Selected::Nothing } else { Selected::Part("sets", json!(all)) });
+        }
         if !broad {
-            return Ok(selector.to_string());
+            return Ok(Selected::Part("select", selector.to_string().into()));
         }
         self.guarded = true;
         let ours = Selector::Has(KIND_LABEL.to_owned());
-        Ok(match selector {
+        let guarded = match selector {
             Selector::All => ours,
             Selector::And(parts) => Selector::And([vec![ours], parts.clone()].concat()),
             other => Selector::And(vec![ours, other.clone()]),
-        }
-        .to_string())
+        };
+        Ok(Selected::Part("select", guarded.to_string().into()))
     }
 
     /// The ports of a side. Named ones are numbers at the addresses of the host endpoints that have them.
@@ -278,6 +333,18 @@ impl<'a> World<'a> {
         }
         Ok(found)
     }
+}
+
+/// A rule that denies what this one may mean, and more.
+fn wider(rule: &Rule) -> Rule {
+    let by_number = |ports: &Option<Ports>| ports.clone().filter(|ports| ports.names.is_empty());
+    let any_address = |entity: &Entity| Entity {
+        ports: by_number(&entity.ports),
+        not_ports: by_number(&entity.not_ports),
+        ..Entity::default()
+    };
+    let (source, destination) = (any_address(&rule.source), any_address(&rule.destination));
+    Rule { action: Action::Deny, source, destination, http: None, ..rule.clone() }
 }
 
 /// An entity with the addresses of a named port, which stand alone where they are.

@@ -17,6 +17,7 @@ use super::item::Item;
 use super::mirror::{Failure, Listing};
 use super::resource::Resource;
 use crate::source::object::Kind;
+use crate::source::object::peers::FINGERPRINT;
 use crate::textfile::{self, Trust, Unread};
 
 /// How many objects a server sends at once.
@@ -127,7 +128,7 @@ impl Client {
         let is_known = |item: &Item| {
             known
                 .get(&item.metadata.name)
-                .is_some_and(|known| Some(known) == item.metadata.annotations.fingerprint.as_ref())
+                .is_some_and(|known| Some(known) == item.metadata.annotations.get(FINGERPRINT))
         };
         let (same, wanted): (Vec<Item>, Vec<Item>) = std::mem::take(&mut listing.items).into_iter().partition(is_known);
         if wanted.len() > FEW {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Holdings, name};
+use super::{Holdings, calico, name};
 use crate::policy::clusters::{Cluster, Contribution};
 use crate::source::decoded::DecodedFile;
 use crate::source::document::Documents;
@@ -38,7 +38,7 @@ pub(in crate::source) fn combine(
         let mut own = BTreeMap::new();
         for ((kind, object), file) in &holding.objects {
             let called = name::of(&cluster.name, *kind, object);
-            if let Some(why) = refused(cluster, *kind, &file.documents) {
+            if let Some(why) = refused(cluster, *kind, object, &file.documents) {
                 let help = "it is left out; `contribute` and `tiers` of its [[source.cluster]] say what it may";
                 findings.push(Finding::warning(Code::NotAllowed, &Place::file(called.as_str()), why).help(help));
                 continue;
@@ -86,7 +86,10 @@ fn names(documents: &Documents) -> Vec<(&'static str, String, Place)> {
 }
 
 /// Why a cluster may not have an object; `None`: it may.
-fn refused(cluster: &Cluster, kind: Kind, documents: &Documents) -> Option<String> {
+fn refused(cluster: &Cluster, kind: Kind, name: &str, documents: &Documents) -> Option<String> {
+    if calico::is_ours(name) {
+        return refused_of_calico(cluster, documents);
+    }
     let needed = match kind {
         Kind::HostPolicy | Kind::HostService | Kind::HostExpectation => Contribution::Policies,
         Kind::HostState | Kind::HostPeers => Contribution::Nodes,
@@ -99,6 +102,16 @@ fn refused(cluster: &Cluster, kind: Kind, documents: &Documents) -> Option<Strin
     }
     let policies = documents.policies.iter().find_map(|policy| cluster.refuses_policy(policy));
     policies.or_else(|| documents.tiers.iter().find_map(|tier| cluster.refuses_tier(tier)))
+}
+
+/// The same of a document that comes from Calico's objects: `calico = true` is the permission, but for what decides before the tiers of
+/// others.
+fn refused_of_calico(cluster: &Cluster, documents: &Documents) -> Option<String> {
+    let is_elsewhere = documents.policies.iter().any(|policy| !calico::is_ours(&policy.tier));
+    if !cluster.calico || is_elsewhere {
+        return Some(format!("cluster \"{}\" may not have documents of Calico's", cluster.name));
+    }
+    documents.policies.iter().find_map(|policy| cluster.refuses_stage(policy.stage))
 }
 
 #[cfg(test)]
@@ -119,6 +132,7 @@ mod tests {
             tiers: tiers.iter().map(|tier| (*tier).to_owned()).collect(),
             believe_empty: false,
             node_addresses: Vec::new(),
+            calico: false,
         }
     }
 
@@ -204,6 +218,37 @@ mod tests {
         // Nor does a broken file let what it hides come back.
         let (chosen, _) = combined(&clusters, &holdings, "[[set]]\nname = \"b\"\ncidrs = 7\n");
         assert_eq!(chosen, ["cluster hub: HostNetworkSet/a", "cluster dev: HostNetworkSet/d"]);
+    }
+
+    #[test]
+    fn calico_true_is_the_permission_for_tiers_of_calico_s_and_for_nothing_else() {
+        let of = |tier: &str, stage: &str| policy(tier, stage);
+        let (late, early, other) =
+            (of("calico_default", "host"), of("calico_default-early", "prednat"), of("platform", "host"));
+        let holdings: Holdings = [(
+            "dev".to_owned(),
+            holding(
+                "dev",
+                &[
+                    (Kind::HostTier, "calico_default", r#"{"order":30010,"default":"deny"}"#),
+                    (Kind::HostPolicy, "calico_late", &late),
+                    (Kind::HostPolicy, "calico_early", &early),
+                    (Kind::HostPolicy, "calico_other", &other),
+                    (Kind::HostPolicy, "own", &late),
+                ],
+            ),
+        )]
+        .into();
+        let chosen = |calico: bool, more: &[Contribution]| {
+            let mut dev = Cluster { calico, ..cluster("dev", &["default"]) };
+            dev.contribute.extend(more);
+            let (chosen, findings) = combined(&[dev], &holdings, "");
+            assert_eq!(chosen.len() + findings.len(), 5, "{findings:#?}");
+            chosen.into_iter().filter_map(|name| Some(name.rsplit_once('/')?.1.to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(false, &[]), Vec::<String>::new());
+        assert_eq!(chosen(true, &[]), ["calico_default", "calico_late"]);
+        assert_eq!(chosen(true, &[Contribution::EarlyStages]), ["calico_default", "calico_early", "calico_late"]);
     }
 
     #[test]

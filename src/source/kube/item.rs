@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::name;
+use crate::source::calico::CalicoKind;
 use crate::source::decoded::DecodedFile;
 use crate::source::object::{API_VERSION, Kind};
 
@@ -83,20 +84,12 @@ pub struct Metadata {
     /// The revision in which it was written last.
     #[serde(default)]
     pub resource_version: String,
-    /// Its labels, which matter of a Node.
+    /// Its labels, which matter of a Node and of some objects of Calico's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Of its annotations the one that matters.
+    /// Its annotations, of which one of Calico's has labels.
     #[serde(default)]
-    pub annotations: Annotations,
-}
-
-/// What matters of an object's annotations.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
-pub struct Annotations {
-    /// What is in a HostPeers.
-    #[serde(rename = "nodewall.dev/fingerprint", default)]
-    pub fingerprint: Option<String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Item {
@@ -112,6 +105,12 @@ impl Item {
             fields.insert("spec".to_owned(), self.spec);
         }
         object.to_string().into()
+    }
+
+    /// An object of Calico's in one spelling.
+    pub(super) fn calico_text(self, kind: CalicoKind) -> Arc<str> {
+        let Metadata { name, labels, annotations, .. } = &self.metadata;
+        kind.text(name, labels, annotations, self.spec)
     }
 }
 

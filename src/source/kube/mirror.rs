@@ -8,14 +8,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::calico::{self, Calico};
 use super::item::{Item, decode};
 use super::name;
 use super::peers::Peers;
-use super::resource::Resource;
+use super::resource::{Form, Resource};
 use super::{Health, Holding, Me, Reach};
 use crate::net::node::ClusterNodes;
 use crate::policy::clusters::{Cluster, Contribution};
 use crate::policy::selector::Labels;
+use crate::source::calico::CalicoKind;
 use crate::source::decoded::DecodedFile;
 use crate::source::object::Kind;
 use crate::source::object::peers::INDEX;
@@ -65,7 +67,7 @@ impl Failure {
     }
 
     /// The server does not know the kind.
-    fn is_unknown(&self) -> bool {
+    pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
     }
 }
@@ -150,6 +152,8 @@ pub struct Mirror {
     node: Labels,
     peers: Peers,
     held: BTreeMap<(Kind, String), Held>,
+    /// Calico's objects, where the cluster is asked for them.
+    calico: Option<Calico>,
     /// From where each watch goes on.
     revisions: BTreeMap<Resource, String>,
     /// The highest revision that there was.
@@ -178,6 +182,7 @@ impl Mirror {
             digests: true,
             peers,
             held: BTreeMap::new(),
+            calico: None,
             revisions: BTreeMap::new(),
             seen: 0,
             rewound: None,
@@ -188,7 +193,8 @@ impl Mirror {
             failures: 0,
             error: None,
         };
-        for ((kind, name), file) in &before.objects {
+        mirror.calico = mirror.cluster.calico.then(|| Calico::new(&mirror.cluster.name, &mirror.me.name, before));
+        for ((kind, name), file) in before.objects.iter().filter(|((_, name), _)| !calico::is_ours(name)) {
             mirror.keep(*kind, name, Arc::clone(&file.text), file.as_ref().clone());
         }
         mirror
@@ -203,6 +209,7 @@ impl Mirror {
             tiers: BTreeSet::new(),
             believe_empty: false,
             node_addresses: Vec::new(),
+            calico: false,
         };
         let mirror = Self::new(cluster, Me::default(), (&Holding::default(), &ClusterNodes::new()));
         Self { digests: false, ..mirror }
@@ -225,6 +232,9 @@ impl Mirror {
             }
             resources.extend([Resource::Node, Resource::Object(Kind::HostState)]);
         }
+        if self.cluster.calico {
+            resources.extend(CalicoKind::ALL.map(|kind| Resource::Calico(kind, Form::Stored)));
+        }
         resources
     }
 
@@ -246,7 +256,16 @@ impl Mirror {
         let mut failed: Vec<(Resource, Failure)> = Vec::new();
         let mut listed: Vec<(Kind, Listing)> = Vec::new();
         let mut nodes: BTreeMap<Resource, Listing> = BTreeMap::new();
+        let mut of_calico: Vec<(Resource, CalicoKind, Listing)> = Vec::new();
         for (resource, list) in lists {
+            if let Resource::Calico(kind, _) = resource {
+                match list {
+                    Ok(list) => of_calico.push((resource, kind, list)),
+                    Err(failure) if self.may_lack(kind, &failure) => {}
+                    Err(failure) => failed.push((resource, failure)),
+                }
+                continue;
+            }
             match (resource.document(), list) {
                 (Some(kind), Ok(list)) => listed.push((kind, list)),
                 (None, Ok(list)) => drop(nodes.insert(resource, list)),
@@ -257,7 +276,7 @@ impl Mirror {
         }
         let before = (self.doubted, self.deserted, self.rewound, self.heard);
         let trouble = failed.first().map(|(resource, failure)| format!("{}: {failure}", resource.plural()));
-        if listed.is_empty() && nodes.is_empty() && !failed.is_empty() {
+        if listed.is_empty() && nodes.is_empty() && of_calico.is_empty() && !failed.is_empty() {
             self.reach = Reach::Away;
             self.error = trouble;
             let again = match failed.first() {
@@ -267,13 +286,18 @@ impl Mirror {
             return Plan { watch: Vec::new(), again, changed: false, nodes: false };
         }
         let gone = |kind: &Kind| self.held.keys().any(|(held, _)| held == kind);
-        let nothing = listed.iter().all(|(_, list)| list.items.is_empty());
-        self.doubted = nothing && !self.cluster.believe_empty && listed.iter().any(|(kind, _)| gone(kind));
+        let gone_of_calico = |kind| self.calico.as_ref().is_some_and(|calico| calico.has(kind));
+        let nothing = listed.iter().all(|(_, list)| list.items.is_empty())
+            && of_calico.iter().all(|(_, _, list)| list.items.is_empty());
+        let had =
+            listed.iter().any(|(kind, _)| gone(kind)) || of_calico.iter().any(|(_, kind, _)| gone_of_calico(*kind));
+        self.doubted = nothing && had && !self.cluster.believe_empty;
         let known = |(resource, failure): &(Resource, Failure)| {
             failure.is_unknown() && resource.document().is_some_and(|kind| !gone(&kind))
         };
         let complete = failed.iter().all(known);
         let revisions = listed.iter().map(|(_, list)| list).chain(nodes.values());
+        let revisions = revisions.chain(of_calico.iter().map(|(_, _, list)| list));
         let newest = revisions.filter_map(|list| list.revision.parse().ok()).max().unwrap_or(self.seen);
         if newest < self.seen {
             self.rewound = Some(self.seen);
@@ -306,6 +330,13 @@ impl Mirror {
             changed |= self.held.len() != before;
             for item in items {
                 changed |= self.put(kind, item);
+            }
+        }
+        for (resource, kind, Listing { revision, items, .. }) in of_calico {
+            self.revisions.insert(resource, revision.clone());
+            watch.push((resource, revision));
+            if let (Some(calico), false) = (&mut self.calico, self.doubted) {
+                changed |= calico.listed(kind, items);
             }
         }
         self.seen = self.seen.max(newest);
@@ -346,6 +377,12 @@ impl Mirror {
         self.follows(resource, &item.metadata.resource_version);
         // The cluster has something: then it is as it says.
         let told = |list| Noticed { list, ..Noticed::default() };
+        if let Resource::Calico(kind, _) = resource {
+            return match &mut self.calico {
+                Some(calico) if !self.doubted => Noticed { changed: calico.put(kind, item), ..Noticed::default() },
+                _ => told(self.doubted),
+            };
+        }
         match resource.document() {
             Some(_) if self.doubted => told(true),
             Some(kind) => Noticed { changed: self.put(kind, item), ..Noticed::default() },
@@ -358,6 +395,11 @@ impl Mirror {
     pub fn deleted(&mut self, resource: Resource, item: &Item) -> Noticed {
         self.follows(resource, &item.metadata.resource_version);
         let name = &item.metadata.name;
+        if let Resource::Calico(kind, _) = resource {
+            let calico = self.calico.as_mut().filter(|_| !self.doubted);
+            let changed = calico.is_some_and(|calico| calico.remove(kind, name));
+            return Noticed { changed, ..Noticed::default() };
+        }
         match resource.document() {
             Some(kind) => {
                 let changed = !self.doubted && self.held.remove(&(kind, name.clone())).is_some();
@@ -411,20 +453,40 @@ impl Mirror {
         self.pause(dice)
     }
 
+    /// What a cluster may lack without anything being wrong: a kind that it never had, and failsafe ports that nobody is to see.
+    fn may_lack(&self, kind: CalicoKind, failure: &Failure) -> bool {
+        let is_none = failure.is_unknown()
+            || kind == CalicoKind::FelixConfiguration && matches!(failure, Failure::Refused { code: 403, .. });
+        is_none && !self.calico.as_ref().is_some_and(|calico| calico.has(kind))
+    }
+
+    /// Comes to what is held of all that was told: once for many events.
+    pub fn settle(&mut self) {
+        if let Some(calico) = &mut self.calico {
+            calico.refresh();
+        }
+    }
+
     /// How it is.
     pub fn health(&self) -> Health {
+        let of_calico = self.calico.iter().flat_map(Calico::invalid);
         Health {
             reach: self.reach,
             revision: self.seen,
             nodes: self.peers.all().len(),
-            objects: self.held.values().filter(|held| held.good.is_some()).count(),
+            objects: self.held.values().filter(|held| held.good.is_some()).count()
+                + self.calico.as_ref().map_or(0, Calico::documents),
             elsewhere: self.held.values().filter(|held| held.elsewhere).count(),
-            invalid: self.invalid().map(|((kind, name), _)| format!("{}/{name}", kind.name())).collect(),
+            invalid: self
+                .invalid()
+                .map(|((kind, name), _)| format!("{}/{name}", kind.name()))
+                .chain(of_calico)
+                .collect(),
             error: self.error.clone(),
         }
     }
 
-    /// What it says.
+    /// What it says, as it was settled last.
     pub fn holding(&self) -> Holding {
         let objects = self.held.iter().filter_map(|(key, held)| Some((key.clone(), Arc::clone(held.good.as_ref()?))));
         let hidden = self.held.iter().filter(|(_, held)| held.good.is_none()).map(|(key, _)| key.clone());
@@ -446,7 +508,12 @@ impl Mirror {
             let help = "it is followed; if nobody restored a backup, look at the cluster's etcd";
             findings.push(Finding::warning(Code::Cluster, &place, message).help(help));
         }
-        Holding { heard: self.heard, objects: objects.collect(), hidden: hidden.collect(), findings }
+        let (objects, hidden) = (objects.collect(), hidden.collect());
+        let mut holding = Holding { heard: self.heard, objects, hidden, findings, calico: None };
+        if let Some(calico) = &self.calico {
+            calico.add_to(&mut holding);
+        }
+        holding
     }
 
     /// The digests of nodes that are known, by name, with what is in each.
@@ -465,6 +532,10 @@ impl Mirror {
 
     fn put(&mut self, kind: Kind, item: Item) -> bool {
         let name = item.metadata.name.clone();
+        if calico::is_ours(&name) {
+            // A server that has such an object is none of Kubernetes', and wants what it is not given.
+            return false;
+        }
         let text = item.text(kind);
         if self.held.get(&(kind, name.clone())).is_some_and(|held| held.text == text) {
             return false;

@@ -3,6 +3,7 @@
 //! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server. `report` writes the state of
 //! this node, when `damping` says.
 
+mod calico;
 mod client;
 pub(super) mod combine;
 pub mod damping;
@@ -20,12 +21,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::calico::KeptCalico;
 use super::decoded::DecodedFile;
 use super::object::Kind;
 use super::object::peers::HostPeersSpec;
 use crate::net::node::ClusterNodes;
 use crate::policy::selector::Labels;
 use crate::text::finding::Finding;
+pub use calico::OnNode;
 pub use watch::{Pace, Source, Told};
 
 /// What clusters say, by their names in nodewall.toml.
@@ -42,10 +45,12 @@ pub struct Holding {
     pub hidden: BTreeSet<(Kind, String)>,
     /// What is wrong: warnings, as what is wrong with one object stops nothing else.
     pub findings: Vec<Finding>,
+    /// Calico's objects, where they are asked for. What they come to is among `objects`.
+    pub calico: Option<OnNode>,
 }
 
 impl Holding {
-    /// A text from which [`Holding::restore`] makes the same again, but for its findings.
+    /// A text from which [`Holding::restore`] makes the same again, but for findings about objects of ours.
     ///
     /// # Errors
     /// It cannot be written as JSON.
@@ -55,6 +60,7 @@ impl Holding {
             version: 1,
             objects: self.objects.iter().map(|(key, file)| (called(key), file.text.to_string())).collect(),
             hidden: self.hidden.iter().map(called).collect(),
+            calico: self.calico.as_ref().map(|held| KeptCalico::of(cluster, held)),
         };
         serde_json::to_string(&kept).map_err(|error| error.to_string())
     }
@@ -64,7 +70,8 @@ impl Holding {
     /// # Errors
     /// Why it cannot be used.
     pub fn restore(text: &str) -> Result<Self, String> {
-        let Kept { version, objects, hidden } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let Kept { version, objects, hidden, calico } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
         if version != 1 {
             return Err(format!("version {version} is not known here"));
         }
@@ -78,6 +85,11 @@ impl Holding {
         for called in hidden {
             let (_, kind, object) = name::parse(&called).ok_or_else(|| unknown(&called))?;
             holding.hidden.insert((kind, object.to_owned()));
+        }
+        if let Some(calico) = calico {
+            let (cluster, held) = calico.restore().map_err(|called| unknown(&called))?;
+            holding.findings = held.findings(&cluster);
+            holding.calico = Some(held);
         }
         Ok(holding)
     }
@@ -141,6 +153,8 @@ struct Kept {
     version: u32,
     objects: BTreeMap<String, String>,
     hidden: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    calico: Option<KeptCalico>,
 }
 
 /// How an API server is reached.
@@ -155,6 +169,8 @@ pub enum Access {
 /// Who this node is for a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Me {
+    /// What it is called in clusters.
+    pub name: String,
     /// Its labels, but for those of its Node in that cluster.
     pub labels: Labels,
     /// The name of its Node, if that one's labels count.

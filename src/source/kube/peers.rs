@@ -11,7 +11,7 @@ use super::resource::Resource;
 use crate::net::interface::Role;
 use crate::net::node::{ClusterNodes, Node, NodeAddress, is_of_a_node};
 use crate::source::object::Kind;
-use crate::source::object::peers::{HostPeersSpec, INDEX};
+use crate::source::object::peers::{FINGERPRINT, HostPeersSpec, INDEX};
 
 /// The label that the kubelet gives each node, and no other node has.
 const HOST_NAME: &str = "kubernetes.io/hostname";
@@ -48,7 +48,7 @@ impl Digest {
         // What is not understood says nothing.
         let spec = serde_json::from_value::<HostPeersSpec>(item.spec);
         let nodes = spec.map(|spec| spec.nodes()).unwrap_or_default();
-        Self { fingerprint: item.metadata.annotations.fingerprint, nodes }
+        Self { fingerprint: item.metadata.annotations.get(FINGERPRINT).cloned(), nodes }
     }
 }
 
@@ -98,7 +98,7 @@ impl Peers {
                 Resource::Object(Kind::HostState) => {
                     self.states = parts.map(|(name, item)| (name, state(item))).collect()
                 }
-                Resource::Object(_) => {}
+                Resource::Object(_) | Resource::Calico(..) => {}
             }
         }
         let before = std::mem::take(&mut self.all);
@@ -145,7 +145,7 @@ impl Peers {
                 self.states.insert(name.clone(), state(item));
                 self.refresh(&name)
             }
-            Resource::Object(_) => false,
+            Resource::Object(_) | Resource::Calico(..) => false,
         }
     }
 
@@ -165,7 +165,7 @@ impl Peers {
                 self.states.remove(name);
                 self.refresh(name)
             }
-            Resource::Object(_) => false,
+            Resource::Object(_) | Resource::Calico(..) => false,
         }
     }
 
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(peers.all().keys().collect::<Vec<_>>(), ["b"]);
         // What is the same need not be sent again.
         let mut dressed = digest("0", &["b"]);
-        dressed.metadata.annotations.fingerprint = Some("f".to_owned());
+        dressed.metadata.annotations.insert(FINGERPRINT.to_owned(), "f".to_owned());
         peers.stored(PEERS, dressed);
         assert_eq!(peers.digests(), [("0".to_owned(), "f".to_owned())].into());
         let same = ["0".to_owned(), INDEX.to_owned()].into();

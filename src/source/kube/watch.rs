@@ -174,18 +174,22 @@ impl Follower {
     async fn pass(&mut self, client: &Client) -> Plan {
         let mut lists = Vec::new();
         let mut general = false;
-        for resource in self.mirror.resources() {
+        for mut resource in self.mirror.resources() {
             if self.mirror.is_needless(resource, &lists) {
                 continue;
             }
             // When the server is in trouble, the others would only wait for the same.
-            let list = match general {
+            let mut list = match general {
                 true => Err(Failure::Broken("not asked".to_owned())),
                 false if resource == Resource::Object(Kind::HostPeers) => {
                     client.list_digests(&self.mirror.digests()).await
                 }
                 false => client.list(resource).await,
             };
+            if let (true, Some(other)) = (list.as_ref().is_err_and(Failure::is_unknown), resource.otherwise()) {
+                resource = other;
+                list = client.list(resource).await;
+            }
             general |= list.as_ref().is_err_and(Failure::is_general);
             lists.push((resource, list));
         }
@@ -277,6 +281,9 @@ impl Follower {
 
     /// Tells what is new.
     fn say(&mut self, holding: bool, nodes: bool) {
+        if holding {
+            self.mirror.settle();
+        }
         let health = self.mirror.health();
         if holding || nodes || self.told.as_ref() != Some(&health) {
             self.told = Some(health.clone());

@@ -14,6 +14,7 @@ fn cluster() -> Cluster {
         tiers: ["platform".to_owned()].into(),
         believe_empty: false,
         node_addresses: Vec::new(),
+        calico: false,
     }
 }
 
@@ -23,7 +24,7 @@ fn mirror() -> Mirror {
 
 fn mirror_of(cluster: Cluster, before: &Holding) -> Mirror {
     let labels = [("pool".to_owned(), "training".to_owned())].into();
-    Mirror::new(cluster, Me { labels, node: None }, (before, &ClusterNodes::new()))
+    Mirror::new(cluster, Me { labels, ..Me::default() }, (before, &ClusterNodes::new()))
 }
 
 fn item(name: &str, revision: u64, spec: Json) -> Item {
@@ -268,7 +269,7 @@ fn node(name: &str, pool: &str) -> Item {
 /// A mirror of a cluster in which this node is "me", and its labels count.
 fn mirror_at_home() -> Mirror {
     let cluster = Cluster { contribute: [Contribution::Policies, Contribution::Nodes].into(), ..cluster() };
-    let me = Me { labels: Labels::new(), node: Some("me".to_owned()) };
+    let me = Me { node: Some("me".to_owned()), ..Me::default() };
     Mirror::new(cluster, me, (&Holding::default(), &ClusterNodes::new()))
 }
 
@@ -277,7 +278,7 @@ fn pass_with_nodes(mirror: &mut Mirror, policies: &[Item], nodes: &[Item]) -> Pl
     let list = |resource| match resource {
         Resource::Object(Kind::HostPolicy) => policies.to_vec(),
         Resource::Node => nodes.to_vec(),
-        Resource::Object(_) => Vec::new(),
+        Resource::Object(_) | Resource::Calico(..) => Vec::new(),
     };
     let listed = |resource| (resource, Ok(listing("7".to_owned(), list(resource))));
     let lists = mirror.resources().into_iter().map(listed).collect();
@@ -336,4 +337,65 @@ fn with_digests_nodes_are_not_asked_for_and_without_the_kind_they_are() {
     // When digests come, all is listed again, and when they cannot be had for once, they count as they were.
     assert!(mirror.stored(PEERS, index).list);
     assert!(mirror.is_needless(Resource::Node, &[(PEERS, Err(refused(403)))]));
+}
+
+/// A pass of a cluster with Calico's objects: host endpoints and policies are these, staged policies are unknown.
+fn pass_with_calico(mirror: &mut Mirror, endpoints: &[Item], policies: &[Item]) -> Plan {
+    let listed = |resource| {
+        let items = match resource {
+            Resource::Calico(CalicoKind::HostEndpoint, _) => endpoints.to_vec(),
+            Resource::Calico(CalicoKind::GlobalNetworkPolicy, _) => policies.to_vec(),
+            Resource::Calico(CalicoKind::StagedGlobalNetworkPolicy, _) => return (resource, Err(refused(404))),
+            _ => Vec::new(),
+        };
+        (resource, Ok(listing("7".to_owned(), items)))
+    };
+    let lists = mirror.resources().into_iter().map(listed).collect();
+    let plan = mirror.passed(lists, 0);
+    mirror.settle();
+    plan
+}
+
+#[test]
+fn calico_s_objects_are_held_beside_ours_and_come_to_documents() {
+    let me = Me { name: "n1".to_owned(), ..Me::default() };
+    let new = |before: &Holding| {
+        Mirror::new(Cluster { calico: true, ..cluster() }, me.clone(), (before, &ClusterNodes::new()))
+    };
+    let mut mirror = new(&Holding::default());
+    let endpoint = |node: &str| item("h", 5, json!({ "node": node, "interfaceName": "eth0" }));
+    let policy = |rules: Json| item("web", 6, json!({ "selector": "all()", "ingress": rules }));
+    let allow = policy(json!([{ "action": "Allow" }]));
+    let plan = pass_with_calico(&mut mirror, &[endpoint("n1")], std::slice::from_ref(&allow));
+    assert!(plan.changed && mirror.holding().heard);
+    assert_eq!(mirror.health().reach, Reach::Synced, "what a cluster never had is not missed");
+    assert!(names(&mirror).contains(&"calico_web".to_owned()), "{:?}", names(&mirror));
+    let held = mirror.holding();
+    assert_eq!(mirror.health().objects, held.objects.len());
+    assert!(!pass_with_calico(&mut mirror, &[endpoint("n1")], std::slice::from_ref(&allow)).changed);
+
+    // What is wrong counts as before; what is empty is doubted; both from the disk as well.
+    let policies = Resource::Calico(CalicoKind::GlobalNetworkPolicy, Form::V3);
+    assert!(mirror.stored(policies, policy(json!([{ "action": "Permit" }]))).changed);
+    mirror.settle();
+    assert_eq!(mirror.holding().objects, held.objects);
+    assert_eq!(mirror.health().invalid, ["GlobalNetworkPolicy/web"]);
+    let kept = Holding::restore(&mirror.holding().to_text("hub").unwrap()).unwrap();
+    assert_eq!(kept, mirror.holding());
+    let mut again = new(&kept);
+    assert_eq!(again.holding(), kept);
+    pass_with_calico(&mut again, &[], &[]);
+    assert_eq!((again.health().reach, again.holding().objects), (Reach::Doubted, held.objects));
+    assert!(again.stored(policies, allow).list);
+
+    // What is deleted one by one is gone.
+    assert!(mirror.deleted(policies, &policy(json!([]))).changed);
+    let endpoints = Resource::Calico(CalicoKind::HostEndpoint, Form::V3);
+    assert!(mirror.stored(endpoints, endpoint("n2")).changed && !mirror.stored(endpoints, endpoint("n2")).changed);
+    mirror.settle();
+    assert!(mirror.holding().objects.is_empty());
+    // A cluster that is not asked for them any more has none, whatever is on disk.
+    let mut without = Mirror::new(cluster(), me, (&kept, &ClusterNodes::new()));
+    without.settle();
+    assert!(without.holding().objects.is_empty() && without.holding().calico.is_none());
 }
