@@ -169,6 +169,14 @@ fn roles_name_what_exists_and_verbs_that_exist() {
                         .any(|(_, object)| object["kind"] == "ServiceAccount" && object["metadata"]["name"] == name),
                     "{role}: {name}"
                 ),
+                // Who has a bootstrap token asks for a certificate, and nothing else.
+                "Group" if role == "nodewall-join" => {
+                    assert_eq!(name, nodewall::identity::BOOTSTRAP_GROUP);
+                    let rules = &object(folder, "ClusterRole", role)["rules"];
+                    let wanted = serde_json::json!([{ "apiGroups": ["certificates.k8s.io"],
+                        "resources": ["certificatesigningrequests"], "verbs": ["create", "get"] }]);
+                    assert_eq!(*rules, wanted);
+                }
                 "Group" => assert_eq!(name, "nodewall:nodes", "{role}"),
                 "User" => assert_eq!(name, "nodewall:node:NODE", "{role}"),
                 other => panic!("{role}: {other}"),

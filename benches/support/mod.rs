@@ -65,6 +65,11 @@ pub fn resolve(policy: &Policy) -> Effective {
     nodewall::policy::resolve::resolve(policy, &settings(), &facts()).0
 }
 
+/// The same on a node about which these facts are known.
+pub fn resolve_on(policy: &Policy, facts: &Facts) -> Effective {
+    nodewall::policy::resolve::resolve(policy, &settings(), facts).0
+}
+
 /// 50 rules that do not merge and one set of `prefixes` prefixes that one of them looks up.
 pub fn fifty_rules(prefixes: usize) -> String {
     let mut text = String::from("[[set]]\nname = \"big\"\ncidrs = [");
