@@ -340,16 +340,20 @@ fn serve(shared: &Shared, who: Option<&Who>, method: &Method, path: &str, query:
         let items: Vec<Json> = items
             .filter(|object| signer.is_none_or(|signer| object["spec"]["signerName"] == signer))
             .map(|mut object| {
-                // As real servers do.
+                // As real servers do. That metadata come alone is asked for in a header, which is not looked at.
                 object.as_object_mut().unwrap().remove("kind");
                 object.as_object_mut().unwrap().remove("apiVersion");
                 object
             })
             .collect();
-        return (
-            200,
-            json!({ "kind": "List", "metadata": { "resourceVersion": content.version.to_string() }, "items": items }),
-        );
+        // Pages: the token of the next one is where it begins.
+        let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.parse::<usize>().ok());
+        let (from, limit) = (option("continue=").unwrap_or(0), option("limit=").unwrap_or(usize::MAX));
+        let next = from.saturating_add(limit);
+        let next = if next < items.len() { json!(next.to_string()) } else { Json::Null };
+        let page: Vec<Json> = items.into_iter().skip(from).take(limit).collect();
+        let metadata = json!({ "resourceVersion": content.version.to_string(), "continue": next });
+        return (200, json!({ "kind": "List", "metadata": metadata, "items": page }));
     };
     let key = (collection.clone(), name.clone());
     let Some(before) = content.objects.get(&key).cloned() else { return refusal(404, &format!("{name} not found")) };
@@ -357,6 +361,14 @@ fn serve(shared: &Shared, who: Option<&Who>, method: &Method, path: &str, query:
         return (200, before);
     }
     let said: Json = serde_json::from_slice(body).unwrap();
+    if *method == Method::DELETE {
+        let same = |field: &str| said["preconditions"][field] == before["metadata"][field];
+        if !same("uid") || !same("resourceVersion") {
+            return refusal(409, "the object is another one, or was modified");
+        }
+        content.objects.remove(&key);
+        return (200, json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" }));
+    }
     let version = said.pointer("/metadata/resourceVersion").and_then(Json::as_str);
     if version.is_some_and(|version| before["metadata"]["resourceVersion"] != version) {
         return refusal(
