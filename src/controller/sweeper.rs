@@ -29,7 +29,7 @@ pub(super) async fn run(api: Api, every: Duration) {
 }
 
 async fn look(api: &Api, leftovers: &mut Leftovers, held_back: &mut usize) -> Result<(), Failure> {
-    let states_at = collection(Kind::HostState);
+    let (now, states_at) = (elapsed(), collection(Kind::HostState));
     let mut states = Vec::new();
     match api.each_metadata(&states_at, |object| states.extend(state(&object))).await {
         // The definition is not installed.
@@ -38,7 +38,7 @@ async fn look(api: &Api, leftovers: &mut Leftovers, held_back: &mut usize) -> Re
     }
     let mut nodes = BTreeSet::new();
     api.each_metadata(NODES, |object| nodes.extend(text(&object, "/metadata/name"))).await?;
-    let sweep = leftovers.look(&states, &nodes, elapsed());
+    let sweep = leftovers.look(&states, &nodes, now);
     if sweep.held_back > 0 && *held_back == 0 {
         tracing::warn!(
             "{} of {} HostStates have no Node; only {} are deleted at a time: see whether Nodes are missing that should be there",
