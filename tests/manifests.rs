@@ -256,6 +256,29 @@ fn everybody_who_reads_reads_every_kind_and_editors_write_every_document() {
 }
 
 #[test]
+fn the_controller_may_tell_of_nodes_and_delete_what_they_leave() {
+    let role = object("controller", "ClusterRole", "nodewall-controller");
+    let may = |group: &str, resource: &str, verb: &str| {
+        role["rules"].as_array().unwrap().iter().any(|rule| {
+            let has = |key: &str, word: &str| words(&rule[key]).contains(word);
+            has("apiGroups", group) && has("resources", resource) && has("verbs", verb)
+        })
+    };
+    for (group, resource, verbs) in [
+        ("nodewall.dev", "hoststates", &["get", "list", "delete"][..]),
+        ("", "nodes", &["list"]),
+        ("events.k8s.io", "events", &["create"]),
+    ] {
+        for verb in verbs {
+            assert!(may(group, resource, verb), "{verb} {resource}");
+        }
+    }
+    for verb in ["create", "patch", "update", "deletecollection"] {
+        assert!(!may("nodewall.dev", "hoststates", verb), "{verb}");
+    }
+}
+
+#[test]
 fn the_policy_for_states_holds_and_fails_closed() {
     let policy = object("admission", "ValidatingAdmissionPolicy", "nodewall-hoststates");
     assert_eq!(policy["apiVersion"], "admissionregistration.k8s.io/v1");

@@ -36,6 +36,7 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
         namespace: arguments.namespace.clone(),
         lease: arguments.lease.clone(),
         host: host::name(Path::new("/")),
+        intervals: controller::Intervals::default(),
     };
     let ended = runtime.block_on(controller::run(options));
     // A name server that does not answer is not waited for.

@@ -38,6 +38,14 @@ impl Api {
         self.client.list_metadata(collection).await
     }
 
+    pub(super) async fn each(&self, collection: &str, each: impl FnMut(Json)) -> Result<(), Failure> {
+        self.client.each(collection, each).await
+    }
+
+    pub(super) async fn each_metadata(&self, collection: &str, each: impl FnMut(Json)) -> Result<(), Failure> {
+        self.client.each_metadata(collection, each).await
+    }
+
     pub(super) async fn create(&self, collection: &str, object: &Json) -> Result<Json, Failure> {
         self.turn().await;
         self.client.create(collection, object).await
@@ -64,9 +72,9 @@ impl Api {
         self.client.apply(collection, name, MANAGER, object).await
     }
 
-    pub(super) async fn delete(&self, collection: &str, name: &str) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, collection: &str, name: &str, uid: &str, version: &str) -> Result<(), Failure> {
         self.turn().await;
-        self.client.delete(collection, name).await
+        self.client.delete(collection, name, uid, version).await
     }
 
     /// Waits for the turn of a write.

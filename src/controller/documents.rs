@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
 
-use super::REPORTER;
+use super::event::{Event, cut};
 use crate::config::Config;
 use crate::net::facts::Facts;
 use crate::policy::resolve::resolve;
 use crate::source::guards;
+use crate::source::object::news::Weight;
 use crate::source::object::status::{Condition, DocumentStatus};
 use crate::source::object::{API_VERSION, Kind, decode, read};
 use crate::text::finding::{Code, Finding, Severity};
 
-/// The longest texts that the definitions of the objects and of Events let through, in bytes: a character is one at least.
+/// The longest texts that the definitions of the objects let through, in bytes: a character is one at least.
 const LONGEST_MESSAGE: usize = 4096;
 const LONGEST_CONDITION: usize = 1024;
-const LONGEST_NOTE: usize = 1024;
 
 /// The condition of every document: it is valid by itself.
 const ACCEPTED: &str = "Accepted";
@@ -122,35 +121,22 @@ pub(super) fn applied(object: &Json, status: &DocumentStatus) -> Json {
     })
 }
 
-/// The Event that says that an object is refused: of one generation of it there is one, as its name says. Those about objects without a
-/// namespace are in "default": the API server wants it so, and `kubectl describe` looks there.
-pub(super) fn refusal(object: &Json, why: &str, now: &str, instance: &str) -> Json {
+/// The Event that says that an object of a kind is refused: of one generation of it there is one, as its name says.
+pub(super) fn refusal(kind: Kind, object: &Json, why: &str, now: &str, instance: &str) -> Json {
     let text = |pointer: &str| object.pointer(pointer).and_then(Json::as_str).unwrap_or_default();
     let generation = object.pointer("/metadata/generation").and_then(Json::as_i64).unwrap_or_default();
-    let (kind, name, uid) = (text("/kind"), text("/metadata/name"), text("/metadata/uid"));
-    let sum: [u8; 32] = Sha256::digest(format!("{kind}\n{name}\n{uid}\n{generation}")).into();
-    let sum: String = sum[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let start = name.get(..200).unwrap_or(name).trim_end_matches(['.', '-']);
-    json!({
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": { "name": format!("{start}.{sum}"), "namespace": "default" },
-        // With microseconds, as the API wants it.
-        "eventTime": format!("{}.000000Z", now.trim_end_matches('Z')),
-        "regarding": {
-            "apiVersion": API_VERSION,
-            "kind": kind,
-            "name": name,
-            "uid": uid,
-            "resourceVersion": text("/metadata/resourceVersion"),
-        },
-        "type": "Warning",
-        "reason": "PolicyRefused",
-        "action": "Judge",
-        "note": cut(why, LONGEST_NOTE),
-        "reportingController": REPORTER,
-        "reportingInstance": cut(instance, 128),
-    })
+    let event = Event {
+        kind,
+        name: text("/metadata/name"),
+        uid: text("/metadata/uid"),
+        version: text("/metadata/resourceVersion"),
+        key: &generation.to_string(),
+        weight: Weight::Warning,
+        reason: "PolicyRefused",
+        action: "Judge",
+        note: why,
+    };
+    event.body(now, instance)
 }
 
 /// Findings as one text: "spec.ingress\[0\].ports: what is wrong; what to do", the errors first.
@@ -164,15 +150,6 @@ fn message(findings: &[Finding]) -> String {
         format!("{field}{}{help}", finding.message)
     });
     texts.collect::<Vec<_>>().join("\n")
-}
-
-/// The beginning of a text, with a sign that there is more.
-fn cut(text: &str, most: usize) -> String {
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    let end = (0..=most.saturating_sub("...".len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}...", &text[..end])
 }
 
 #[cfg(test)]
@@ -266,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_event_is_the_same_for_the_same_generation_only() {
-        let event = |generation| refusal(&set("x", generation), "why", "t", "pod_1");
+        let event = |generation| refusal(Kind::HostNetworkSet, &set("x", generation), "why", "t", "pod_1");
         assert_eq!(event(1)["metadata"], event(1)["metadata"]);
         assert_ne!(event(1)["metadata"]["name"], event(2)["metadata"]["name"]);
         assert_eq!(event(1)["regarding"]["name"], "store");
@@ -276,10 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_between_characters() {
-        assert_eq!(cut("abcdef", 6), "abcdef");
-        assert_eq!(cut("abcdefg", 6), "abc...");
-        assert_eq!(cut(&"é".repeat(10), 10), "ééé...");
+    fn long_texts_are_cut_to_what_the_definitions_let_through() {
         let object = set(&"9".repeat(6000), 1);
         let said = say_of(&object, "t");
         assert!(said.status.message.unwrap().len() <= LONGEST_MESSAGE);

@@ -12,7 +12,8 @@ use super::{Trouble, wall};
 use crate::identity::client::Failure;
 use crate::source::object::{API_VERSION, Kind};
 
-const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+/// Where Events about what has no namespace are.
+pub(super) const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 
 /// So often documents are looked at: at their metadata, and at what has another version.
 const EVERY: Duration = Duration::from_secs(5);
@@ -115,7 +116,7 @@ impl Documents {
             // The Event comes first: where that is all that came to be, the next look goes on.
             Some(why) => {
                 tracing::info!("{called} is refused: {why}");
-                match self.api.create(EVENTS, &refusal(object, why, &now, &self.api.instance)).await {
+                match self.api.create(EVENTS, &refusal(kind, object, why, &now, &self.api.instance)).await {
                     Err(failure) if !failure.is(409) => tracing::warn!("no Event about {called}: {failure}"),
                     _ => {}
                 }
@@ -134,10 +135,12 @@ impl Documents {
     }
 }
 
-fn collection(kind: Kind) -> String {
+/// Where objects of a kind are.
+pub(super) fn collection(kind: Kind) -> String {
     format!("/apis/{API_VERSION}/{}", kind.plural())
 }
 
-fn version(object: &Json) -> Option<&str> {
+/// The version of an object.
+pub(super) fn version(object: &Json) -> Option<&str> {
     object.pointer("/metadata/resourceVersion").and_then(Json::as_str)
 }

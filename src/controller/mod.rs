@@ -2,21 +2,27 @@
 //! it, certificates wait for an administrator, and objects do not say what is wrong with them.
 //!
 //! Several may run; the one that holds the Lease works (`lease` decides, `leader` does it). Each task is a decision without I/O and a
-//! few lines around it: `approval` and `approver`, `documents` and `judge`.
+//! few lines around it: `approval` and `approver`, `documents` and `judge`, `seen` with `events` and `reporter`, `leftovers` and `sweeper`.
 
 mod api;
 mod approval;
 mod approver;
 mod digests;
 mod documents;
+mod event;
+mod events;
 mod judge;
 mod leader;
 mod lease;
+mod leftovers;
 mod pace;
 mod peers;
+mod reporter;
+mod seen;
+mod sweeper;
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -40,6 +46,23 @@ pub struct Options {
     pub lease: String,
     /// What this host, or pod, is called.
     pub host: String,
+    /// How often it looks at what there is once for each node.
+    pub intervals: Intervals,
+}
+
+/// How often is looked at what there is once for each node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Intervals {
+    /// For changes of HostStates, of which Events tell.
+    pub changes: Duration,
+    /// For HostStates of nodes that are gone; two looks in a row must show that.
+    pub leftovers: Duration,
+}
+
+impl Default for Intervals {
+    fn default() -> Self {
+        Self { changes: Duration::from_secs(10), leftovers: Duration::from_secs(600) }
+    }
 }
 
 /// Works until SIGTERM or SIGINT, and lets the Lease go then.
@@ -72,16 +95,18 @@ pub async fn run(options: Options) -> Result<(), String> {
     };
     let api = Api::new(client.clone(), instance.clone());
     let access = options.kubeconfig.clone().map_or(Access::Pod, Access::Kubeconfig);
-    leader::run(&client, &options, instance, || tasks(&api, &access), ended).await;
+    leader::run(&client, &options, instance, || tasks(&api, &access, options.intervals), ended).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 /// Everything that the one who leads does. Dropped, it ends, wherever it is: so each task must be one that can be begun again.
-fn tasks(api: &Api, access: &Access) -> JoinSet<()> {
+fn tasks(api: &Api, access: &Access, intervals: Intervals) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(approver::run(api.clone()));
     tasks.spawn(judge::run(api.clone()));
+    tasks.spawn(reporter::run(api.clone(), intervals.changes));
+    tasks.spawn(sweeper::run(api.clone(), intervals.leftovers));
     tasks.spawn(peers::run(api.clone(), access.clone(), now()));
     tasks
 }

@@ -23,9 +23,24 @@ impl Pace {
     }
 }
 
+/// A time, or up to a tenth more: so that what happens again and again does not happen with everything else.
+pub(super) fn spread(time: Duration, dice: u64) -> Duration {
+    let most = u64::try_from((time / 10).as_micros()).unwrap_or(u64::MAX).saturating_add(1);
+    time + Duration::from_micros(dice % most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spread_time_is_never_shorter_and_a_tenth_longer_at_most() {
+        let ten = Duration::from_secs(10);
+        assert_eq!(spread(ten, 0), ten);
+        assert_eq!(spread(ten, 1_000_000), Duration::from_secs(11));
+        assert_eq!(spread(ten, 1_000_001), ten);
+        assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
+    }
 
     #[test]
     fn a_burst_goes_at_once_and_then_five_a_second() {

@@ -123,7 +123,7 @@ impl Keeper {
                     bytes
                 }
                 _ => {
-                    self.api.delete(&collection(), &name).await.or_else(|failure| gone(failure))?;
+                    self.delete(&name).await.or_else(gone)?;
                     written.remove(&name);
                     0
                 }
@@ -154,6 +154,14 @@ impl Keeper {
             Some((name, is.filter(|is| Some(is.as_str()) == said).unwrap_or_default()))
         };
         Ok(objects.iter().filter_map(content).collect())
+    }
+
+    /// Deletes one that is not wanted, in the version in which it is there.
+    async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let object = self.api.get(&collection(), name).await?;
+        let text = |key: &str| object.pointer(key).and_then(Json::as_str).unwrap_or_default();
+        let (uid, version) = (text("/metadata/uid"), text("/metadata/resourceVersion"));
+        self.api.delete(&collection(), name, uid, version).await
     }
 
     /// Writes one; how many bytes that are.

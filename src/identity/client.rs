@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
-use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value as Json, json};
 
 use super::Secret;
@@ -15,6 +15,10 @@ use crate::textfile::{self, Trust, Unread};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// An answer that takes longer does not come.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// So many objects at once: a server makes a list as a whole before it answers.
+const PAGE: u32 = 500;
+/// No collection has more pages. A server that never ends is not listened to forever.
+const MOST_PAGES: usize = 1000;
 
 /// Why a request came to nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +53,13 @@ impl std::fmt::Display for Failure {
             Self::Broken(why) => formatter.write_str(why),
         }
     }
+}
+
+/// What of each object a list has.
+#[derive(Clone, Copy)]
+enum Part {
+    Whole,
+    Metadata,
 }
 
 /// A client of one server.
@@ -147,8 +158,9 @@ impl Client {
         if let Some(fields) = fields {
             parameters = parameters.fields(fields);
         }
-        let request = Request::new(collection).list(&parameters).map_err(|error| broken(&error))?;
-        items(self.within_time(self.client.request(request)).await?)
+        let mut all = Vec::new();
+        self.pages(collection, parameters, Part::Whole, |object| all.push(object)).await?;
+        Ok(all)
     }
 
     /// The metadata of all objects of a collection: who is there, and in which version.
@@ -156,8 +168,50 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub async fn list_metadata(&self, collection: &str) -> Result<Vec<Json>, Failure> {
-        let request = Request::new(collection).list_metadata(&ListParams::default()).map_err(|error| broken(&error))?;
-        items(self.within_time(self.client.request(request)).await?)
+        let mut all = Vec::new();
+        self.each_metadata(collection, |object| all.push(object)).await?;
+        Ok(all)
+    }
+
+    /// Each object of a collection, page by page, for who keeps less than the whole of it.
+    ///
+    /// # Errors
+    /// [`Failure`]; some may have been given by then.
+    pub async fn each(&self, collection: &str, each: impl FnMut(Json)) -> Result<(), Failure> {
+        self.pages(collection, ListParams::default(), Part::Whole, each).await
+    }
+
+    /// The metadata of each object of a collection, page by page.
+    ///
+    /// # Errors
+    /// [`Failure`]; some may have been given by then.
+    pub async fn each_metadata(&self, collection: &str, each: impl FnMut(Json)) -> Result<(), Failure> {
+        self.pages(collection, ListParams::default(), Part::Metadata, each).await
+    }
+
+    /// All pages of a list, which are of the revision of the first one.
+    async fn pages(
+        &self,
+        collection: &str,
+        parameters: ListParams,
+        part: Part,
+        mut each: impl FnMut(Json),
+    ) -> Result<(), Failure> {
+        let mut parameters = parameters.limit(PAGE);
+        for _ in 0..MOST_PAGES {
+            let request = match part {
+                Part::Whole => Request::new(collection).list(&parameters),
+                Part::Metadata => Request::new(collection).list_metadata(&parameters),
+            };
+            let request = request.map_err(|error| broken(&error))?;
+            let mut page = self.within_time(self.client.request(request)).await?;
+            items(&mut page)?.into_iter().for_each(&mut each);
+            match page.pointer("/metadata/continue").and_then(Json::as_str).filter(|token| !token.is_empty()) {
+                Some(token) => parameters = parameters.continue_token(token),
+                None => return Ok(()),
+            }
+        }
+        Err(Failure::Broken(format!("the list has more than {MOST_PAGES} pages")))
     }
 
     /// Makes an object.
@@ -201,16 +255,6 @@ impl Client {
         self.within_time(self.client.request(request)).await
     }
 
-    /// Deletes an object.
-    ///
-    /// # Errors
-    /// [`Failure`]; 404 when there is none of the name.
-    pub async fn delete(&self, collection: &str, name: &str) -> Result<(), Failure> {
-        let request =
-            Request::new(collection).delete(name, &DeleteParams::default()).map_err(|error| broken(&error))?;
-        self.within_time(self.client.request(request)).await.map(drop)
-    }
-
     /// Says by server-side apply what the status of an object is.
     ///
     /// # Errors
@@ -227,6 +271,18 @@ impl Client {
             .patch_subresource("status", name, &parameters, &Patch::Apply(object))
             .map_err(|error| broken(&error))?;
         self.within_time(self.client.request(request)).await
+    }
+
+    /// Deletes an object as it was seen: neither another one of its name nor another version of it.
+    ///
+    /// # Errors
+    /// [`Failure`]; 409 when it is not that one any more, 404 when there is none of the name.
+    pub async fn delete(&self, collection: &str, name: &str, uid: &str, version: &str) -> Result<(), Failure> {
+        let seen = Preconditions { resource_version: Some(version.to_owned()), uid: Some(uid.to_owned()) };
+        let request = Request::new(collection)
+            .delete(name, &DeleteParams::background().preconditions(seen))
+            .map_err(|error| broken(&error))?;
+        self.within_time(self.client.request::<Json>(request)).await.map(|_| ())
     }
 
     async fn within_time(&self, answer: impl Future<Output = Result<Json, kube::Error>>) -> Result<Json, Failure> {
@@ -250,9 +306,9 @@ fn at(server: &str) -> Result<kube::Config, String> {
     server.parse().map(kube::Config::new).map_err(|_| wrong())
 }
 
-/// What is in a list.
-fn items(mut answer: Json) -> Result<Vec<Json>, Failure> {
-    match answer.get_mut("items").map(Json::take) {
+/// What is in a list, taken out of it.
+fn items(page: &mut Json) -> Result<Vec<Json>, Failure> {
+    match page.get_mut("items").map(Json::take) {
         Some(Json::Array(items)) => Ok(items),
         Some(Json::Null) => Ok(Vec::new()),
         _ => Err(Failure::Broken("the answer is no list".to_owned())),

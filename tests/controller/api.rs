@@ -168,13 +168,23 @@ impl Api {
     }
 
     /// Stores an object, new or not.
-    pub fn put(&self, collection: &str, name: &str, mut object: Json) {
-        object["metadata"]["name"] = json!(name);
+    pub fn put(&self, collection: &str, name: &str, object: Json) {
+        self.put_all(collection, [(name.to_owned(), object)]);
+    }
+
+    /// Stores several, between which nobody is answered. One that was there keeps its uid.
+    pub fn put_all(&self, collection: &str, objects: impl IntoIterator<Item = (String, Json)>) {
         let mut content = self.content();
-        let before = content.objects.get(&(collection.to_owned(), name.to_owned())).cloned();
-        object["metadata"]["generation"] =
-            json!(before.map_or(0, |before| before["metadata"]["generation"].as_i64().unwrap()) + 1);
-        store(&mut content, collection, name, object);
+        for (name, mut object) in objects {
+            object["metadata"]["name"] = json!(name);
+            let before = content.objects.get(&(collection.to_owned(), name.clone())).cloned();
+            if let Some(before) = &before {
+                object["metadata"]["uid"] = before["metadata"]["uid"].clone();
+            }
+            object["metadata"]["generation"] =
+                json!(before.map_or(0, |before| before["metadata"]["generation"].as_i64().unwrap()) + 1);
+            store(&mut content, collection, &name, object);
+        }
     }
 
     /// Changes the spec of an object.
@@ -336,20 +346,23 @@ fn serve(shared: &Shared, who: Option<&Who>, method: &Method, path: &str, query:
         }
         let signer =
             query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector=")).map(|_| nodewall::identity::SIGNER);
-        let items = content.objects.iter().filter(|((of, _), _)| *of == collection).map(|(_, object)| object.clone());
-        let items: Vec<Json> = items
-            .filter(|object| signer.is_none_or(|signer| object["spec"]["signerName"] == signer))
-            .map(|mut object| {
-                // As real servers do.
-                object.as_object_mut().unwrap().remove("kind");
-                object.as_object_mut().unwrap().remove("apiVersion");
-                object
-            })
-            .collect();
-        return (
-            200,
-            json!({ "kind": "List", "metadata": { "resourceVersion": content.version.to_string() }, "items": items }),
-        );
+        let of = content.objects.iter().filter(|((of, _), _)| *of == collection).map(|(_, object)| object);
+        let items: Vec<&Json> =
+            of.filter(|object| signer.is_none_or(|signer| object["spec"]["signerName"] == signer)).collect();
+        // Pages: the token of the next one is where it begins.
+        let option = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.parse::<usize>().ok());
+        let (from, limit) = (option("continue=").unwrap_or(0), option("limit=").unwrap_or(usize::MAX));
+        let next = from.saturating_add(limit);
+        let next = if next < items.len() { json!(next.to_string()) } else { Json::Null };
+        let page = items.into_iter().skip(from).take(limit).cloned().map(|mut object| {
+            // As real servers do. That metadata come alone is asked for in a header, which is not looked at.
+            object.as_object_mut().unwrap().remove("kind");
+            object.as_object_mut().unwrap().remove("apiVersion");
+            object
+        });
+        let page: Vec<Json> = page.collect();
+        let metadata = json!({ "resourceVersion": content.version.to_string(), "continue": next });
+        return (200, json!({ "kind": "List", "metadata": metadata, "items": page }));
     };
     let key = (collection.clone(), name.clone());
     let Some(before) = content.objects.get(&key).cloned() else { return refusal(404, &format!("{name} not found")) };
@@ -357,6 +370,14 @@ fn serve(shared: &Shared, who: Option<&Who>, method: &Method, path: &str, query:
         return (200, before);
     }
     let said: Json = serde_json::from_slice(body).unwrap();
+    if *method == Method::DELETE {
+        let same = |field: &str| said["preconditions"][field] == before["metadata"][field];
+        if !same("uid") || !same("resourceVersion") {
+            return refusal(409, "the object is another one, or was modified");
+        }
+        content.objects.remove(&key);
+        return (200, json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" }));
+    }
     let version = said.pointer("/metadata/resourceVersion").and_then(Json::as_str);
     if version.is_some_and(|version| before["metadata"]["resourceVersion"] != version) {
         return refusal(

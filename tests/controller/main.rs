@@ -4,6 +4,7 @@
 
 mod api;
 mod elect;
+mod fleet;
 mod join;
 #[path = "../lab/mod.rs"]
 mod lab;
