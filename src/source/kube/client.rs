@@ -8,6 +8,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::params::{ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -78,19 +79,42 @@ impl Client {
             let path = cluster.certificate_authority.as_ref();
             files.extend(path.map(|path| (PathBuf::from(path), digest(Path::new(path)))));
         }
-        let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
-            .await
-            .map_err(|error| unusable(&error))?;
+        Ok((Self::of(config, answer).await.map_err(|error| unusable(&*error))?, Credentials { files }))
+    }
+
+    /// The client that these kubeconfigs describe together, as kubectl reads them: whoever runs us answers for what is in them, so that
+    /// they may be anybody's and may name a program to log in.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) async fn of_a_person(kubeconfigs: &[PathBuf], answer: Duration) -> Result<Self, String> {
+        let shown = kubeconfigs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
+        let mut config = Kubeconfig::default();
+        for path in kubeconfigs {
+            let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            config = config.merge(read).map_err(|error| unusable(&error))?;
+        }
+        Self::of(config, answer).await.map_err(|error| unusable(&*error))
+    }
+
+    async fn of(config: Kubeconfig, answer: Duration) -> Result<Self, Box<dyn std::error::Error>> {
+        let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         config.connect_timeout = Some(CONNECT_TIME);
         // What is tried again, and when, is decided elsewhere.
         config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| unusable(&error))?;
-        Ok((Self { client, answer }, Credentials { files }))
+        Ok(Self { client: kube::Client::try_from(config)?, answer })
     }
 
     /// Every object, page by page.
     pub(super) async fn list(&self, resource: Resource) -> Result<Listing, Failure> {
-        let mut listing = Listing::default();
+        let (items, revision) = self.list_as(resource).await?;
+        Ok(Listing { items, revision })
+    }
+
+    /// Every object as something else than an [`Item`], and the revision of the list.
+    pub(super) async fn list_as<T: DeserializeOwned>(&self, resource: Resource) -> Result<(Vec<T>, String), Failure> {
+        let (mut items, mut revision) = (Vec::new(), String::new());
         let mut next: Option<String> = None;
         for _ in 0..MOST_PAGES {
             let mut parameters = ListParams::default().limit(PAGE);
@@ -98,15 +122,15 @@ impl Client {
                 parameters = parameters.continue_token(token);
             }
             let request = Request::new(resource.path()).list(&parameters).map_err(|error| broken(&error))?;
-            let page: Page = self.within(self.client.request(request)).await?;
-            listing.items.extend(page.items);
+            let page: Page<T> = self.within(self.client.request(request)).await?;
+            items.extend(page.items);
             // All pages are of the first one's revision.
             if next.is_none() {
-                listing.revision = page.metadata.resource_version;
+                revision = page.metadata.resource_version;
             }
             next = page.metadata.next.filter(|token| !token.is_empty());
             if next.is_none() {
-                return Ok(listing);
+                return Ok((items, revision));
             }
         }
         Err(Failure::Broken(format!("the list has more than {MOST_PAGES} pages")))
@@ -153,10 +177,11 @@ impl Client {
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+#[serde(bound(deserialize = "T: DeserializeOwned"))]
+struct Page<T> {
     metadata: PageMetadata,
-    #[serde(default)]
-    items: Vec<Item>,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
 }
 
 #[derive(Deserialize)]

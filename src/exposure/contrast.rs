@@ -1,0 +1,300 @@
+//! Which packets of new flows two policies treat otherwise on one host: for all addresses and ports, as rules do not tell most of them
+//! apart. Forwarded packets, local processes and limits are not asked about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::classes::{self, Class};
+use super::peers::{self, Named, Peer};
+use super::reach::{addresses, distinct, no_peers, selectors};
+use crate::net::addr::AddrSet;
+use crate::net::facts::Facts;
+use crate::net::interface::{Direction, Role};
+use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
+use crate::net::range::RangeSet;
+use crate::policy::effective::{Addresses, Effective, EffectiveRule, Interface};
+use crate::policy::model::{Mode, Stage};
+use crate::simulate::{ConntrackState, Origin, Outcome, Packet, decide};
+
+/// Packets that one of two policies lets through and the other does not.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Contrast {
+    /// To the host or from it.
+    pub direction: Direction,
+    /// What they carry.
+    pub what: Vec<Traffic>,
+    /// With whom.
+    pub peers: Vec<Peer>,
+    /// Whether it is the first policy that lets them through.
+    pub first_allows: bool,
+    /// By which interfaces: roles, with names where others of the role are treated otherwise.
+    pub zones: Vec<String>,
+}
+
+/// What packets carry.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Traffic {
+    /// These destination ports of a protocol.
+    Ports(Protocol, PortSet),
+    /// One type of ICMP or ICMPv6.
+    Icmp(Protocol, u8),
+    /// A protocol; of ICMP, the types that no rule names.
+    Protocol(Protocol),
+    /// Every protocol that no rule names.
+    Others,
+}
+
+/// Nobody's protocol (`IPPROTO_253`, RFC 3692), and a type of ICMP and ICMPv6 for experiments (RFC 4727): they stand for the rest.
+const EXPERIMENT: Protocol = Protocol(253);
+const ICMP_EXPERIMENT: u8 = 253;
+const ICMPV6_EXPERIMENT: u8 = 200;
+
+/// Interfaces that both policies treat alike.
+struct Zone {
+    role: Role,
+    interfaces: Vec<Interface>,
+    own: BTreeSet<IpAddr>,
+}
+
+/// What two policies on the interfaces of `facts` treat otherwise. Both have the same interfaces.
+pub fn contrast(first: &Effective, second: &Effective, facts: &Facts, sets: &[Named]) -> Vec<Contrast> {
+    let zones = zones(first, second, facts);
+    let own: AddrSet = zones.iter().flat_map(|zone| &zone.own).copied().collect();
+    let world = AddrSet::full().difference(&no_peers()).difference(&own);
+    let mut found: BTreeMap<(Direction, Vec<Traffic>, Vec<Peer>, bool), Vec<String>> = BTreeMap::new();
+    for zone in &zones {
+        let alone = zones.iter().filter(|other| other.role == zone.role).count() == 1;
+        for direction in Direction::BOTH {
+            for (what, peers, first_allows) in of_zone((first, second), zone, direction, &world, sets) {
+                found.entry((direction, what, peers, first_allows)).or_default().push(zone.name(alone));
+            }
+        }
+    }
+    let contrast =
+        |((direction, what, peers, first_allows), zones)| Contrast { direction, what, peers, first_allows, zones };
+    found.into_iter().map(contrast).collect()
+}
+
+impl Zone {
+    fn name(&self, alone: bool) -> String {
+        if alone {
+            return self.role.to_string();
+        }
+        let names: Vec<&str> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        format!("{} ({})", self.role, names.join(", "))
+    }
+}
+
+fn zones(first: &Effective, second: &Effective, facts: &Facts) -> Vec<Zone> {
+    let mut asked = selectors(first);
+    asked.extend(selectors(second));
+    let mut zones: BTreeMap<(Role, Vec<bool>), Zone> = BTreeMap::new();
+    for interface in first.interfaces.iter().filter(|interface| interface.role != Role::Loopback) {
+        let taken = asked.iter().map(|selector| selector.matches(&interface.labels)).collect();
+        let new = || Zone { role: interface.role, interfaces: Vec::new(), own: BTreeSet::new() };
+        let zone = zones.entry((interface.role, taken)).or_insert_with(new);
+        zone.interfaces.push(interface.clone());
+        let link = facts.links.get(&interface.index);
+        zone.own.extend(link.into_iter().flat_map(|link| link.addresses.iter().map(ipnet::IpNet::addr)));
+    }
+    zones.into_values().collect()
+}
+
+/// What differs by the interfaces of a zone.
+fn of_zone(
+    (first, second): (&Effective, &Effective),
+    zone: &Zone,
+    direction: Direction,
+    world: &AddrSet,
+    sets: &[Named],
+) -> Vec<(Vec<Traffic>, Vec<Peer>, bool)> {
+    let Some(example) = zone.interfaces.first() else { return Vec::new() };
+    let mut world = world.clone();
+    if !zone.own.iter().any(IpAddr::is_ipv4) {
+        world.v4 = RangeSet::empty();
+    }
+    if !zone.own.iter().any(IpAddr::is_ipv6) {
+        world.v6 = RangeSet::empty();
+    }
+    let rules: Vec<&EffectiveRule> =
+        [first, second].into_iter().flat_map(|effective| rules(effective, example, direction)).collect();
+    let mut found: BTreeMap<(AddrSet, bool), Vec<Traffic>> = BTreeMap::new();
+    for traffic in kinds(&rules) {
+        let rules: Vec<&EffectiveRule> = rules.iter().copied().filter(|rule| traffic.may_match(&rule.l4)).collect();
+        let question = Question { zone, example, direction, traffic: &traffic, rules: &rules };
+        let [one, other] = question.ask([first, second], &world);
+        for (more, less, first_allows) in [(&one, &other, true), (&other, &one, false)] {
+            let only = more.difference(less);
+            if !only.is_empty() {
+                found.entry((only, first_allows)).or_default().push(traffic.clone());
+            }
+        }
+    }
+    let named = |((with, first_allows), what)| (joined(what), peers::name(&with, &world, sets), first_allows);
+    found.into_iter().map(named).collect()
+}
+
+/// Ports of one protocol together.
+fn joined(traffic: Vec<Traffic>) -> Vec<Traffic> {
+    let mut ports: BTreeMap<Protocol, PortSet> = BTreeMap::new();
+    let mut rest = Vec::new();
+    for one in traffic {
+        match one {
+            Traffic::Ports(protocol, more) => {
+                let known = ports.entry(protocol).or_insert_with(PortSet::empty);
+                *known = known.union(&more);
+            }
+            other => rest.push(other),
+        }
+    }
+    rest.sort();
+    ports.into_iter().map(|(protocol, ports)| Traffic::Ports(protocol, ports)).chain(rest).collect()
+}
+
+/// The rules that may decide about packets of an interface.
+fn rules<'a>(
+    effective: &'a Effective,
+    interface: &Interface,
+    direction: Direction,
+) -> impl Iterator<Item = &'a EffectiveRule> {
+    let labels = interface.labels.clone();
+    let policies = effective.tiers.iter().flat_map(|tier| &tier.policies).filter(move |policy| {
+        policy.mode == Mode::Enforce && policy.stage != Stage::Forward && policy.interfaces.matches(&labels)
+    });
+    let of_policies = policies.flat_map(move |policy| policy.rules(direction).into_iter().flatten());
+    of_policies.chain(effective.failsafe.iter().flat_map(move |entry| entry.rules(direction)))
+}
+
+/// Everything that there is, in kinds that no rule tells apart.
+fn kinds(rules: &[&EffectiveRule]) -> Vec<Traffic> {
+    let mut with_ports = BTreeMap::from([(Protocol::TCP, BTreeSet::new()), (Protocol::UDP, BTreeSet::new())]);
+    let mut types = BTreeMap::from([(Protocol::ICMP, BTreeSet::new()), (Protocol::ICMPV6, BTreeSet::new())]);
+    let mut whole = BTreeSet::new();
+    for rule in rules {
+        let L4Match::Only(protocols) = &rule.l4 else { continue };
+        for (protocol, detail) in protocols {
+            match detail {
+                L4Detail::Ports(ports) => drop(with_ports.entry(*protocol).or_default().insert(ports)),
+                L4Detail::Icmp(of) => types.entry(*protocol).or_default().extend(of.keys().copied()),
+                L4Detail::All => drop(whole.insert(*protocol)),
+            }
+        }
+    }
+    let mut kinds = Vec::new();
+    for (protocol, sets) in &with_ports {
+        let sets: Vec<&PortSet> = sets.iter().copied().collect();
+        let ports = classes::of_ports(&PortSet::range(1, u16::MAX), &sets);
+        kinds.extend(ports.into_iter().map(|ports| Traffic::Ports(*protocol, ports)));
+    }
+    for (protocol, types) in &types {
+        kinds.extend(types.iter().map(|kind| Traffic::Icmp(*protocol, *kind)));
+        kinds.push(Traffic::Protocol(*protocol));
+    }
+    let told = |protocol: &Protocol| with_ports.contains_key(protocol) || types.contains_key(protocol);
+    kinds.extend(whole.into_iter().filter(|protocol| !told(protocol)).map(Traffic::Protocol));
+    kinds.push(Traffic::Others);
+    kinds
+}
+
+impl Traffic {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Ports(protocol, _) | Self::Icmp(protocol, _) | Self::Protocol(protocol) => *protocol,
+            Self::Others => EXPERIMENT,
+        }
+    }
+
+    /// The ports or the type and code of a packet; `from` is its source port.
+    fn example(&self, from: u16) -> (Option<(u16, u16)>, Option<(u8, u8)>) {
+        match self {
+            Self::Ports(_, ports) => (ports.ranges().first().map(|(first, _)| (from, *first)), None),
+            Self::Icmp(_, kind) => (None, Some((*kind, 0))),
+            Self::Protocol(Protocol::ICMP) => (None, Some((ICMP_EXPERIMENT, 0))),
+            Self::Protocol(Protocol::ICMPV6) => (None, Some((ICMPV6_EXPERIMENT, 0))),
+            Self::Protocol(protocol) if protocol.has_ports() => (Some((from, 1)), None),
+            Self::Protocol(_) | Self::Others => (None, None),
+        }
+    }
+
+    fn may_match(&self, l4: &L4Match) -> bool {
+        let L4Match::Only(protocols) = l4 else { return true };
+        match (self, protocols.get(&self.protocol())) {
+            (_, None) => false,
+            (Self::Ports(_, asked), Some(L4Detail::Ports(ports))) => !asked.is_disjoint(ports),
+            (Self::Icmp(_, kind), Some(L4Detail::Icmp(types))) => types.contains_key(kind),
+            (Self::Protocol(_), Some(L4Detail::Icmp(_))) => false,
+            _ => true,
+        }
+    }
+}
+
+/// One kind of packets by one kind of interfaces.
+struct Question<'a> {
+    zone: &'a Zone,
+    example: &'a Interface,
+    direction: Direction,
+    traffic: &'a Traffic,
+    /// The rules that may decide about it.
+    rules: &'a [&'a EffectiveRule],
+}
+
+impl Question<'_> {
+    /// The peers with which each of the policies lets such packets through, to or from at least one of the host's own addresses.
+    fn ask(&self, policies: [&Effective; 2], world: &AddrSet) -> [AddrSet; 2] {
+        let (peer, own): (fn(&EffectiveRule) -> &Addresses, fn(&EffectiveRule) -> &Addresses) = match self.direction {
+            Direction::Ingress => (|rule| &rule.from, |rule| &rule.to),
+            Direction::Egress => (|rule| &rule.to, |rule| &rule.from),
+        };
+        let sets = |side: fn(&EffectiveRule) -> &Addresses| {
+            distinct(self.rules.iter().filter_map(|rule| addresses(side(rule))).collect())
+        };
+        let told_apart = sets(own);
+        let mut unlike: BTreeMap<(bool, Vec<bool>), IpAddr> = BTreeMap::new();
+        for address in &self.zone.own {
+            let within = told_apart.iter().map(|set| set.contains(*address)).collect();
+            unlike.entry((address.is_ipv4(), within)).or_insert(*address);
+        }
+        let asked_for: Vec<&PortSet> = self.rules.iter().filter_map(|rule| rule.source_ports.as_ref()).collect();
+        let ports = classes::of_ports(&PortSet::range(1, u16::MAX), &asked_for);
+        // The last of a kind: an ephemeral port, where there is one.
+        let ports: Vec<u16> = ports.iter().filter_map(|kind| Some(kind.ranges().last()?.1)).collect();
+        let classes = classes::of_addresses(world, &sets(peer));
+        policies.map(|effective| {
+            let mut reached: Vec<&AddrSet> = Vec::new();
+            for Class { example, addresses } in &classes {
+                let own = unlike.values().filter(|own| own.is_ipv4() == example.is_ipv4());
+                let mut packets = own.flat_map(|own| ports.iter().map(|port| self.packet(*own, *example, *port)));
+                if packets.any(|packet| decide(effective, &packet).outcome == Outcome::Accepted) {
+                    reached.push(addresses);
+                }
+            }
+            AddrSet {
+                v4: reached.iter().flat_map(|set| set.v4.ranges().iter().copied()).collect(),
+                v6: reached.iter().flat_map(|set| set.v6.ranges().iter().copied()).collect(),
+            }
+        })
+    }
+
+    fn packet(&self, own: IpAddr, peer: IpAddr, from: u16) -> Packet {
+        let (source, destination) = match self.direction {
+            Direction::Ingress => (peer, own),
+            Direction::Egress => (own, peer),
+        };
+        let (ports, icmp) = self.traffic.example(from);
+        Packet {
+            direction: self.direction,
+            interface: self.example.name.clone(),
+            kind: None,
+            source,
+            destination,
+            protocol: Some(self.traffic.protocol()),
+            ports,
+            icmp,
+            hop_limit: 64,
+            state: ConntrackState::New,
+            forward: None,
+            translated: None,
+            origin: Origin::Kernel,
+        }
+    }
+}
