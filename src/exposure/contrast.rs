@@ -29,6 +29,8 @@ pub struct Contrast {
     pub first_allows: bool,
     /// By which interfaces: roles, with names where others of the role are treated otherwise.
     pub zones: Vec<String>,
+    /// The addresses of those peers, on any of these interfaces.
+    pub addresses: AddrSet,
 }
 
 /// What packets carry.
@@ -61,18 +63,37 @@ pub fn contrast(first: &Effective, second: &Effective, facts: &Facts, sets: &[Na
     let zones = zones(first, second, facts);
     let own: AddrSet = zones.iter().flat_map(|zone| &zone.own).copied().collect();
     let world = AddrSet::full().difference(&no_peers()).difference(&own);
-    let mut found: BTreeMap<(Direction, Vec<Traffic>, Vec<Peer>, bool), Vec<String>> = BTreeMap::new();
+    let mut found: Vec<Contrast> = Vec::new();
     for zone in &zones {
         let alone = zones.iter().filter(|other| other.role == zone.role).count() == 1;
         for direction in Direction::BOTH {
-            for (what, peers, first_allows) in of_zone((first, second), zone, direction, &world, sets) {
-                found.entry((direction, what, peers, first_allows)).or_default().push(zone.name(alone));
+            for mut new in of_zone((first, second), zone, direction, &world, sets) {
+                match found.iter_mut().find(|known| known.is_like(&new)) {
+                    Some(known) => {
+                        known.zones.push(zone.name(alone));
+                        known.addresses = known.addresses.union(&new.addresses);
+                    }
+                    None => {
+                        new.zones.push(zone.name(alone));
+                        found.push(new);
+                    }
+                }
             }
         }
     }
-    let contrast =
-        |((direction, what, peers, first_allows), zones)| Contrast { direction, what, peers, first_allows, zones };
-    found.into_iter().map(contrast).collect()
+    found.sort();
+    found
+}
+
+impl Contrast {
+    /// Whether another one says the same of other interfaces.
+    fn is_like(&self, other: &Self) -> bool {
+        let Self { direction, what, peers, first_allows, zones: _, addresses: _ } = self;
+        *direction == other.direction
+            && *what == other.what
+            && *peers == other.peers
+            && *first_allows == other.first_allows
+    }
 }
 
 impl Zone {
@@ -107,7 +128,7 @@ fn of_zone(
     direction: Direction,
     world: &AddrSet,
     sets: &[Named],
-) -> Vec<(Vec<Traffic>, Vec<Peer>, bool)> {
+) -> Vec<Contrast> {
     let Some(example) = zone.interfaces.first() else { return Vec::new() };
     let mut world = world.clone();
     if !zone.own.iter().any(IpAddr::is_ipv4) {
@@ -130,8 +151,18 @@ fn of_zone(
             }
         }
     }
-    let named = |((with, first_allows), what)| (joined(what), peers::name(&with, &world, sets), first_allows);
-    found.into_iter().map(named).collect()
+    let contrast = |((addresses, first_allows), mut what): ((AddrSet, bool), Vec<Traffic>)| {
+        // Each family has its own.
+        what.retain(|traffic| match traffic.protocol() {
+            Protocol::ICMP => !addresses.v4.is_empty(),
+            Protocol::ICMPV6 => !addresses.v6.is_empty(),
+            _ => true,
+        });
+        let peers = peers::name(&addresses, &world, sets);
+        let zones = Vec::new();
+        (!what.is_empty()).then(|| Contrast { direction, what: joined(what), peers, first_allows, zones, addresses })
+    };
+    found.into_iter().filter_map(contrast).collect()
 }
 
 /// Ports of one protocol together.
@@ -204,15 +235,22 @@ impl Traffic {
         }
     }
 
-    /// The ports or the type and code of a packet; `from` is its source port.
-    fn example(&self, from: u16) -> (Option<(u16, u16)>, Option<(u8, u8)>) {
+    /// The source port, which is given, and the destination port of a packet.
+    fn ports(&self, from: u16) -> Option<(u16, u16)> {
         match self {
-            Self::Ports(_, ports) => (ports.ranges().first().map(|(first, _)| (from, *first)), None),
-            Self::Icmp(_, kind) => (None, Some((*kind, 0))),
-            Self::Protocol(Protocol::ICMP) => (None, Some((ICMP_EXPERIMENT, 0))),
-            Self::Protocol(Protocol::ICMPV6) => (None, Some((ICMPV6_EXPERIMENT, 0))),
-            Self::Protocol(protocol) if protocol.has_ports() => (Some((from, 1)), None),
-            Self::Protocol(_) | Self::Others => (None, None),
+            Self::Ports(_, ports) => ports.ranges().first().map(|(first, _)| (from, *first)),
+            Self::Protocol(protocol) if protocol.has_ports() => Some((from, 1)),
+            Self::Icmp(..) | Self::Protocol(_) | Self::Others => None,
+        }
+    }
+
+    /// The type and code of a packet.
+    fn icmp(&self) -> Option<(u8, u8)> {
+        match self {
+            Self::Icmp(_, kind) => Some((*kind, 0)),
+            Self::Protocol(Protocol::ICMP) => Some((ICMP_EXPERIMENT, 0)),
+            Self::Protocol(Protocol::ICMPV6) => Some((ICMPV6_EXPERIMENT, 0)),
+            Self::Ports(..) | Self::Protocol(_) | Self::Others => None,
         }
     }
 
@@ -228,6 +266,9 @@ impl Traffic {
     }
 }
 
+/// One side of a rule.
+type Side = fn(&EffectiveRule) -> &Addresses;
+
 /// One kind of packets by one kind of interfaces.
 struct Question<'a> {
     zone: &'a Zone,
@@ -241,13 +282,11 @@ struct Question<'a> {
 impl Question<'_> {
     /// The peers with which each of the policies lets such packets through, to or from at least one of the host's own addresses.
     fn ask(&self, policies: [&Effective; 2], world: &AddrSet) -> [AddrSet; 2] {
-        let (peer, own): (fn(&EffectiveRule) -> &Addresses, fn(&EffectiveRule) -> &Addresses) = match self.direction {
+        let (peer, own): (Side, Side) = match self.direction {
             Direction::Ingress => (|rule| &rule.from, |rule| &rule.to),
             Direction::Egress => (|rule| &rule.to, |rule| &rule.from),
         };
-        let sets = |side: fn(&EffectiveRule) -> &Addresses| {
-            distinct(self.rules.iter().filter_map(|rule| addresses(side(rule))).collect())
-        };
+        let sets = |side: Side| distinct(self.rules.iter().filter_map(|rule| addresses(side(rule))).collect());
         let told_apart = sets(own);
         let mut unlike: BTreeMap<(bool, Vec<bool>), IpAddr> = BTreeMap::new();
         for address in &self.zone.own {
@@ -280,7 +319,6 @@ impl Question<'_> {
             Direction::Ingress => (peer, own),
             Direction::Egress => (own, peer),
         };
-        let (ports, icmp) = self.traffic.example(from);
         Packet {
             direction: self.direction,
             interface: self.example.name.clone(),
@@ -288,8 +326,8 @@ impl Question<'_> {
             source,
             destination,
             protocol: Some(self.traffic.protocol()),
-            ports,
-            icmp,
+            ports: self.traffic.ports(from),
+            icmp: self.traffic.icmp(),
             hop_limit: 64,
             state: ConntrackState::New,
             forward: None,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Member, Members};
-use crate::net::addr::AddrSet;
 use crate::net::node::{ClusterNodes, Node, NodeAddress, is_of_a_node};
+use crate::policy::guards;
 use crate::policy::meaning::{Meaning, meaning};
 use crate::policy::model::{HostPolicy, Policy};
 use crate::policy::selector::Selector;
@@ -64,16 +64,11 @@ impl Api {
         self.selectors.iter().map(|selector| selector.matches(&labels)).collect()
     }
 
-    /// The policies of this name, if the API has any, that are for this node.
-    pub fn selects(&self, called_so: &str, name: &str, member: &Member) -> bool {
-        let labels = member.labels_called(name);
-        self.policy.policies.iter().any(|policy| called(policy) == called_so && policy.nodes.matches(&labels))
-    }
-
-    /// The policies that are for this node, by "tier/name".
+    /// The policies that are for this node, by "tier/name"; guards are none of the API's.
     pub fn meant_for(&self, name: &str, member: &Member) -> BTreeSet<String> {
         let labels = member.labels_called(name);
-        self.policy.policies.iter().filter(|policy| policy.nodes.matches(&labels)).map(called).collect()
+        let policies = self.policy.policies.iter().filter(|policy| !guards::is_built_in(&policy.place));
+        policies.filter(|policy| policy.nodes.matches(&labels)).map(called).collect()
     }
 
     /// The hash of a policy; `None` where the API has none of this name.
@@ -94,11 +89,6 @@ impl Api {
             policy.nodes = Selector::All;
         }
         policy
-    }
-
-    /// The addresses of a set of the documents.
-    pub fn set(&self, name: &str) -> Option<AddrSet> {
-        Some(self.policy.sets.get(name)?.cidrs.iter().copied().collect())
     }
 }
 

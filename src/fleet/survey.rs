@@ -214,11 +214,12 @@ impl Group {
 
 /// What there is to say about single nodes; the same about several is said once.
 fn troubles(members: &Members) -> Vec<Trouble> {
-    let mut found: BTreeMap<(TroubleKind, String, Option<String>, Option<String>), Vec<String>> = BTreeMap::new();
+    let mut found: BTreeMap<Trouble, Vec<String>> = BTreeMap::new();
     for (name, member) in members {
         let mut add = |kind: TroubleKind, what: String, since: Option<&str>, written: Option<&String>| {
             let since = since.filter(|since| !since.is_empty()).map(str::to_owned);
-            found.entry((kind, what, since, written.cloned())).or_default().push(name.clone());
+            let trouble = Trouble { kind, what, since, written: written.cloned(), nodes: Vec::new() };
+            found.entry(trouble).or_default().push(name.clone());
         };
         let Some(report) = &member.report else {
             let what = "there is no HostState: nodewall does not run there, or does not report to this cluster";
@@ -257,9 +258,9 @@ fn troubles(members: &Members) -> Vec<Trouble> {
             add(TroubleKind::NoNode, what.to_owned(), None, written);
         }
     }
-    let trouble = |((kind, what, since, written), mut nodes): ((TroubleKind, String, _, _), Vec<String>)| {
+    let trouble = |(trouble, mut nodes): (Trouble, Vec<String>)| {
         nodes.sort_by(|one, other| names::compare(one, other));
-        Trouble { kind, what, since, written, nodes }
+        Trouble { nodes, ..trouble }
     };
     let mut troubles: Vec<Trouble> = found.into_iter().map(trouble).collect();
     troubles

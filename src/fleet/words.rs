@@ -125,7 +125,7 @@ pub fn behind(behind: &Behind) -> String {
 
 /// "from set dev (10.0.9.0/24) to tcp/8888 on mgmt: allowed in group 1, denied here".
 pub fn contrast(contrast: &Contrast, reference: usize, api: &Api) -> String {
-    let Contrast { direction, what, peers, first_allows, zones } = contrast;
+    let Contrast { direction, what, peers, first_allows, zones, addresses: _ } = contrast;
     let peers: Vec<String> = peers.iter().map(|peer| peer_name(peer, api)).collect();
     let (peers, what, zones) = (peers.join(", "), traffic(what), zones.join(", "));
     let there = format!("in group {}", reference + 1);
@@ -140,7 +140,11 @@ pub fn contrast(contrast: &Contrast, reference: usize, api: &Api) -> String {
 }
 
 fn peer_name(peer: &Peer, api: &Api) -> String {
-    let Peer::Set(name) = peer else { return peer.to_string() };
+    let name = match peer {
+        Peer::Set(name) => name,
+        Peer::Prefix(net) => return prefix(net),
+        other => return other.to_string(),
+    };
     let cidrs = api.policy.sets.get(name).map(|set| &set.cidrs[..]).unwrap_or_default();
     match cidrs.len() {
         1..=MOST_PREFIXES => {

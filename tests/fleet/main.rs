@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod command;
+mod contrast;
 #[allow(dead_code)]
 #[path = "../kube/stand_in.rs"]
 mod stand_in;

@@ -75,6 +75,7 @@ fn member(api: &Api, number: usize, pool: &str, change: impl FnOnce(&mut BTreeMa
     let meant = api.meant_for("x", &member);
     let mut policies: BTreeMap<String, String> =
         meant.iter().map(|name| (name.clone(), api.hash(name).unwrap().to_owned())).collect();
+    policies.extend(all_of(api));
     change(&mut policies);
     let hash: Vec<String> = policies.iter().map(|(name, hash)| format!("{name}={hash}")).collect();
     let address = format!("10.1.{}.{}/16", number / 250, number % 250 + 1);
@@ -104,6 +105,13 @@ fn member(api: &Api, number: usize, pool: &str, change: impl FnOnce(&mut BTreeMa
 
 fn fleet(api: &Api, nodes: usize) -> Members {
     (1..=nodes).map(|number| (format!("gpu-{number:05}"), member(api, number, "training", |_| {}))).collect()
+}
+
+/// With the guards, which no object says.
+fn all_of(api: &Api) -> BTreeMap<String, String> {
+    let guards = api.policy.policies.iter().filter(|policy| policy.tier == "guards");
+    let names = guards.map(|policy| format!("{}/{}", policy.tier, policy.name));
+    names.map(|name| (name.clone(), api.hash(&name).unwrap().to_owned())).collect()
 }
 
 /// The lines about packets of a group.
@@ -212,6 +220,21 @@ fn where_only_hashes_are_known_that_is_said_and_no_packets_are_made_up() {
         (0, &["default/mine".to_owned(), "default/web".to_owned()][..])
     );
     assert_eq!(survey.groups[1].local, ["default/mine"]);
+}
+
+#[test]
+fn a_guard_that_settings_switch_off_is_a_difference_and_nothing_that_the_api_says() {
+    let api = api(&documents(), &["own"]);
+    let mut members = fleet(&api, 3);
+    let off = |policies: &mut BTreeMap<String, String>| drop(policies.remove("guards/guard-metadata").unwrap());
+    members.insert("gpu-00003".to_owned(), member(&api, 3, "training", off));
+    let survey = Survey::of(&members, &api);
+    assert_eq!((survey.differ, survey.behind), (1, 0));
+    assert_eq!(difference(&survey, 1, &api), ["lacks policy guards/guard-metadata"]);
+    let lines = packets(&survey, 1, &api);
+    // DNS and NTP have a failsafe.
+    let what = "tcp/1-52,54-65535, udp/1-52,54-122,124-65535, icmp, other protocols";
+    assert_eq!(lines, [format!("to {what} of 169.254.169.254 by mgmt: denied in group 1, allowed here")]);
 }
 
 #[test]
