@@ -5,6 +5,7 @@
 mod contract;
 mod daemon;
 mod faults;
+mod fleet;
 mod follower;
 #[path = "../lab/mod.rs"]
 mod lab;
