@@ -64,7 +64,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("it is not known how to reach an API: name a file with --kubeconfig, or in KUBECONFIG");
         return Exit::Usage;
     };
-    let mut fleet = match read(&kubeconfigs) {
+    let fleet = match read(&kubeconfigs) {
         Ok(fleet) => fleet,
         Err(NotRead::Unreachable(error)) => {
             output.message(&format!("the API cannot be asked: {error}"));
@@ -85,10 +85,11 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
     };
     let mut notes = notes(&fleet);
     let api = api(&fleet, &config, home, &mut notes);
+    let mut members = fleet.members.clone();
     if let Some(selector) = &arguments.selector {
-        fleet.members.retain(|name, member| selector.matches(&member.labels_called(name)));
+        members.retain(|name, member| selector.matches(&member.labels_called(name)));
     }
-    let survey = Survey::of(&fleet.members, &api);
+    let survey = Survey::of(&members, &fleet.members, &api);
     let printed = if output.json {
         output.json(&report::Record::of(&survey, &api, notes))
     } else {

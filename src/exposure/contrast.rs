@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::classes::{self, Class};
 use super::peers::{self, Named, Peer};
@@ -12,8 +13,9 @@ use crate::net::facts::Facts;
 use crate::net::interface::{Direction, Role};
 use crate::net::protocol::{L4Detail, L4Match, PortSet, Protocol};
 use crate::net::range::RangeSet;
-use crate::policy::effective::{Addresses, Effective, EffectiveRule, Interface};
-use crate::policy::model::{Mode, Stage};
+use crate::policy::effective::{Addresses, Effective, EffectivePolicy, EffectiveRule, EffectiveTier, Interface};
+use crate::policy::guards;
+use crate::policy::model::{Mode, Stage, TierDefault};
 use crate::simulate::{ConntrackState, Origin, Outcome, Packet, decide};
 
 /// Packets that one of two policies lets through and the other does not.
@@ -137,13 +139,19 @@ fn of_zone(
     if !zone.own.iter().any(IpAddr::is_ipv6) {
         world.v6 = RangeSet::empty();
     }
+    let (first, second) = (Narrow::new(first, example, direction), Narrow::new(second, example, direction));
     let rules: Vec<&EffectiveRule> =
-        [first, second].into_iter().flat_map(|effective| rules(effective, example, direction)).collect();
+        [first.policy, second.policy].into_iter().flat_map(|policy| rules(policy, example, direction)).collect();
     let mut found: BTreeMap<(AddrSet, bool), Vec<Traffic>> = BTreeMap::new();
     for traffic in kinds(&rules) {
         let rules: Vec<&EffectiveRule> = rules.iter().copied().filter(|rule| traffic.may_match(&rule.l4)).collect();
         let question = Question { zone, example, direction, traffic: &traffic, rules: &rules };
-        let [one, other] = question.ask([first, second], &world);
+        let (one, other) = (first.tiers(&question), second.tiers(&question));
+        if one == other && first.rest == second.rest {
+            continue;
+        }
+        let (one, other) = (first.with(one), second.with(other));
+        let [one, other] = question.ask([&one, &other], &world);
         for (more, less, first_allows) in [(&one, &other, true), (&other, &one, false)] {
             let only = more.difference(less);
             if !only.is_empty() {
@@ -263,6 +271,84 @@ impl Traffic {
             (Self::Protocol(_), Some(L4Detail::Icmp(_))) => false,
             _ => true,
         }
+    }
+}
+
+/// A policy for packets of one interface in one direction.
+struct Narrow<'a> {
+    policy: &'a Effective,
+    /// The policies that count there.
+    tiers: Vec<(&'a EffectiveTier, Vec<&'a EffectivePolicy>)>,
+    /// All but the tiers.
+    rest: Effective,
+}
+
+impl<'a> Narrow<'a> {
+    fn new(policy: &'a Effective, example: &Interface, direction: Direction) -> Self {
+        let counts = |policy: &&EffectivePolicy| {
+            let decides = policy.mode == Mode::Enforce && policy.stage != Stage::Forward;
+            decides && policy.rules(direction).is_some() && policy.interfaces.matches(&example.labels)
+        };
+        // A guard takes essentials away, whatever its direction.
+        let guards = |tier: &EffectiveTier| tier.name == guards::TIER;
+        let of_tier = |tier: &'a EffectiveTier| {
+            (tier, tier.policies.iter().filter(|policy| guards(tier) || counts(policy)).collect())
+        };
+        let rest = Effective {
+            mode: policy.mode,
+            interfaces: vec![example.clone()],
+            rails: BTreeMap::new(),
+            remembered: policy.remembered.clone(),
+            expected: Vec::new(),
+            unknown: policy.unknown.clone(),
+            failsafe: policy.failsafe.clone(),
+            tiers: Vec::new(),
+            // What sets are called in the kernel is nothing to a packet.
+            named: Arc::default(),
+            defaults: policy.defaults.clone(),
+            early: policy.early.clone(),
+            accept_mark: policy.accept_mark,
+            drop_invalid: policy.drop_invalid,
+            log: policy.log,
+        };
+        Self { policy, tiers: policy.tiers.iter().map(of_tier).collect(), rest }
+    }
+
+    /// The tiers with what can matter to such packets: the rest would only take time.
+    fn tiers(&self, question: &Question<'_>) -> Vec<EffectiveTier> {
+        // What is early depends on rules about other packets.
+        let all = self.rest.early.contains(&question.zone.role);
+        let of_direction = |rules: &Option<Vec<EffectiveRule>>| {
+            let matters = |rule: &&EffectiveRule| all || question.traffic.may_match(&rule.l4);
+            rules.as_ref().map(|rules| rules.iter().filter(matters).cloned().collect::<Vec<_>>())
+        };
+        let of_policy = |tier: &EffectiveTier, policy: &EffectivePolicy| {
+            let (ingress, egress) = (of_direction(&policy.ingress), of_direction(&policy.egress));
+            let of_this = if question.direction == Direction::Ingress { &ingress } else { &egress };
+            let has_rules = of_this.as_ref().is_some_and(|rules| !rules.is_empty());
+            // Without a rule it still governs, which counts where the tier denies, or where a stage is there by it.
+            let governs = tier.default == TierDefault::Deny || policy.stage != Stage::Host;
+            (has_rules || governs || tier.name == guards::TIER).then(|| EffectivePolicy {
+                name: policy.name.clone(),
+                stage: policy.stage,
+                expires: policy.expires,
+                mode: policy.mode,
+                interfaces: policy.interfaces.clone(),
+                ingress,
+                egress,
+                place: policy.place.clone(),
+            })
+        };
+        let tiers = self.tiers.iter().map(|(tier, policies)| EffectiveTier {
+            name: tier.name.clone(),
+            default: tier.default,
+            policies: policies.iter().filter_map(|policy| of_policy(tier, policy)).collect(),
+        });
+        tiers.filter(|tier| !tier.policies.is_empty()).collect()
+    }
+
+    fn with(&self, tiers: Vec<EffectiveTier>) -> Effective {
+        Effective { tiers, ..self.rest.clone() }
     }
 }
 

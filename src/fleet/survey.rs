@@ -104,8 +104,8 @@ impl TroubleKind {
 }
 
 impl Survey {
-    /// Looks at all of them.
-    pub fn of(members: &Members, api: &Api) -> Self {
+    /// Looks at these of a fleet, in which policies may name the others, too.
+    pub fn of(members: &Members, fleet: &Members, api: &Api) -> Self {
         let mut survey = Self { nodes: members.len(), ..Self::default() };
         let mut by_meaning: BTreeMap<(Vec<bool>, Option<&str>), Vec<&String>> = BTreeMap::new();
         for (name, member) in members {
@@ -149,7 +149,7 @@ impl Survey {
                 let difference = Difference::between(report, other, api);
                 if report.hash.is_some() && other.hash.is_some() && compared < MOST_COMPARED {
                     compared += 1;
-                    let peers = nodes_as_peers.get_or_insert_with(|| peers(members).into());
+                    let peers = nodes_as_peers.get_or_insert_with(|| peers(fleet).into());
                     let example = nodes.iter().filter_map(|name| Some((name, members.get(name)?)));
                     let example =
                         example.max_by_key(|(name, member)| (known_interfaces(member), std::cmp::Reverse(*name)));

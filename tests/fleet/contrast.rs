@@ -72,6 +72,37 @@ order = 1
 interfaces = "role == 'rail'"
 egress = [{ action = "allow", to = { sets = ["dev"] }, protocol = "tcp" }]
 "#,
+    r#"
+[[policy]]
+name = "x"
+order = 1
+stage = "prednat"
+interfaces = "role == 'mgmt'"
+ingress = [
+  { action = "deny", from = { cidrs = ["10.0.0.0/29"] }, protocol = "tcp", ports = [22] },
+  { action = "allow", from = { cidrs = ["fd00::/125"] }, protocol = "udp", ports = [9] },
+]
+[[policy]]
+name = "y"
+order = 2
+stage = "untracked"
+interfaces = "all()"
+ingress = [{ action = "allow", from = { sets = ["dev"] }, protocol = "udp", ports = [7] }]
+egress = [{ action = "allow", to = { sets = ["dev"] }, protocol = "udp" }]
+"#,
+    r#"
+[[policy]]
+name = "x"
+order = 1
+mode = "audit"
+interfaces = "all()"
+ingress = [{ action = "deny" }]
+[[policy]]
+name = "y"
+order = 2
+interfaces = "role == 'rail'"
+ingress = [{ action = "pass", from = { sets = ["dev"] } }, { action = "allow", protocol = "tcp", ports = ["7-9"] }]
+"#,
 ];
 
 fn facts() -> Facts {
