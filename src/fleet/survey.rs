@@ -106,9 +106,11 @@ impl TroubleKind {
 impl Survey {
     /// Looks at these of a fleet, in which policies may name the others, too.
     pub fn of(members: &Members, fleet: &Members, api: &Api) -> Self {
-        let mut survey = Self { nodes: members.len(), ..Self::default() };
+        let mut survey = Self::default();
         let mut by_meaning: BTreeMap<(Vec<bool>, Option<&str>), Vec<&String>> = BTreeMap::new();
-        for (name, member) in members {
+        // What is left of a node that is gone is none.
+        for (name, member) in members.iter().filter(|(_, member)| member.labels.is_some()) {
+            survey.nodes += 1;
             *survey.states.entry(member.state()).or_default() += 1;
             let Some(report) = &member.report else { continue };
             by_meaning.entry((api.pool(name, member), report.hash.as_deref())).or_default().push(name);
@@ -157,7 +159,8 @@ impl Survey {
                         example.map(|example| packets::compare(&difference, (report, other), example, peers, api));
                 }
                 group.difference = Some(difference);
-                survey.differ += nodes.len();
+                // Of the others it is not known.
+                survey.differ += if report.hash.is_some() { nodes.len() } else { 0 };
             } else if !group.behind.is_empty() {
                 survey.behind += nodes.len();
             }
@@ -170,7 +173,8 @@ impl Survey {
     /// Whether everything is in force and as it is meant.
     pub fn is_well(&self) -> bool {
         let in_force = self.states.get(&State::InForce).copied().unwrap_or(0);
-        in_force == self.nodes && self.differ == 0 && self.behind == 0
+        let alike = self.groups.iter().all(|group| group.difference.is_none());
+        in_force == self.nodes && alike && self.behind == 0
     }
 }
 
@@ -221,6 +225,12 @@ fn troubles(members: &Members) -> Vec<Trouble> {
             let trouble = Trouble { kind, what, since, written: written.cloned(), nodes: Vec::new() };
             found.entry(trouble).or_default().push(name.clone());
         };
+        if member.labels.is_none() {
+            let what = "there is a HostState and no Node of this name: a node that is gone";
+            let written = member.report.as_ref().and_then(|report| report.written.as_ref());
+            add(TroubleKind::NoNode, what.to_owned(), None, written);
+            continue;
+        }
         let Some(report) = &member.report else {
             let what = "there is no HostState: nodewall does not run there, or does not report to this cluster";
             add(TroubleKind::Without, what.to_owned(), None, None);
@@ -252,10 +262,6 @@ fn troubles(members: &Members) -> Vec<Trouble> {
             let times = if report.drifts == 1 { "once".to_owned() } else { format!("{} times", report.drifts) };
             let what = format!("drift: others changed its table {times}, and it was repaired");
             add(TroubleKind::Drift, what, report.drifted.as_deref(), written);
-        }
-        if member.labels.is_none() {
-            let what = "there is a HostState and no Node of this name";
-            add(TroubleKind::NoNode, what.to_owned(), None, written);
         }
     }
     let trouble = |(trouble, mut nodes): (Trouble, Vec<String>)| {

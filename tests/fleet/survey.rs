@@ -308,7 +308,7 @@ fn what_is_amiss_is_listed_the_worst_first_and_the_same_once() {
     let survey = Survey::of(&members, &members, &api);
     assert_eq!(
         words::whole(&survey),
-        "10 nodes: 3 in force, 3 degraded, 2 not ready, 2 without nodewall; 1 differs in what its policy means"
+        "9 nodes: 2 in force, 3 degraded, 2 not ready, 2 without nodewall; none differs in what its policy means"
     );
     let kinds: Vec<(TroubleKind, usize)> =
         survey.troubles.iter().map(|trouble| (trouble.kind, trouble.nodes.len())).collect();
@@ -326,7 +326,18 @@ fn what_is_amiss_is_listed_the_worst_first_and_the_same_once() {
             (NoNode, 1)
         ]
     );
+    assert!(!survey.is_well() && survey.groups.iter().any(|group| group.hash.is_none() && group.difference.is_some()));
     assert_eq!(survey.troubles[4].what, "degraded: ClusterAway: cluster \"own\" does not answer");
+}
+
+#[test]
+fn what_a_node_that_is_gone_has_left_is_no_node() {
+    let api = api(&documents(), &["own"]);
+    let mut members = fleet(&api, 2);
+    members.get_mut("gpu-00002").unwrap().labels = None;
+    let survey = Survey::of(&members, &members, &api);
+    assert_eq!(words::whole(&survey), "1 node: 1 in force; none differs in what its policy means");
+    assert!(survey.is_well() && survey.troubles.len() == 1, "{survey:?}");
 }
 
 #[test]
