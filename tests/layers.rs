@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("exposure", 30),
     ("revoke", 30),
     ("reconcile", 40),
+    ("fleet", 40),
     // One text file, read with care: what `config` and `source` share stands below both.
     ("textfile", 45),
     ("config", 50),

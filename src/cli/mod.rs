@@ -13,6 +13,7 @@ mod disarm;
 mod emergency;
 mod examine;
 mod exit;
+mod fleet;
 mod history;
 mod host;
 mod interfaces;
@@ -58,7 +59,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -135,6 +136,8 @@ enum Command {
     Interfaces(interfaces::Arguments),
     /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
     Audit(audit::Arguments),
+    /// Say what the nodes of a cluster have in force, from its API
+    Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
     Confirm,
     /// Go back to an earlier generation
@@ -210,6 +213,7 @@ pub fn main() -> ExitCode {
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
+        Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
         Command::History => history::run(&cli.options, &output),

@@ -1,6 +1,7 @@
 //! What of this host can be reached, from where, and what of that is dangerous: listeners and published ports held against a policy.
 
 mod classes;
+pub mod contrast;
 pub mod finding;
 pub mod known;
 pub mod peers;

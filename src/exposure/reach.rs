@@ -204,7 +204,7 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 /// Addresses that no packet of a peer comes from: the kernel drops them as martians (net/ipv4/route.c, `ip_route_input_slow`;
 /// net/ipv6/ip6_input.c, `ip6_rcv_core`).
-fn no_peers() -> AddrSet {
+pub(super) fn no_peers() -> AddrSet {
     let v4 = [(0, 0x00ff_ffff), (0x7f00_0000, 0x7fff_ffff), (0xe000_0000, u32::MAX)];
     let multicast = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).to_bits();
     let mapped = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0).to_bits();
@@ -213,21 +213,21 @@ fn no_peers() -> AddrSet {
 }
 
 /// Whatever asks for labels of interfaces.
-fn selectors(effective: &Effective) -> Vec<&Selector> {
+pub(super) fn selectors(effective: &Effective) -> Vec<&Selector> {
     let policies = effective.tiers.iter().flat_map(|tier| &tier.policies).map(|policy| &policy.interfaces);
     let mut all: Vec<&Selector> = policies.chain(effective.failsafe.iter().map(|entry| &entry.interfaces)).collect();
     all.dedup();
     all
 }
 
-fn addresses(addresses: &Addresses) -> Option<&AddrSet> {
+pub(super) fn addresses(addresses: &Addresses) -> Option<&AddrSet> {
     match addresses {
         Addresses::Any => None,
         Addresses::Literal(set) | Addresses::Named(_, set) => Some(set),
     }
 }
 
-fn distinct(sets: Vec<&AddrSet>) -> Vec<&AddrSet> {
+pub(super) fn distinct(sets: Vec<&AddrSet>) -> Vec<&AddrSet> {
     sets.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 

@@ -6,6 +6,7 @@ mod calico;
 mod contract;
 mod daemon;
 mod faults;
+mod fleet;
 mod follower;
 #[path = "../lab/mod.rs"]
 mod lab;

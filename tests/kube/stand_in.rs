@@ -428,7 +428,9 @@ fn store(content: &mut Content, plural: &str, name: &str, what: &'static str, mu
     content.revision += 1;
     let revision = content.revision;
     object["metadata"]["resourceVersion"] = json!(revision.to_string());
-    object["metadata"]["managedFields"] = json!([{ "manager": "test", "operation": "Update" }]);
+    if object["metadata"]["managedFields"].is_null() {
+        object["metadata"]["managedFields"] = json!([{ "manager": "test", "operation": "Update" }]);
+    }
     content.objects.insert((plural.to_owned(), name.to_owned()), object.clone());
     content.events.push((revision, plural.to_owned(), what, object.clone()));
     object

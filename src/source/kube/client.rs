@@ -9,6 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::params::{GetParams, ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -90,6 +91,25 @@ impl Client {
         Ok((Self::of(config, answer).map_err(|error| unusable(&error))?, Credentials { files }))
     }
 
+    /// The client that these kubeconfigs describe together, as kubectl reads them: whoever runs us answers for what is in them, so that
+    /// they may be anybody's and may name a program to log in.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    pub(super) async fn of_a_person(kubeconfigs: &[PathBuf], answer: Duration) -> Result<Self, String> {
+        let shown = kubeconfigs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
+        let mut config = Kubeconfig::default();
+        for path in kubeconfigs {
+            let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            config = config.merge(read).map_err(|error| unusable(&error))?;
+        }
+        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| unusable(&error))?;
+        Self::of(config, answer).map_err(|error| unusable(&error))
+    }
+
     /// The client that this access describes.
     ///
     /// # Errors
@@ -114,6 +134,12 @@ impl Client {
 
     /// Every object.
     pub(super) async fn list(&self, resource: Resource) -> Result<Listing, Failure> {
+        let (items, revision) = self.list_as(resource).await?;
+        Ok(Listing { items, revision, ..Listing::default() })
+    }
+
+    /// Every object as something else than an [`Item`], and the revision of the list.
+    pub(super) async fn list_as<T: DeserializeOwned>(&self, resource: Resource) -> Result<(Vec<T>, String), Failure> {
         self.pages(&resource.path(), false).await
     }
 
@@ -124,17 +150,18 @@ impl Client {
             return self.list(digests).await;
         }
         let path = digests.path();
-        let mut listing = self.pages(&path, true).await?;
+        let (items, revision) = self.pages::<Item>(&path, true).await?;
         let is_known = |item: &Item| {
             known
                 .get(&item.metadata.name)
                 .is_some_and(|known| Some(known) == item.metadata.annotations.get(FINGERPRINT))
         };
-        let (same, wanted): (Vec<Item>, Vec<Item>) = std::mem::take(&mut listing.items).into_iter().partition(is_known);
+        let (same, wanted): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_known);
         if wanted.len() > FEW {
             return self.list(digests).await;
         }
-        listing.same = same.into_iter().map(|item| item.metadata.name).collect();
+        let same = same.into_iter().map(|item| item.metadata.name).collect();
+        let mut listing = Listing { revision, same, ..Listing::default() };
         for item in wanted {
             let request = Request::new(&path).get(&item.metadata.name, &GetParams::default());
             match self.within(self.client.request::<Item>(request.map_err(|error| broken(&error))?)).await {
@@ -148,8 +175,8 @@ impl Client {
     }
 
     /// A list, page by page; of each object all, or only the metadata.
-    async fn pages(&self, path: &str, only_metadata: bool) -> Result<Listing, Failure> {
-        let mut listing = Listing::default();
+    async fn pages<T: DeserializeOwned>(&self, path: &str, only_metadata: bool) -> Result<(Vec<T>, String), Failure> {
+        let (mut items, mut revision) = (Vec::new(), String::new());
         let mut next: Option<String> = None;
         for _ in 0..MOST_PAGES {
             let mut parameters = ListParams::default().limit(PAGE);
@@ -159,15 +186,15 @@ impl Client {
             let list = Request::new(path);
             let request = if only_metadata { list.list_metadata(&parameters) } else { list.list(&parameters) };
             let request = request.map_err(|error| broken(&error))?;
-            let page: Page = self.within(self.client.request(request)).await?;
-            listing.items.extend(page.items);
+            let page: Page<T> = self.within(self.client.request(request)).await?;
+            items.extend(page.items);
             // All pages are of the first one's revision.
             if next.is_none() {
-                listing.revision = page.metadata.resource_version;
+                revision = page.metadata.resource_version;
             }
             next = page.metadata.next.filter(|token| !token.is_empty());
             if next.is_none() {
-                return Ok(listing);
+                return Ok((items, revision));
             }
         }
         Err(Failure::Broken(format!("the list has more than {MOST_PAGES} pages")))
@@ -214,10 +241,11 @@ impl Client {
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+#[serde(bound(deserialize = "T: DeserializeOwned"))]
+struct Page<T> {
     metadata: PageMetadata,
-    #[serde(default)]
-    items: Vec<Item>,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
 }
 
 #[derive(Deserialize)]

@@ -1,12 +1,13 @@
 //! Documents from the API of Kubernetes clusters: `HostPolicy` and its like, listed and watched, beside the files.
 //!
 //! `mirror` decides, `combine` puts clusters and files together; `client` and `watch` talk to the server. `report` writes the state of
-//! this node, when `damping` says.
+//! this node, when `damping` says. `fleet` reads everything once, for a person.
 
 mod calico;
 mod client;
 pub(super) mod combine;
 pub mod damping;
+pub mod fleet;
 pub(super) mod item;
 pub mod mirror;
 pub mod name;
