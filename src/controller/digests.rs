@@ -16,10 +16,9 @@ const NODES_IN_EACH: usize = 8;
 /// Digests at least and at most.
 const FEWEST: usize = 16;
 const MOST: usize = 1024;
-/// A label with more values than one for so many nodes is a matter of each node.
-const SHARED_BY: usize = 8;
-/// With fewer values than this it is not.
-const FEW_VALUES: usize = 16;
+/// A label with more values than this in the cluster is written with each node: else what nodes share would be there once for each
+/// combination of such values.
+const FEW_VALUES: usize = 2;
 /// What all API servers together are to send at most because of digests, in bytes a second.
 const FAN_OUT: u64 = 50_000_000;
 /// What an event has beside the digest, in bytes: metadata, managed fields.
@@ -27,7 +26,7 @@ const ENVELOPE: u64 = 600;
 
 /// How nodes are digested. It changes as little as it can, as every change of it is one of all digests.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Layout {
+pub struct Layout {
     /// How many digests: a power of two; 0: not decided.
     count: usize,
     /// Labels that are each node's own.
@@ -36,28 +35,27 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Follows what there is.
-    pub(super) fn follow(&mut self, nodes: &ClusterNodes) {
+    pub fn follow(&mut self, nodes: &ClusterNodes) {
         let wanted = (nodes.len() / NODES_IN_EACH).next_power_of_two().clamp(FEWEST, MOST);
         // Between half and four times of what is best, it stays.
         if wanted > self.count.saturating_mul(2) || wanted < self.count / 4 || self.count == 0 {
             self.count = wanted;
         }
-        let most = (nodes.len() / SHARED_BY).max(FEW_VALUES);
         let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for node in nodes.values() {
             for (key, value) in node.shared.iter() {
                 let known = values.entry(key).or_default();
-                if known.len() <= most {
+                if known.len() <= FEW_VALUES {
                     known.insert(value);
                 }
             }
         }
-        let many = values.into_iter().filter(|(_, values)| values.len() > most);
+        let many = values.into_iter().filter(|(_, values)| values.len() > FEW_VALUES);
         self.own.extend(many.map(|(key, _)| key.to_owned()));
     }
 
     /// The digests by name. Those without nodes are not there.
-    pub(super) fn digests(&self, nodes: &ClusterNodes) -> BTreeMap<String, HostPeersSpec> {
+    pub fn digests(&self, nodes: &ClusterNodes) -> BTreeMap<String, HostPeersSpec> {
         let mut parts: BTreeMap<usize, Vec<(&String, Arc<Node>)>> = BTreeMap::new();
         for (name, node) in nodes {
             parts.entry(self.place(name)).or_default().push((name, self.split(node)));
@@ -90,7 +88,7 @@ impl Layout {
 }
 
 /// How long nothing else is to be written after an object of so many bytes, which is sent to so many.
-pub(super) fn pause(bytes: usize, watchers: usize) -> Duration {
+pub fn pause(bytes: usize, watchers: usize) -> Duration {
     let sent = (bytes as u64 + ENVELOPE).saturating_mul(watchers as u64);
     Duration::from_micros(sent.saturating_mul(1_000_000) / FAN_OUT)
 }
@@ -146,7 +144,7 @@ mod tests {
         for (name, node) in &nodes {
             assert_eq!((back[name].labels(), &back[name].addresses), (node.labels(), &node.addresses));
         }
-        assert!(digests.values().all(|digest| digest.labels.len() <= 4), "a set of labels for each zone at most");
+        assert!(digests.values().all(|digest| digest.labels.len() == 1), "a label with many values is not shared");
         assert!(digests.keys().all(|name| name.ends_with("-of-0064")), "{:?}", digests.keys().next());
     }
 

@@ -7,7 +7,7 @@
 mod api;
 mod approval;
 mod approver;
-mod digests;
+pub mod digests;
 mod documents;
 mod event;
 mod events;

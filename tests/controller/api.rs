@@ -296,17 +296,21 @@ async fn answer(
     let who = certificate.or_else(|| token.and_then(by_token));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let query = request.uri().query().unwrap_or_default().to_owned();
+    // Whether all of each object is asked for.
+    let accepts = request.headers().get("accept").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let what = if accepts.contains("PartialObjectMetadata") { "metadata" } else { "everything" };
     let (user, key) = who.as_ref().map_or(("nobody", ""), |who| (&who.user, &who.key));
     shared
         .content
         .lock()
         .unwrap()
         .requests
-        .push(format!("{method} {path}?{query} by {user} key={key} token={}", token.unwrap_or("none")));
+        .push(format!("{method} {path}?{query} by {user} key={key} token={} of={what}", token.unwrap_or("none")));
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     if query.contains("watch=") {
-        // Nothing happens on it; that is what it says after a while.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // Nothing happens on it; that is what it says when its time is over.
+        let seconds = query.split('&').find_map(|pair| pair.strip_prefix("timeoutSeconds=")?.parse().ok());
+        tokio::time::sleep(Duration::from_secs(seconds.unwrap_or(2))).await;
     }
     let (code, body) = match (who, token) {
         (None, None) if path.starts_with("/api/v1/namespaces/kube-public/") => {
