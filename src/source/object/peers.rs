@@ -50,20 +50,20 @@ pub struct HostPeersSpec {
 
 /// A node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
 pub struct PeerNode {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Which of the sets of labels it has, from 0.
+    #[serde(default)]
     #[schemars(range(min = 0, max = 1023))]
     pub shares: i64,
     /// Labels of its own, which go before those.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub own: BTreeMap<String, String>,
     /// Its addresses by the role of the interface that has them; those of its Node are under "node".
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16), schema_with = "schema::addresses_by_role")]
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
 }
