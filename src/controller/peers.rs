@@ -19,6 +19,8 @@ use crate::source::object::{API_VERSION, Kind};
 
 /// Within this time, what changed is looked at again, however much there is to write.
 const ROUND: Duration = Duration::from_secs(5);
+/// After something went wrong, all is looked at again, which is large.
+const AGAIN: Duration = Duration::from_secs(10);
 /// What is on the server is looked at again so often: somebody else may have changed it.
 const RECHECK: Duration = Duration::from_secs(600);
 
@@ -42,13 +44,16 @@ pub(super) async fn run(api: Api, access: Access, seed: u64) {
             Some(now) => keeper.round(&now).await,
             None => Ok(true),
         };
-        let done = matches!(came, Ok(true));
-        trouble.say("digests of nodes cannot be kept", came.map(drop));
-        if done {
+        let pause = match came {
             // Nothing to do until the nodes are others, or somebody may have changed what is there.
-            let _ = timeout(RECHECK, nodes.changed()).await;
-        } else {
-            sleep(Duration::from_millis(500)).await;
+            Ok(true) => None,
+            Ok(false) => Some(Duration::from_millis(500)),
+            Err(_) => Some(AGAIN),
+        };
+        trouble.say("digests of nodes cannot be kept", came.map(drop));
+        match pause {
+            Some(pause) => sleep(pause).await,
+            None => drop(timeout(RECHECK, nodes.changed()).await),
         }
     }
 }
