@@ -14,6 +14,7 @@ use crate::host;
 use crate::identity::Secret;
 use crate::identity::files::Files;
 use crate::identity::join::{Authority, Error, Joined, Token, Wanted, join, parse_hash};
+use crate::text::name::is_node_name;
 use crate::text::time::rfc3339;
 use crate::textfile::{self, Trust, Unread};
 
@@ -120,7 +121,7 @@ fn node(options: &Options, config: &Config) -> Result<String, String> {
     }
     // The kubelet has it in small letters, too.
     let name = host::name(options.root.as_deref().unwrap_or(Path::new("/"))).to_lowercase();
-    if config::is_node_name(&name) {
+    if is_node_name(&name) {
         return Ok(name);
     }
     Err(format!("\"{name}\", as the host is called, is not a name that a node can have; --node says another"))

@@ -33,9 +33,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config;
 use crate::daemon::documents::Whereabouts;
 use crate::text::finding::{Code, Finding};
+use crate::text::name::is_node_name;
 use crate::text::place::Place;
 use exit::Exit;
 use output::Output;
@@ -93,7 +93,7 @@ struct Options {
 }
 
 fn node_name(text: &str) -> Result<String, String> {
-    if config::is_node_name(text) { Ok(text.to_owned()) } else { Err("not a name that a node can have".to_owned()) }
+    if is_node_name(text) { Ok(text.to_owned()) } else { Err("not a name that a node can have".to_owned()) }
 }
 
 /// When to use colours.

@@ -21,7 +21,6 @@ use crate::policy::selector::Selector;
 use crate::policy::settings::{ACCEPT_MARK, Failsafe, LogSettings, NodeSettings};
 use crate::reconcile::selftest::Probe;
 use crate::text::finding::Finding;
-use crate::text::name;
 use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
 use confirm::Confirm;
@@ -94,11 +93,6 @@ pub fn load(path: &Path, trust: Trust) -> (Config, Vec<Finding>, String) {
         Err(Unread::Missing) => (Config::shipped(), Vec::new(), String::new()),
         Err(Unread::Refused(finding)) => (Config::shipped(), vec![*finding], String::new()),
     }
-}
-
-/// Whether a Node of Kubernetes can have this name.
-pub fn is_node_name(text: &str) -> bool {
-    name::is_node_name(text)
 }
 
 /// The settings in a text, as if a file of this name held it. Pure.

@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::identity::client::{Client, Failure};
+use crate::identity::now;
 use crate::source::kube::Access;
 use crate::text::time::rfc3339;
 use api::Api;
@@ -124,11 +125,6 @@ impl Trouble {
         }
         self.0 = now;
     }
-}
-
-/// Seconds since 1970-01-01 UTC.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The time of day: RFC 3339 with whole seconds.

@@ -9,6 +9,7 @@ use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams
 use serde_json::{Value as Json, json};
 
 use super::Secret;
+use crate::text::cause::chain;
 use crate::textfile::{self, Trust, Unread};
 
 /// A connection that takes longer to come about does not come about.
@@ -317,18 +318,4 @@ fn items(page: &mut Json) -> Result<Vec<Json>, Failure> {
 
 fn broken(error: &dyn std::error::Error) -> Failure {
     Failure::Broken(chain(error))
-}
-
-/// An error with what caused it, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

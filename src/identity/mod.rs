@@ -69,6 +69,6 @@ impl fmt::Debug for Secret {
 }
 
 /// Seconds since 1970-01-01 UTC.
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -9,6 +9,26 @@ pub const fn nth(seed: u64, place: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
+/// A sequence, number after number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dice {
+    seed: u64,
+    rolls: u64,
+}
+
+impl Dice {
+    /// The sequence that a seed has, from its beginning.
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, rolls: 0 }
+    }
+
+    /// The next number.
+    pub const fn roll(&mut self) -> u64 {
+        self.rolls = self.rolls.wrapping_add(1);
+        nth(self.seed, self.rolls)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -17,5 +37,11 @@ mod tests {
     #[test]
     fn the_sequence_is_the_published_one() {
         assert_eq!([1, 2].map(|place| nth(0, place)), [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+    }
+
+    #[test]
+    fn dice_follow_the_sequence_from_its_first_place() {
+        let mut dice = Dice::new(0);
+        assert_eq!([dice.roll(), dice.roll()], [nth(0, 1), nth(0, 2)]);
     }
 }

@@ -19,6 +19,7 @@ use super::mirror::{Failure, Listing};
 use super::resource::Resource;
 use crate::source::object::Kind;
 use crate::source::object::peers::FINGERPRINT;
+use crate::text::cause::chain;
 use crate::textfile::{self, Trust, Unread};
 
 /// How many objects a server sends at once.
@@ -268,18 +269,4 @@ fn failure(error: &kube::Error) -> Failure {
 
 fn broken(error: &dyn std::error::Error) -> Failure {
     Failure::Broken(chain(error))
-}
-
-/// An error with what caused it, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -87,23 +87,16 @@ async fn read_with(client: &Client) -> Result<Fleet, NotRead> {
     for kind in Kind::ALL.into_iter().filter(|kind| kind.table().is_some()) {
         match client.list_as::<DocumentItem>(Resource::Object(kind)).await {
             Ok((items, _)) => fleet.documents.extend(items.into_iter().map(|item| item.object(kind))),
-            Err(failure) => fleet.unread.push(format!("{}: {}", kind.name(), words(&failure))),
+            Err(failure) => fleet.unread.push(format!("{}: {failure}", kind.name())),
         }
     }
     Ok(fleet)
 }
 
-fn words(failure: &Failure) -> String {
-    match failure {
-        Failure::Refused { code, message } => format!("{code}: {message}"),
-        Failure::Broken(message) => message.clone(),
-    }
-}
-
 fn not_read(what: &str, failure: Failure) -> NotRead {
     match failure {
-        Failure::Refused { code: 401 | 403, .. } => NotRead::NotAuthorised(format!("{what}: {}", words(&failure))),
-        Failure::Refused { .. } => NotRead::Refused(format!("{what}: {}", words(&failure))),
+        Failure::Refused { code: 401 | 403, .. } => NotRead::NotAuthorised(format!("{what}: {failure}")),
+        Failure::Refused { .. } => NotRead::Refused(format!("{what}: {failure}")),
         Failure::Broken(message) => NotRead::Unreachable(message),
     }
 }

@@ -14,6 +14,7 @@ pub mod name;
 mod peers;
 pub mod report;
 pub mod resource;
+mod wait;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,19 +1,20 @@
 //! The thread that writes the state of this node to the cluster it is a node of, as `damping` says when.
 
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
-use std::{future, io};
 
 use serde_json::{Value as Json, json};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::client::{Client, Credentials};
 use super::damping::{Damping, Outcome, ReportPace};
 use super::mirror::Failure;
 use super::resource::Resource;
-use crate::net::splitmix;
+use super::wait::until;
+use crate::net::splitmix::Dice;
 use crate::source::object::status::{Condition, HostStateSpec, HostStateStatus};
 use crate::source::object::{API_VERSION, Kind};
 
@@ -49,8 +50,7 @@ impl Reporter {
             node,
             damping: Damping::new(pace),
             pace,
-            seed,
-            rolls: 0,
+            dice: Dice::new(seed),
             started: Instant::now(),
             session: None,
             written: None,
@@ -86,8 +86,8 @@ struct Writer {
     node: String,
     damping: Damping,
     pace: ReportPace,
-    seed: u64,
-    rolls: u64,
+    /// Other numbers on every node.
+    dice: Dice,
     started: Instant,
     session: Option<(Client, Credentials)>,
     /// What was written last.
@@ -123,7 +123,7 @@ impl Writer {
     fn due(&mut self, wanted: &HostStateStatus) -> Duration {
         let differs = self.written.as_ref() != Some(wanted);
         if differs && !self.noticed && self.written.is_some() {
-            let dice = self.roll();
+            let dice = self.dice.roll();
             self.damping.changed(self.started.elapsed(), dice);
         }
         // What was taken back before it was written was none.
@@ -152,7 +152,7 @@ impl Writer {
                 if refused { Outcome::Refused } else { Outcome::Failed }
             }
         };
-        let dice = self.roll();
+        let dice = self.dice.roll();
         self.damping.answered(outcome, self.started.elapsed(), dice);
     }
 
@@ -202,18 +202,5 @@ impl Writer {
         let (client, credentials) = Client::open(&self.kubeconfig, self.pace.answer).await.map_err(Failure::Broken)?;
         self.session = Some((client.clone(), credentials));
         Ok(client)
-    }
-
-    /// The next number of a sequence that is another one on every node.
-    fn roll(&mut self) -> u64 {
-        self.rolls = self.rolls.wrapping_add(1);
-        splitmix::nth(self.seed, self.rolls)
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => future::pending().await,
     }
 }

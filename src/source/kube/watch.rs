@@ -1,9 +1,9 @@
 //! The thread of one cluster: it lists, watches and lists again, as its mirror says, and tells what came of it.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use std::{future, io};
 
 use futures_util::StreamExt;
 use kube::core::WatchEvent;
@@ -15,9 +15,10 @@ use super::client::{Client, Credentials};
 use super::item::Item;
 use super::mirror::{Failure, Mirror, Noticed, Plan};
 use super::resource::Resource;
+use super::wait::until;
 use super::{Access, Health, Holding, Me};
 use crate::net::node::ClusterNodes;
-use crate::net::splitmix;
+use crate::net::splitmix::Dice;
 use crate::policy::clusters::Cluster;
 use crate::source::object::Kind;
 
@@ -107,7 +108,7 @@ impl Source {
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
-        let follower = Follower { access, mirror, pace, seed, rolls: 0, told: None, tell: Box::new(tell) };
+        let follower = Follower { access, mirror, pace, dice: Dice::new(seed), told: None, tell: Box::new(tell) };
         thread::Builder::new().name("cluster".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -126,8 +127,8 @@ struct Follower {
     access: Access,
     mirror: Mirror,
     pace: Pace,
-    seed: u64,
-    rolls: u64,
+    /// Other numbers on every node.
+    dice: Dice,
     told: Option<Health>,
     tell: Box<dyn Fn(Told) + Send>,
 }
@@ -150,7 +151,7 @@ impl Follower {
                     (self.watch(&client, &credentials, plan).await, Some(credentials))
                 }
                 Err(why) => {
-                    let dice = self.roll();
+                    let dice = self.dice.roll();
                     (self.mirror.unable(why, dice), None)
                 }
             };
@@ -193,7 +194,7 @@ impl Follower {
             general |= list.as_ref().is_err_and(Failure::is_general);
             lists.push((resource, list));
         }
-        let dice = self.roll();
+        let dice = self.dice.roll();
         self.mirror.passed(lists, dice)
     }
 
@@ -273,7 +274,7 @@ impl Follower {
     }
 
     fn broke(&mut self, kind: Resource, failure: &Failure, (holding, nodes): (bool, bool)) -> Duration {
-        let dice = self.roll();
+        let dice = self.dice.roll();
         let pause = self.mirror.broke(kind, failure, dice);
         self.say(holding, nodes);
         pause
@@ -291,19 +292,6 @@ impl Follower {
             let nodes = nodes.then(|| Arc::new(self.mirror.nodes().clone()));
             (self.tell)(Told { holding, nodes, health });
         }
-    }
-
-    /// The next number of a sequence that is another one on every node.
-    fn roll(&mut self) -> u64 {
-        self.rolls = self.rolls.wrapping_add(1);
-        splitmix::nth(self.seed, self.rolls)
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => future::pending().await,
     }
 }
 
