@@ -222,7 +222,7 @@ fn a_pattern_for_unknown_interfaces_shadows_the_wider_one_behind_it() {
         early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
-        log: LogSettings { group: 1, rate: 1, burst: 1 },
+        log: LogSettings { group: 1, denied: false, rate: 1, burst: 1 },
     };
     let sketch = tcp_in("cali1", Some("veth"));
     let (ruleset, points) = (compile(&effective), Points::of(&effective));
@@ -290,7 +290,7 @@ fn long_lists_of_peers_decide_as_their_rules_do() {
         early: BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
-        log: LogSettings { group: 1, rate: 1, burst: 1 },
+        log: LogSettings { group: 1, denied: false, rate: 1, burst: 1 },
     };
     let (ruleset, points) = (compile(&effective), Points::of(&effective));
     let shards = ruleset.sets.values().filter(|set| set.map && set.interval).count();

@@ -55,6 +55,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         motd,
         guards,
         clusters,
+        flows,
     } = config;
     let built_in = Config::shipped();
     assert_eq!(settings.mode, Mode::Audit);
@@ -69,7 +70,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         (built_in.policy_directories, built_in.socket, built_in.kubeconfig, built_in.state_directory)
     );
     assert_eq!((confirm, probes, motd), (built_in.confirm, built_in.probes, built_in.motd));
-    assert_eq!(clusters, built_in.clusters);
+    assert_eq!((clusters, flows), (built_in.clusters, built_in.flows));
 }
 
 /// Each line that shows a setting is the setting that holds without it, or one that says EDIT.
@@ -86,7 +87,7 @@ fn the_settings_that_are_commented_out_are_valid() {
     assert_ne!(uncommented.join("\n"), text.trim_end());
     let (config, findings) = config::decode_text("nodewall.toml", &uncommented.join("\n"));
     assert_eq!(lines(&findings), Vec::<String>::new());
-    assert_eq!(config.settings.log, Config::shipped().settings.log);
+    assert_eq!((config.settings.log, config.flows), (Config::shipped().settings.log, Config::shipped().flows));
     assert_eq!(config.policy_directories, Config::shipped().policy_directories);
     assert_eq!(config.settings.labels["pool"], "training");
 }

@@ -18,8 +18,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("analyze", 30),
     ("exposure", 30),
     ("revoke", 30),
+    ("traffic", 30),
     ("reconcile", 40),
     ("fleet", 40),
+    ("learn", 40),
     // One text file, read with care: what `config` and `source` share stands below both.
     ("textfile", 45),
     ("config", 50),

@@ -17,6 +17,7 @@ use crate::policy::effective::{Effective, EffectiveRule};
 use crate::policy::guards::Withheld;
 use crate::policy::model::{Mode, Stage};
 use crate::policy::selector::Labels;
+use crate::policy::settings::LogSettings;
 
 /// Where it stands as everybody else sees it.
 const POINT: Point = Point { stage: Stage::Untracked, direction: Direction::Ingress };
@@ -137,6 +138,8 @@ impl Classes<'_, '_> {
     fn rules(&mut self, name: &str, failsafe: &[usize], has: Withheld, rules: &[&EffectiveRule]) -> Vec<Rule> {
         let effective = self.effective;
         let (log, alike) = (effective.log, POINT.alike());
+        // Made to be cheap under a flood: only what a rule asks for is logged.
+        let asked = LogSettings { denied: false, ..log };
         let mut target = Target { ruleset: self.ruleset, log, prefix: CHAIN, alike, room: self.room };
         let accept = |_: &EffectiveRule| Effect::Verdict(Verdict::Accept);
         let entries = failsafe.iter().filter_map(|index| effective.failsafe.get(*index));
@@ -144,9 +147,9 @@ impl Classes<'_, '_> {
         // decide.
         let entries = entries.flat_map(|entry| entry.rules(Direction::Ingress));
         let entries = entries.map(|rule| EffectiveRule { log: None, ..rule.clone() });
-        let ways_in: Vec<_> = entries.flat_map(|rule| lines(&rule, accept, Mode::Enforce)).collect();
+        let ways_in: Vec<_> = entries.flat_map(|rule| lines(&rule, accept, Mode::Enforce, asked)).collect();
         let drop = |_: &EffectiveRule| Effect::Verdict(Verdict::Drop);
-        let denials: Vec<_> = rules.iter().flat_map(|rule| lines(rule, drop, Mode::Enforce)).collect();
+        let denials: Vec<_> = rules.iter().flat_map(|rule| lines(rule, drop, Mode::Enforce, asked)).collect();
         let mut rules = vec![base::essentials_jump(POINT)];
         rules.extend(base::withheld_jump(has));
         rules.extend(target.linear(&ways_in).into_iter().map(uncounted));

@@ -490,7 +490,7 @@ impl Target<'_> {
 
     /// Logs what comes there, but not more often than the settings want.
     fn logged(&self, line: &Line) -> Option<[Statement; 2]> {
-        let LogSettings { group, rate, burst } = self.log;
+        let LogSettings { group, rate, burst, .. } = self.log;
         let prefix = line.log.clone()?;
         Some([Statement::Limit(Limit { rate, seconds: 1, burst }), Statement::Log { prefix, group }])
     }

@@ -31,7 +31,7 @@ pub mod stats;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use comment::rule_of;
+pub use comment::{Logged, LoggedBy, logged, rule_of};
 pub use emit::address_sets;
 
 use crate::net::interface::{Direction, InterfaceName, Role};
@@ -40,7 +40,7 @@ use crate::nft::key::{DataType, Datum, Key, Side};
 use crate::policy::effective::{Effective, EffectivePolicy, EffectiveRule, Pattern};
 use crate::policy::guards::Withheld;
 use crate::policy::model::{Action, Mode, Stage, TierDefault};
-use crate::policy::settings::Default;
+use crate::policy::settings::{Default, LogSettings};
 
 use base::Marks;
 use class::ClassKey;
@@ -209,7 +209,8 @@ impl Compiler<'_> {
             let enforced = policies.iter().any(|policy| policy.mode == Mode::Enforce);
             match tier.default {
                 TierDefault::Deny if enforced => {
-                    rules.extend(self.end(Default::Deny, &format!("tier {} denies by default", tier.name)));
+                    let what = format!("{}{}", comment::TIER, tier.name);
+                    rules.extend(self.end(Default::Deny, &what, &format!("{what} denies by default")));
                 }
                 _ => rules.extend(next.rules.iter().cloned()),
             }
@@ -237,20 +238,22 @@ impl Compiler<'_> {
             Default::Allow => (Verdict::Accept, "allow"),
             Default::Deny => (self.deny(), "deny"),
         };
-        Next { verdict, rules: self.end(default, &format!("default of {role} {direction}: {word}")) }
+        let what = format!("{}{role} {direction}", comment::DEFAULT_OF);
+        Next { verdict, rules: self.end(default, &what, &format!("{what}: {word}")) }
     }
 
-    /// The end of evaluation: count and decide, and under audit log what would have been denied.
-    fn end(&self, default: Default, comment: &str) -> Vec<Rule> {
+    /// The end of evaluation by a default: count and decide, and log what is denied, or would be under audit.
+    fn end(&self, default: Default, what: &str, comment: &str) -> Vec<Rule> {
         let comment = comment::fit(comment.to_owned());
         let verdict = match default {
             Default::Allow => Verdict::Accept,
             Default::Deny => self.deny(),
         };
         let mut rules = Vec::new();
-        if default == Default::Deny && self.effective.mode == Mode::Audit {
-            let log = self.effective.log;
-            let prefix = comment::fit(format!("would deny: {comment} "));
+        let log = self.effective.log;
+        let audit = self.effective.mode == Mode::Audit;
+        if default == Default::Deny && (audit || log.denied) {
+            let prefix = comment::default_prefix(what, audit);
             let statements = vec![
                 Statement::Limit(crate::nft::ir::Limit { rate: log.rate, seconds: 1, burst: log.burst }),
                 Statement::Log { prefix, group: log.group },
@@ -283,7 +286,7 @@ impl Compiler<'_> {
             .failsafe
             .iter()
             .flat_map(|index| effective.failsafe[*index].rules(self.point.direction))
-            .flat_map(|rule| lines(rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce))
+            .flat_map(|rule| lines(rule, |_| Effect::Verdict(accept.clone()), Mode::Enforce, effective.log))
             .collect();
         self.target().lower(&format!("{chain}.failsafe"), &lines)
     }
@@ -307,7 +310,7 @@ impl Compiler<'_> {
         for policy in policies {
             let of_direction = policy.rules(self.point.direction).unwrap_or_default();
             if policy.mode == Mode::Enforce {
-                pending.extend(of_direction.iter().flat_map(|rule| lines(rule, effect, node_mode)));
+                pending.extend(of_direction.iter().flat_map(|rule| lines(rule, effect, node_mode, self.effective.log)));
                 continue;
             }
             rules.extend(self.part(chain, &mut part, &mut pending));
@@ -339,7 +342,8 @@ impl Compiler<'_> {
                 Action::Log => Effect::Continue,
                 _ => Effect::Verdict(Verdict::Return),
             };
-            let lines: Vec<Line> = rules.iter().flat_map(|rule| lines(rule, effect, Mode::Audit)).collect();
+            let lines: Vec<Line> =
+                rules.iter().flat_map(|rule| lines(rule, effect, Mode::Audit, self.effective.log)).collect();
             let rules = self.target().linear(&lines);
             self.ruleset.chains.insert(name.clone(), Chain { base: None, rules });
         }
@@ -365,14 +369,20 @@ struct Next {
     rules: Vec<Rule>,
 }
 
-/// The lines of one rule. Under audit what would deny is logged, whether the rule asks for it or not.
-fn lines(rule: &EffectiveRule, effect: impl Fn(&EffectiveRule) -> Effect, mode: Mode) -> Vec<Line> {
+/// The lines of one rule. What denies, or would under audit, is logged whether the rule asks for it or not, under audit always.
+fn lines(
+    rule: &EffectiveRule,
+    effect: impl Fn(&EffectiveRule) -> Effect,
+    mode: Mode,
+    settings: LogSettings,
+) -> Vec<Line> {
     let verb = rule.action.name();
     let denies = matches!(rule.action, Action::Deny | Action::Reject);
     let log = match (mode, rule.action, &rule.log) {
         (Mode::Audit, _, text) if denies => {
             Some(comment::log_prefix(rule, &format!("would {verb}"), text.as_deref().unwrap_or_default()))
         }
+        (_, _, None) if denies && settings.denied => Some(comment::log_prefix(rule, verb, "")),
         (_, Action::Log, text) => Some(comment::log_prefix(rule, verb, text.as_deref().unwrap_or_default())),
         (_, _, Some(text)) => Some(comment::log_prefix(rule, verb, text)),
         _ => None,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Config, clusters, confirm, guards, selftest};
+use super::{Config, clusters, confirm, flows, guards, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -61,6 +61,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
         if let Some(group) = number(reader, &mut log, "group", 0, i64::from(u16::MAX)) {
             settings.group = u16::try_from(group).unwrap_or(settings.group);
         }
+        if let Some(denied) = log.get("denied").and_then(|node| reader.boolean(node, "denied")) {
+            settings.denied = denied;
+        }
         if let Some(rate) = number(reader, &mut log, "rate", 1, MAX_LOG_RATE) {
             settings.rate = u32::try_from(rate).unwrap_or(settings.rate);
         }
@@ -117,6 +120,9 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
     }
     if let Some(kubeconfig) = fields.get("kubeconfig").and_then(|node| path(reader, node, "kubeconfig")) {
         config.kubeconfig = Some(kubeconfig);
+    }
+    if let Some(table) = fields.get("flows").and_then(|node| reader.table(node, "[flows]")) {
+        config.flows = flows::flows(reader, table);
     }
     if let Some(source) = fields.get("source") {
         config.clusters = clusters::clusters(reader, source);

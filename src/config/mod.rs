@@ -4,6 +4,7 @@ mod clusters;
 pub mod confirm;
 mod decode;
 pub mod duration;
+pub mod flows;
 mod guards;
 pub mod kubeconfig;
 mod selftest;
@@ -24,6 +25,7 @@ use crate::text::finding::Finding;
 use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
 use confirm::Confirm;
+use flows::FlowSettings;
 
 /// What nodewall.toml says, with what it leaves out as shipped.
 #[derive(Clone, PartialEq, Debug)]
@@ -49,6 +51,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// The clusters that documents come from, the highest precedence first.
     pub clusters: Vec<Cluster>,
+    /// What is kept of what goes on.
+    pub flows: FlowSettings,
 }
 
 impl Config {
@@ -65,7 +69,7 @@ impl Config {
                 defaults: BTreeMap::new(),
                 drop_invalid: true,
                 revoke: true,
-                log: LogSettings { group: 5, rate: 10, burst: 20 },
+                log: LogSettings { group: 5, denied: true, rate: 1000, burst: 1000 },
             },
             guards: Guards::default(),
             policy_directories: ["/usr/lib", "/etc", "/run"]
@@ -78,6 +82,7 @@ impl Config {
             motd: None,
             kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
             clusters: Vec::new(),
+            flows: flows::SHIPPED,
         }
     }
 }

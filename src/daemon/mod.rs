@@ -35,6 +35,7 @@ mod revoke;
 mod selftest;
 pub mod socket;
 pub mod status;
+pub mod traffic;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};

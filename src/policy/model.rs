@@ -255,6 +255,9 @@ pub enum Action {
 }
 
 impl Action {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Allow, Self::Deny, Self::Reject, Self::Pass, Self::Log];
+
     /// The word of the policy language.
     pub const fn name(self) -> &'static str {
         match self {

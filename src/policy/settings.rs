@@ -51,6 +51,8 @@ pub enum Default {
 pub struct LogSettings {
     /// The NFLOG group (`nfnetlink_log`).
     pub group: u16,
+    /// Whether what is denied is logged, also by rules that do not ask for it and by the defaults of tiers and interfaces.
+    pub denied: bool,
     /// How many packets a second each rule logs at most.
     pub rate: u32,
     /// How many it logs at once before the rate counts.

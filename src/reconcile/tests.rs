@@ -30,7 +30,7 @@ pub(crate) fn settings() -> NodeSettings {
         accept_mark: 0x10,
         drop_invalid: true,
         revoke: false,
-        log: LogSettings { group: 5, rate: 1, burst: 1 },
+        log: LogSettings { group: 5, denied: false, rate: 1, burst: 1 },
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn node(tiers: Vec<EffectiveTier>) -> Effective {
         early: std::collections::BTreeSet::new(),
         accept_mark: 0x10,
         drop_invalid: true,
-        log: LogSettings { group: 1, rate: 1, burst: 1 },
+        log: LogSettings { group: 1, denied: false, rate: 1, burst: 1 },
     }
 }
 

@@ -428,7 +428,7 @@ fn rules<'t>(reader: &mut Reader<'t>, node: &Node<'t>, at: (Direction, Stage)) -
 fn rule<'t>(reader: &mut Reader<'t>, node: &Node<'t>, at: (Direction, Stage)) -> Option<Rule> {
     let place = reader.place(node.span);
     let mut fields = reader.table(node, "a rule")?;
-    let actions = [Action::Allow, Action::Deny, Action::Reject, Action::Pass, Action::Log].map(|a| (a.name(), a));
+    let actions = Action::ALL.map(|a| (a.name(), a));
     let action = fields.need(reader, "action", "a rule");
     let action = action.and_then(|word| reader.word(word, "action", &actions));
     let matched = packet_match(reader, &mut fields);

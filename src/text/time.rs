@@ -7,6 +7,12 @@ pub fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// "2026-11-23T21:09:54.000123Z" of a number of microseconds since 1970-01-01 UTC.
+pub fn rfc3339_micros(micros: u64) -> String {
+    let whole = rfc3339(micros / 1_000_000);
+    format!("{}.{:06}Z", whole.trim_end_matches('Z'), micros % 1_000_000)
+}
+
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Years are counted from March, so
 /// that the leap day is their last.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -47,6 +53,11 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds), text);
         }
+    }
+
+    #[test]
+    fn microseconds_have_six_digits() {
+        assert_eq!(rfc3339_micros(1_795_468_194_000_123), "2026-11-23T21:09:54.000123Z");
     }
 
     #[test]

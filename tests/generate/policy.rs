@@ -66,7 +66,7 @@ pub fn effective() -> impl Strategy<Value = Effective> {
                 .map(|(key, allow)| (key, if allow { InterfaceDefault::Allow } else { InterfaceDefault::Deny }))
                 .collect();
             let unknown = labels(Role::Unknown, team);
-            let log = LogSettings { group: 1, rate: 10, burst: 5 };
+            let log = LogSettings { group: 1, denied: false, rate: 10, burst: 5 };
             let mut effective = Effective {
                 rails: std::collections::BTreeMap::new(),
                 remembered: std::collections::BTreeMap::new(),

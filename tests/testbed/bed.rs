@@ -223,7 +223,7 @@ impl Bed {
     /// The policy as this node can have it: control groups that there are, limits that are never reached, a log that is heard.
     pub fn fit(&self, effective: &Effective) -> Effective {
         let mut effective = effective.clone();
-        effective.log = LogSettings { group: OUR_LOG, rate: 1_000_000, burst: 1_000_000 };
+        effective.log = LogSettings { group: OUR_LOG, denied: false, rate: 1_000_000, burst: 1_000_000 };
         let real = |cgroup: &Cgroup| match &self.people.cgroups {
             Some(cgroups) => cgroups.get(cgroup.level, (cgroup.id & 0xff) as usize),
             None => *cgroup,

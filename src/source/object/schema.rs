@@ -49,7 +49,7 @@ fn list(item: Value, least: usize, most: usize) -> Schema {
 }
 
 pub(super) fn action(_: &mut SchemaGenerator) -> Schema {
-    let actions = [Action::Allow, Action::Deny, Action::Reject, Action::Pass, Action::Log];
+    let actions = Action::ALL;
     words(actions.map(Action::name))
 }
 
