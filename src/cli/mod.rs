@@ -18,6 +18,7 @@ mod history;
 mod host;
 mod interfaces;
 mod join;
+mod monitor;
 mod order;
 mod output;
 mod preset;
@@ -27,6 +28,7 @@ mod run;
 mod simulate;
 mod status;
 mod subject;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,6 +138,8 @@ enum Command {
     Interfaces(interfaces::Arguments),
     /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
     Audit(audit::Arguments),
+    /// Show what goes on, one line an event, as it happens
+    Monitor(monitor::Arguments),
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -213,6 +217,7 @@ pub fn main() -> ExitCode {
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
+        Command::Monitor(arguments) => monitor::run(&cli.options, arguments, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
