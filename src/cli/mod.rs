@@ -28,6 +28,7 @@ mod run;
 mod simulate;
 mod status;
 mod subject;
+mod top;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -140,6 +141,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Show what goes on, one line an event, as it happens
     Monitor(monitor::Arguments),
+    /// Show rates by policy, interface and peer on a terminal, down to the rule and its text
+    Top,
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -218,6 +221,7 @@ pub fn main() -> ExitCode {
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
         Command::Monitor(arguments) => monitor::run(&cli.options, arguments, &output),
+        Command::Top => top::run(&cli.options, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),

@@ -1,7 +1,7 @@
 //! `nodewall monitor`: what goes on, one line an event, as it happens.
 
 mod filter;
-mod text;
+pub(super) mod text;
 
 use std::io;
 use std::sync::Arc;

@@ -20,8 +20,10 @@ struct Shared {
     first: String,
     /// Who watches.
     watchers: Vec<UnixStream>,
-    /// The answer to "status".
-    status: Value,
+    /// How often "status" was asked for.
+    looks: u64,
+    /// What answers it, given the directory and how often it was asked before.
+    status: Option<fn(&Path, u64) -> Value>,
     /// The answer to "watch", if it is refused.
     refusal: Option<Value>,
 }
@@ -42,12 +44,13 @@ impl StandIn {
         let first = lines.iter().map(|line| format!("{line}\n")).collect();
         let shared = Arc::new((Mutex::new(Shared { first, ..Shared::default() }), Condvar::new()));
         let listener = UnixListener::bind(socket).unwrap();
+        let path = folder.path().to_owned();
         let stand_in = Self { folder, shared: Arc::clone(&shared) };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, shared) = (stream.unwrap(), Arc::clone(&shared));
+                let (stream, path, shared) = (stream.unwrap(), path.clone(), Arc::clone(&shared));
                 // A peer that goes away is nobody's concern.
-                std::thread::spawn(move || answer(stream, &shared));
+                std::thread::spawn(move || answer(stream, &path, &shared));
             }
         });
         stand_in
@@ -88,6 +91,11 @@ impl StandIn {
         }
     }
 
+    /// Answers "status" with this, which is given the directory and how often it was asked before.
+    pub(crate) fn set_status(&self, status: fn(&Path, u64) -> Value) {
+        self.shared.0.lock().unwrap().status = Some(status);
+    }
+
     /// Refuses to be watched from now on.
     pub(crate) fn refuse(&self, code: &str, message: &str) {
         let refusal = json!({ "version": 1, "error": { "code": code, "message": message } });
@@ -95,7 +103,7 @@ impl StandIn {
     }
 }
 
-fn answer(stream: UnixStream, shared: &(Mutex<Shared>, Condvar)) {
+fn answer(stream: UnixStream, folder: &Path, shared: &(Mutex<Shared>, Condvar)) {
     let mut line = String::new();
     if BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).is_err() {
         return;
@@ -104,11 +112,15 @@ fn answer(stream: UnixStream, shared: &(Mutex<Shared>, Condvar)) {
     assert_eq!(request["version"], 1, "{request}");
     let (lock, changed) = shared;
     let (text, watches) = {
-        let shared = lock.lock().unwrap();
+        let mut shared = lock.lock().unwrap();
         match (request["request"].as_str().unwrap(), &shared.refusal) {
             ("watch", Some(refusal)) => (format!("{refusal}\n"), false),
             ("watch", None) => (shared.first.clone(), true),
-            ("status", _) => (format!("{}\n", json!({ "version": 1, "status": shared.status })), false),
+            ("status", _) => {
+                let status = shared.status.map(|status| status(folder, shared.looks));
+                shared.looks += 1;
+                (format!("{}\n", json!({ "version": 1, "status": status })), false)
+            }
             (other, _) => panic!("nobody should ask for {other}"),
         }
     };
