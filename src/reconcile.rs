@@ -1429,7 +1429,10 @@ impl State {
     pub fn scene(&self) -> Option<(Arc<Effective>, &Facts, &BTreeMap<String, NamedSet>)> {
         static NONE: BTreeMap<String, NamedSet> = BTreeMap::new();
         let sets = self.good.as_ref().map_or(&NONE, |version| &version.policy.sets);
-        Some((Arc::clone(&self.in_force.as_ref()?.effective), self.facts.as_ref()?, sets))
+        let in_force = self.in_force.as_ref()?;
+        // Facts that need no other rules come to a target that is never sent.
+        let newest = self.target.as_ref().filter(|target| Arc::ptr_eq(&target.ruleset, &in_force.ruleset));
+        Some((Arc::clone(&newest.unwrap_or(in_force).effective), self.facts.as_ref()?, sets))
     }
 
     /// Whether the kernel has the table that was there at the start, in place of anything of this process' doing.

@@ -89,6 +89,7 @@ use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
 use status::Status;
+use traffic::Traffic;
 
 /// What the daemon is started with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,6 +160,11 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
     let mut daemon = Daemon::new(options, kernel, systemd, inbox);
+    match Traffic::start(daemon.inbox.clone()) {
+        Ok(traffic) => daemon.traffic = Some(traffic),
+        // Rules hold without anybody looking.
+        Err(error) => tracing::error!("cannot start the threads that see what goes on: {error}"),
+    }
     daemon.happened(Event::KernelSeen { table });
     daemon.collect();
     daemon.load();
@@ -279,6 +285,8 @@ enum Input {
     KeepNodes(String),
     /// What became of the state of this node in a cluster, by the same.
     Reported(String, u64, Reported),
+    /// Somebody has to explain what goes on.
+    Scenery(std::sync::mpsc::Sender<Option<traffic::Scenery>>),
 }
 
 /// What the loop has to do after an input.
@@ -394,6 +402,8 @@ struct Daemon {
     remind_at: Option<Instant>,
     /// Rings when a policy is over.
     alarm: Alarm,
+    /// What reads the packet log and connection tracking; `None` where the system refused it.
+    traffic: Option<Traffic>,
 }
 
 impl Daemon {
@@ -442,6 +452,7 @@ impl Daemon {
             break_glass_at: None,
             remind_at: None,
             alarm: Alarm::default(),
+            traffic: None,
         }
     }
 
@@ -678,6 +689,10 @@ impl Daemon {
             Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
             Input::Looked(look) => return self.looked(*look),
             Input::Scanned(looked, scan) => self.scanned(&looked, scan),
+            Input::Scenery(reply) => {
+                // Whoever asked may have given up waiting.
+                let _ = reply.send(self.scenery());
+            }
             Input::Features(found) => self.told_features(found),
         }
         Received::Nothing
@@ -739,6 +754,9 @@ impl Daemon {
         if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
             self.motd.at(documents.config.motd.clone());
         }
+        if self.has_good_settings(&documents) {
+            self.follow_traffic(&documents.config);
+        }
         self.wants_clusters(&documents);
         if self.goes_together(&mut documents, attempt) {
             self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
@@ -748,6 +766,9 @@ impl Daemon {
     fn tell_facts(&mut self) {
         if let Some(facts) = self.known_facts() {
             self.happened(Event::FactsChanged(facts));
+            if let Some(traffic) = &self.traffic {
+                traffic.scene_changed();
+            }
         }
     }
 
@@ -769,6 +790,9 @@ impl Daemon {
         let before = self.state.generation();
         let answer = answer.map_err(|error| error.to_string()).map(|applied| Done { changes: applied.changes });
         self.happened(Event::Applied(answer));
+        if let Some(traffic) = &self.traffic {
+            traffic.scene_changed();
+        }
         // After the first rules: asking takes the kernel's lock for a moment.
         self.ask_features();
         if self.state.generation() != before {
@@ -829,6 +853,11 @@ impl Daemon {
         match query {
             Query::Reload => self.reload(),
             Query::Order(order) => self.ordered(order),
+            Query::Watch(reply) => {
+                let lines = self.traffic.as_ref().and_then(|traffic| traffic.watchers().enter());
+                // The peer may have gone.
+                let _ = reply.send(lines);
+            }
             Query::Status(reply) => {
                 self.curious.push(reply);
                 self.look_for_the_curious();

@@ -32,12 +32,9 @@ pub struct Scene {
     owners: BTreeMap<IpAddr, u32>,
     connected: Vec<(IpNet, u32)>,
     rules: BTreeMap<(RuleId, Direction), Written>,
-    /// Where tiers are written is not known, but which there are.
     names: Names,
     /// Whether a rule looks at source ports.
     source_ports: bool,
-    /// Whether a rule looks at processes.
-    processes: bool,
     answers: BTreeMap<(First, u32), Answer>,
 }
 
@@ -115,21 +112,15 @@ impl Scene {
         let rules = written(&effective);
         let any = |says: &dyn Fn(&EffectiveRule) -> bool| every_rule(&effective).any(|(_, _, rule)| says(rule));
         let source_ports = any(&|rule| rule.source_ports.is_some());
-        let processes = any(&|rule| rule.process.is_some());
         let local = facts.local_addresses();
         let names = Names::new(sets, &facts.nodes);
         let answers = BTreeMap::new();
-        Self { links, local, owners, connected, rules, names, source_ports, processes, answers, effective }
+        Self { links, local, owners, connected, rules, names, source_ports, answers, effective }
     }
 
     /// What an address is called.
     pub fn names_of(&mut self, address: IpAddr) -> BTreeSet<PeerName> {
         self.names.of(address)
-    }
-
-    /// Whether rules look at who sends a packet, so that [`Scene::explain`] should be told.
-    pub const fn asks_for_processes(&self) -> bool {
-        self.processes
     }
 
     /// The first packet of a connection of this host; `None` of one that is forwarded, in another zone than 0, or from this host to
