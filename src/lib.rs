@@ -38,6 +38,7 @@ pub mod config;
 pub mod controller;
 pub mod daemon;
 pub mod driver;
+pub mod flow;
 pub mod host;
 pub mod identity;
 pub mod source;

@@ -8,6 +8,7 @@
 
 pub mod event;
 pub mod record;
+pub mod seen;
 
 pub use event::{Event, Kind};
 pub use record::{Actor, Decider, Key, PeerName, Record, Service, Verdict};
