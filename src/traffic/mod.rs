@@ -15,6 +15,7 @@ pub mod tell;
 #[cfg(test)]
 mod tests;
 pub mod window;
+pub mod seen;
 
 pub use event::{Event, Kind};
 pub use record::{Actor, Decider, Key, PeerName, Record, Service, Verdict};
