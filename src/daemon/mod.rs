@@ -88,7 +88,7 @@ use reading::{Reading, Reread};
 use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
-use status::Status;
+use status::{Status, TrafficRecord};
 use traffic::Traffic;
 
 /// What the daemon is started with.
@@ -877,6 +877,7 @@ impl Daemon {
         self.drift.add_to(&mut status);
         self.clusters.add_to(&mut status);
         self.reports.add_to(&mut status);
+        status.traffic = self.traffic.as_ref().map(|traffic| TrafficRecord::of(&traffic.numbers()));
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());

@@ -38,6 +38,12 @@ pub fn directory(state: &Path) -> PathBuf {
     state.join("flows")
 }
 
+/// How many bytes the store in this directory has on disk: the database and its write-ahead log. 0 where there is none.
+pub fn size(directory: &Path) -> u64 {
+    let of = |name: String| std::fs::metadata(directory.join(name)).map_or(0, |metadata| metadata.len());
+    of(FILE.to_owned()).saturating_add(of(format!("{FILE}-wal")))
+}
+
 /// How much is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {

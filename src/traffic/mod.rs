@@ -11,11 +11,11 @@ pub mod event;
 pub mod names;
 pub mod record;
 pub mod scene;
+pub mod seen;
 pub mod tell;
 #[cfg(test)]
 mod tests;
 pub mod window;
-pub mod seen;
 
 pub use event::{Event, Kind};
 pub use record::{Actor, Decider, Key, PeerName, Record, Service, Verdict};

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::daemon::log::message_id;
 use crate::net::interface::Direction;
+use crate::traffic::Event;
 use crate::traffic::tell::LeftOut;
-use crate::traffic::{Event, Verdict};
 
 /// One line for one packet.
 pub(super) fn tell(event: &Event) {
@@ -123,7 +123,7 @@ mod tests {
     use crate::net::interface::{InterfaceName, Role};
     use crate::net::protocol::Protocol;
     use crate::policy::effective::RuleId;
-    use crate::traffic::{Actor, Decider, Kind, PeerName};
+    use crate::traffic::{Actor, Decider, Kind, PeerName, Verdict};
 
     #[test]
     fn a_line_says_who_what_where_and_why() {

@@ -119,7 +119,7 @@ impl Shared {
 
     fn wakes(&self) {
         // Full means that it is awake.
-        let _ = self.wake.arm();
+        let _ = self.wake.write(1);
     }
 }
 
@@ -127,12 +127,8 @@ impl Traffic {
     /// Starts the threads, in the network namespace of the caller; they wait until they are told what is wanted.
     pub(super) fn start(inbox: tokio::sync::mpsc::UnboundedSender<Input>) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let shared = Arc::new(Shared {
-            wanted: Mutex::default(),
-            scene: AtomicU64::new(0),
-            wake,
-            numbers: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { wanted: Mutex::default(), scene: AtomicU64::new(0), wake, numbers: Mutex::default() });
         let watchers = Watchers::default();
         let keeper = keeper::start(Arc::clone(&shared))?;
         let mut reader = reader::Reader::new(Arc::clone(&shared), watchers.clone(), inbox, keeper);

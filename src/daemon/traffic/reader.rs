@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::people::People;
 use super::record::LostRecord;
 use super::{Shared, Wanted, Watchers, journal};
-use crate::daemon::clock::micros;
 use crate::compile::logged;
 use crate::daemon::Input;
+use crate::daemon::clock::micros;
 use crate::driver::Routes;
 use crate::flow::{Connections, PacketLog};
 use crate::nft::netlink::conntrack::{ConnectionEvent, Phase};
@@ -199,7 +199,9 @@ impl Reader {
                 Ok(()) => now = counts(),
                 Err(error) => {
                     let path = path.display();
-                    journal::tell_blind(&format!("connections have no packets and bytes: cannot write {path}: {error}"));
+                    journal::tell_blind(&format!(
+                        "connections have no packets and bytes: cannot write {path}: {error}"
+                    ));
                 }
             }
         }
@@ -229,9 +231,8 @@ impl Reader {
         if let Some(connections) = &self.connections {
             epoll.add(connections.as_fd(), readable())?;
         }
-        let summary = self.teller.summary_at().map(|at| {
-            Instant::now() + Duration::from_micros(at.saturating_sub(micros()))
-        });
+        let summary =
+            self.teller.summary_at().map(|at| Instant::now() + Duration::from_micros(at.saturating_sub(micros())));
         let next = [self.write_at, self.retry_at, summary].into_iter().flatten().min();
         let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = match wait {
@@ -471,4 +472,3 @@ fn length(packet: &[u8]) -> usize {
 fn worked() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
-

@@ -37,11 +37,6 @@ impl Watchers {
         Some(receiver)
     }
 
-    /// Whether nobody watches.
-    pub(super) fn are_none(&self) -> bool {
-        self.all().is_empty()
-    }
-
     /// Tells all of an event.
     pub(super) fn tell(&self, event: &Event) {
         let mut watchers = self.all();
