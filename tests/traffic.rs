@@ -283,3 +283,69 @@ fn who_watches_hears_of_each_event_at_once() {
         assert!(!node.log().contains("denied: tcp"), "nothing is told to the journal");
     });
 }
+
+/// Sends datagrams that are denied, as fast as it goes, so many.
+fn flood(from: &Host, source: IpAddr, to: std::net::SocketAddr, number: usize) {
+    from.enter(|| {
+        use nix::sys::socket::{AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage};
+        use nix::sys::socket::{bind, sendmmsg, socket};
+        use std::os::fd::AsRawFd;
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(std::net::SocketAddr::new(source, 0))).unwrap();
+        const BATCH: usize = 256;
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+        let slices: Vec<[std::io::IoSlice<'_>; 1]> = (0..BATCH).map(|_| [std::io::IoSlice::new(b"flood")]).collect();
+        let to = vec![Some(SockaddrStorage::from(to)); BATCH];
+        for _ in 0..number.div_ceil(BATCH) {
+            // A full queue is as good.
+            let _ = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &to, [], MsgFlags::empty());
+        }
+    });
+}
+
+/// The resident memory of the daemon in KiB.
+fn resident(status: &Value) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/status", status["pid"])).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flood_changes_no_verdict_takes_little_memory_and_what_was_not_seen_is_counted() {
+    isolated("flooded", || {
+        // Everything is logged, so that the reader is flooded, too.
+        let settings = "[log]\nrate = 100000\nburst = 100000\n[flows]\nwindow = \"1s\"\n";
+        let (node, here, client) = running(POLICY, settings);
+        let _servers = here.serve(&[8080, 9000], &[]);
+        const DATAGRAMS: usize = 400_000;
+        let to = std::net::SocketAddr::new(ip("10.9.0.1"), 7777);
+        let most = std::thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood(&client, ip("10.9.0.2"), to, DATAGRAMS));
+            let mut most = 0;
+            while !flooding.is_finished() {
+                let probe_of = |what| Probe { from: client.clone(), source: ip("10.9.0.2"), destination: to.ip(), what };
+                let answers = probe(&[probe_of(What::Tcp(8080)), probe_of(What::Tcp(9000))]);
+                assert_eq!(answers, [Answer::Allowed, Answer::Denied]);
+                most = most.max(resident(&node.status().1));
+            }
+            most
+        });
+        assert!(most < 64 << 10, "{most} KiB");
+        let counter = || {
+            let table = here.sh("nft list table inet nodewall");
+            let lines = table.lines().filter(|line| line.contains("default of mgmt ingress: deny\""));
+            let packets = |line: &str| line.split("packets ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+            lines.filter_map(packets).sum::<u64>()
+        };
+        // One more, by which the reader learns how many came before it.
+        flood(&client, ip("10.9.0.2"), to, 1);
+        let denied = counter();
+        assert!(denied > DATAGRAMS as u64 / 2, "{denied} of {DATAGRAMS} datagrams arrived");
+        let status = node.until("all that was logged is read or counted", |_, status| {
+            let traffic = &status["traffic"];
+            let number = |key: &str| traffic[key].as_u64().unwrap();
+            number("packets") + number("packets_lost") >= denied.min(100_000)
+        });
+        println!("{denied} denied, {most} KiB; {:#}", status["traffic"]);
+    });
+}
