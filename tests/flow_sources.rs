@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use lab::may_run;
 use lab::net::{Host, Probe, What, probe, wire};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nodewall::compile::logged;
 use nodewall::flow::{Connections, Error, PacketLog};
 use nodewall::net::protocol::Protocol;
+use nodewall::nft::netlink::Message;
 use nodewall::nft::netlink::conntrack::{ConnectionEvent, Phase};
 use nodewall::nft::netlink::constant::{NF_INET_FORWARD, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT};
-use nodewall::nft::netlink::log::LoggedPacket;
+use nodewall::nft::netlink::log::{LONGEST_PAYLOAD, LoggedPacket, logged_packet};
 use nodewall::simulate::wire::{beginning, packet};
+use proptest::prelude::*;
 
 /// How long a test waits for what has to come; it comes in a tenth of a second, unless the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -273,7 +276,7 @@ fn connections_are_told_when_they_begin_and_when_they_end_with_what_was_counted(
         node.sh(&format!(
             "sysctl -qw net.netfilter.nf_conntrack_acct={both} net.netfilter.nf_conntrack_timestamp={both}"
         ));
-        let mut connections = node.enter(|| Connections::open()).unwrap();
+        let mut connections = node.enter(Connections::open).unwrap();
         for address in ["10.1.0.1", "fd01::1"] {
             let server = node.enter(|| TcpListener::bind(SocketAddr::new(ip(address), 0))).unwrap();
             let port = server.local_addr().unwrap().port();
@@ -340,4 +343,40 @@ fn connection_events_that_found_no_room_are_noticed_and_reading_is_bounded() {
     node.enter(|| lab::conntrack::inject(&[after]));
     let found = events_until(&mut connections, |events| !events.is_empty());
     assert_eq!(found[0].flow.original, after.0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    /// From the message to headers and the rule: attributes that fit around bytes that need not.
+    #[test]
+    fn made_up_packets_do_no_harm(
+        attributes in proptest::collection::vec((1u16..16, proptest::collection::vec(any::<u8>(), 0..90)), 0..6),
+        version in prop::sample::select(vec![0x45u8, 0x46, 0x4f, 0x60, 0x00]),
+        rest in proptest::collection::vec(prop::sample::select(vec![0u8, 1, 6, 17, 43, 44, 58, 60, 255]), 0..700),
+        prefix in "(would )?(deny: )?(tier |default of )?[a-z:]{0,9}(#[0-9]{1,12})? (allow|deny|x)?.{0,9}",
+    ) {
+        let mut payload = vec![2, 0, 0, 5];
+        let mut put = |kind: u16, value: &[u8]| {
+            payload.extend((value.len() as u16 + 4).to_ne_bytes());
+            payload.extend(kind.to_ne_bytes());
+            payload.extend(value);
+            payload.resize(payload.len().next_multiple_of(4), 0);
+        };
+        put(1, &[8, 0, 1, 0]);
+        put(9, &[&[version][..], &rest].concat());
+        put(10, prefix.as_bytes());
+        for (kind, value) in &attributes {
+            put(*kind, value);
+        }
+        let message = Message { kind: 4 << 8, flags: 0, sequence: 0, port: 0, payload: &payload };
+        if let Ok(Some(found)) = logged_packet(&message) {
+            prop_assert!(found.payload.len() <= LONGEST_PAYLOAD);
+            let _ = logged(&found.prefix);
+            for headers in [packet(&found.payload), beginning(&found.payload, 65_535)].into_iter().flatten() {
+                prop_assert!(headers.ports().is_none() || headers.icmp().is_none());
+            }
+        } else {
+            prop_assert!(!attributes.is_empty(), "it is a packet without them");
+        }
+    }
 }

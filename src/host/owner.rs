@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -33,7 +34,7 @@ pub struct Owners {
     /// Where the processes of a control group belong.
     homes: Cache<u64, Home>,
     /// The processes of a control group; of all of them where the kernel tells no control groups.
-    members: Cache<Option<u64>, Members>,
+    members: Cache<Option<u64>, Arc<Members>>,
     /// Who has a socket, by control group and inode.
     holders: Cache<(Option<u64>, u64), Holder>,
     /// The namespace and name of pods, by UID.
@@ -180,9 +181,9 @@ impl Owners {
     }
 
     /// The processes of a control group; `None` where nobody knows (yet) where it is.
-    fn members(&mut self, now: Instant, cgroup: Option<u64>) -> Option<Members> {
+    fn members(&mut self, now: Instant, cgroup: Option<u64>) -> Option<Arc<Members>> {
         if let Some(members) = self.members.get(&cgroup, now) {
-            return Some(members.clone());
+            return Some(Arc::clone(members));
         }
         let directory =
             cgroup.map(|id| self.paths.find(id, now).map(|(directory, path)| (directory, path == Path::new(""))));
@@ -212,8 +213,8 @@ impl Owners {
                 }
             }
         }
-        let members = Members { pids, one_name };
-        self.members.put(cgroup, members.clone(), now);
+        let members = Arc::new(Members { pids, one_name });
+        self.members.put(cgroup, Arc::clone(&members), now);
         Some(members)
     }
 
@@ -253,7 +254,7 @@ impl Owners {
 }
 
 /// The processes of a control group.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Members {
     /// Their ids; not all of too many.
     pids: Vec<u32>,
