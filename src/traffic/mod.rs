@@ -7,6 +7,8 @@
 //! ```
 
 pub mod event;
+pub mod query;
+pub mod readiness;
 pub mod record;
 pub mod seen;
 
