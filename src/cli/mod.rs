@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod audit_report;
 mod boot;
 mod check;
 mod confirm;
@@ -14,6 +15,7 @@ mod emergency;
 mod examine;
 mod exit;
 mod fleet;
+mod flows;
 mod history;
 mod host;
 mod interfaces;
@@ -59,7 +61,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -136,6 +138,10 @@ enum Command {
     Interfaces(interfaces::Arguments),
     /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
     Audit(audit::Arguments),
+    /// Show what went on at this node: who, with what service, by which rule, with what verdict; needs no daemon
+    Flows(Box<flows::Arguments>),
+    /// Say what a policy in audit mode would have denied, and whether it is ready to be enforced; needs no daemon
+    AuditReport(audit_report::Arguments),
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -213,6 +219,8 @@ pub fn main() -> ExitCode {
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
+        Command::Flows(arguments) => flows::run(&cli.options, arguments, &output),
+        Command::AuditReport(arguments) => audit_report::run(&cli.options, arguments, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),

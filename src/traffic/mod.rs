@@ -9,6 +9,8 @@
 
 pub mod event;
 pub mod names;
+pub mod query;
+pub mod readiness;
 pub mod record;
 pub mod scene;
 pub mod seen;
