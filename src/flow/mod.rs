@@ -1,11 +1,13 @@
-//! What the kernel tells of packets and connections as they come: the packet log and the events of connection tracking.
+//! What the kernel tells of packets and connections as they come, the packet log and the events of connection tracking; and the
+//! store of what they added up to.
 //!
-//! Both are sockets that never block and are read in bounded pieces: under a flood it is the kernel that has no room, and what it
+//! The first two are sockets that never block and are read in bounded pieces: under a flood it is the kernel that has no room, and what it
 //! leaves out is counted.
 
 mod connections;
 mod inbox;
 mod packets;
+pub mod store;
 
 pub use connections::Connections;
 pub use packets::PacketLog;

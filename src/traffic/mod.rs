@@ -11,6 +11,7 @@ pub mod event;
 pub mod names;
 pub mod record;
 pub mod scene;
+pub mod seen;
 pub mod tell;
 #[cfg(test)]
 mod tests;
