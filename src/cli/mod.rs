@@ -18,6 +18,7 @@ mod history;
 mod host;
 mod interfaces;
 mod join;
+mod learn;
 mod order;
 mod output;
 mod preset;
@@ -59,7 +60,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -136,6 +137,8 @@ enum Command {
     Interfaces(interfaces::Arguments),
     /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
     Audit(audit::Arguments),
+    /// Draft a policy from what went on at this node, and try a draft against it
+    Learn(learn::Arguments),
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -213,6 +216,7 @@ pub fn main() -> ExitCode {
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
+        Command::Learn(arguments) => learn::run(&cli.options, arguments, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),

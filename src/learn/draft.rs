@@ -57,8 +57,8 @@ pub struct NewPolicy {
     pub name: String,
     /// Its tier: one in which it comes before what denies today.
     pub tier: String,
-    /// Its place in the tier, where it needs one.
-    pub order: Option<i64>,
+    /// Its place in the tier: two policies without one would be an error.
+    pub order: i64,
     /// The roles.
     pub roles: BTreeSet<Role>,
     /// Its rules, by direction; a direction without rules is not governed.
@@ -114,6 +114,8 @@ pub struct LeftOut {
 
 /// How many services of something that is left out are named.
 pub const MOST_WORDS: usize = 6;
+/// So far behind the others of its tier a policy stands that has nothing to go before: more than there are roles.
+const LAST_ORDER: i64 = 1000;
 /// More addresses than these nobody reviews.
 const MOST_LITERALS: usize = 512;
 
@@ -392,7 +394,7 @@ impl Work<'_, '_> {
         for (number, (roles, rules)) in (0_i64..).zip(policies) {
             let of_roles: Vec<&str> = roles.iter().map(|role| role.name()).collect();
             let name = unique(&mut self.taken.policies, &format!("learned-{}", of_roles.join("-")));
-            let order = placement.orders.map(|first| first - number);
+            let order = placement.first.saturating_sub(number);
             self.draft.policies.push(NewPolicy { name, tier: placement.tier.clone(), order, roles, rules });
         }
     }
@@ -496,8 +498,8 @@ fn service_words(protocol: Option<Protocol>, service: Service) -> String {
 /// Where the draft's policies stand, so that they come before what denies today.
 struct Placement {
     tier: String,
-    /// The order of the first of them; further ones go down from there. `None`: wherever.
-    orders: Option<i64>,
+    /// The order of the first of them; further ones go down from there.
+    first: i64,
 }
 
 fn placement(judged: &[Judged<'_>], policy: &Policy) -> Placement {
@@ -527,13 +529,13 @@ fn placement(judged: &[Judged<'_>], policy: &Policy) -> Placement {
     let in_tier = || policy.policies.iter().filter(|policy| policy.tier == tier);
     let before = in_tier().filter(|policy| rules.contains(policy.name.as_str()));
     let taken: BTreeSet<i64> = in_tier().filter_map(|policy| policy.order).collect();
-    let orders = match before.clone().filter_map(|policy| policy.order).min() {
+    let first = match before.filter_map(|policy| policy.order).min() {
         // Nobody else's order is among those that are counted down from here.
-        Some(_) => taken.first().map(|first| first.saturating_sub(1)),
-        None if before.count() > 0 => Some(taken.last().map_or(1000, |last| last.saturating_add(1000))),
-        None => None,
+        Some(_) => taken.first().map_or(LAST_ORDER, |first| first.saturating_sub(1)),
+        // What has no order goes last.
+        None => taken.last().map_or(LAST_ORDER, |last| last.saturating_add(LAST_ORDER)),
     };
-    Placement { tier, orders }
+    Placement { tier, first }
 }
 
 #[cfg(test)]

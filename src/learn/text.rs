@@ -23,6 +23,8 @@ pub struct About {
     pub lost_packets: u64,
     /// How often events of connections were lost.
     pub lost_connections: u64,
+    /// Records that were not kept.
+    pub lost_records: u64,
 }
 
 /// More lines than these of one reason are only counted.
@@ -75,17 +77,18 @@ fn head(draft: &Draft, gathered: &Gathered, options: &Options, about: &About) ->
     }
     let _ = writeln!(
         text,
-        "# {} of them were let through by the policy that is there, which is not repeated here.",
+        "# {} were let through by the policy that is there, which is not repeated here.",
         count(draft.covered, "connection")
     );
-    match (about.lost_packets, about.lost_connections, gathered.folded) {
-        (0, 0, 0) => text.push_str("# Nothing was lost meanwhile.\n"),
-        (packets, connections, folded) => {
+    match (about.lost_packets, about.lost_connections, about.lost_records, gathered.folded) {
+        (0, 0, 0, 0) => text.push_str("# Nothing was lost meanwhile.\n"),
+        (packets, connections, records, folded) => {
             let _ = writeln!(
                 text,
-                "# Not all was seen: {} lost, events of connections lost {}, {} not told apart.\n# What is missing here may be among those.",
+                "# Not all was seen: {} lost, events of connections lost {}, {} not kept, {} not told apart.\n# What is missing here may be among those.",
                 count(packets, "logged packet"),
                 count(connections, "time"),
+                count(records, "record"),
                 count(folded, "record")
             );
         }
@@ -109,10 +112,11 @@ fn head(draft: &Draft, gathered: &Gathered, options: &Options, about: &About) ->
 }
 
 fn policy(text: &mut String, policy: &NewPolicy) {
-    let _ = write!(text, "\n[[policy]]\nname = \"{}\"\ntier = \"{}\"\n", policy.name, policy.tier);
-    if let Some(order) = policy.order {
-        let _ = writeln!(text, "order = {order} # before the rule that denies everything else");
-    }
+    let _ = write!(
+        text,
+        "\n[[policy]]\nname = \"{}\"\ntier = \"{}\"\norder = {}\n",
+        policy.name, policy.tier, policy.order
+    );
     let roles: Vec<String> = policy.roles.iter().map(|role| format!("'{role}'")).collect();
     let interfaces = match roles.as_slice() {
         [role] => format!("role == {role}"),

@@ -96,10 +96,7 @@ pub(super) fn triage<'a>(
     options: &Options,
 ) -> Vec<Judged<'a>> {
     let moving = moving(gathered, ground);
-    // Where no socket was ever found, that none was found says nothing.
-    let sockets_known =
-        gathered.flows().iter().any(|(flow, seen)| flow.direction == Direction::Ingress && !seen.actors.is_empty());
-    let scanners = scanners(gathered, ground, sockets_known);
+    let scanners = scanners(gathered, ground, &moving);
     let judge = |(flow, seen): (&'a Flow, &'a Seen)| {
         let role = ground.role(flow);
         let moving = moving.has(flow, ground);
@@ -191,7 +188,7 @@ fn answer(flow: &Flow, seen: &Seen) -> Answer {
 }
 
 /// Who scans this host, and how often such a peer usually asks for a service that does not answer.
-fn scanners(gathered: &Gathered, ground: &Ground<'_>, sockets_known: bool) -> BTreeMap<IpAddr, u64> {
+fn scanners(gathered: &Gathered, ground: &Ground<'_>, moving: &Moving) -> BTreeMap<IpAddr, u64> {
     let mut silent: BTreeMap<IpAddr, BTreeMap<(Option<Protocol>, Service), u64>> = BTreeMap::new();
     let mut scanners = BTreeMap::new();
     for (flow, seen) in gathered.flows() {
@@ -202,7 +199,8 @@ fn scanners(gathered: &Gathered, ground: &Ground<'_>, sockets_known: bool) -> BT
         let counts = match answer(flow, seen) {
             Answer::Yes => false,
             Answer::No => true,
-            Answer::Unknown => sockets_known && !is_ephemeral(flow, ground),
+            // One that asks for ten services of which nothing is known is taken for a scanner rather than for a friend.
+            Answer::Unknown => !moving.has(flow, ground),
         };
         if counts && flow.service == Service::Many {
             scanners.insert(peer, 1);
@@ -243,20 +241,37 @@ fn moves(flow: &Flow, ground: &Ground<'_>) -> bool {
         && flow.protocol.is_some_and(|protocol| !super::services::is_fixed(ground.policy, protocol, port))
 }
 
+/// What is known of the ephemeral ports that a peer and this host had to do with.
+#[derive(Clone, Debug, Default)]
+struct Ports {
+    all: BTreeSet<(Direction, u16)>,
+    answered: usize,
+}
+
+impl Ports {
+    /// Whether they are those of a job: answered, or, where nobody can tell, asked for by both sides.
+    fn are_of_a_job(&self) -> bool {
+        let directions: BTreeSet<Direction> = self.all.iter().map(|(direction, _)| *direction).collect();
+        self.all.len() >= MOVING_OF_PEER && (self.answered * 2 >= self.all.len() || directions.len() == 2)
+    }
+}
+
 fn moving(gathered: &Gathered, ground: &Ground<'_>) -> Moving {
-    let mut ports: BTreeMap<(Option<Role>, Option<Protocol>), BTreeMap<IpAddr, BTreeSet<(Direction, u16)>>> =
-        BTreeMap::new();
+    let mut ports: BTreeMap<(Option<Role>, Option<Protocol>), BTreeMap<IpAddr, Ports>> = BTreeMap::new();
     for (flow, seen) in gathered.flows() {
         let (Some(peer), Service::Port(port)) = (flow.peer, flow.service) else { continue };
-        if moves(flow, ground) && answer(flow, seen) != Answer::No {
+        let answer = answer(flow, seen);
+        if moves(flow, ground) && answer != Answer::No {
             let of_role = ports.entry((ground.role(flow), flow.protocol)).or_default();
-            of_role.entry(peer).or_default().insert((flow.direction, port));
+            let ports = of_role.entry(peer).or_default();
+            let new = ports.all.insert((flow.direction, port));
+            ports.answered += usize::from(new && answer == Answer::Yes);
         }
     }
     let mut peers = BTreeSet::new();
     for ((role, protocol), of_role) in ports {
-        let members = of_role.iter().filter(|(_, ports)| ports.len() >= MOVING_OF_PEER);
-        let all: BTreeSet<_> = members.clone().flat_map(|(_, ports)| ports).collect();
+        let members = of_role.iter().filter(|(_, ports)| ports.are_of_a_job());
+        let all: BTreeSet<_> = members.clone().flat_map(|(_, ports)| &ports.all).collect();
         if all.len() >= MOVING {
             peers.extend(members.map(|(peer, _)| (role, protocol, *peer)));
         }

@@ -69,14 +69,16 @@ pub fn verify(
 ) -> Report {
     let enforcing = NodeSettings { mode: Mode::Enforce, ..settings.clone() };
     let policy = enforced(policy, of_draft);
-    let (effective, _) = resolve(&policy, &enforcing, facts);
+    let (mut effective, _) = resolve(&policy, &enforcing, facts);
+    // Temporary access will be over.
+    effective.expire(|policy| policy.expires.is_some());
     let ground = Ground::new(&policy, &enforcing, facts);
     let names = Names::new(&policy, facts);
     let mut report = Report::default();
     for one in triage(gathered, &ground, &names, options) {
         let connections = one.seen.connections;
         match replay(&effective, facts, one.flow, one.seen) {
-            None if matches!(one.fate, Fate::Apart(_)) => {}
+            // Too much was put together, or the interface is gone.
             None => report.unsure = report.unsure.saturating_add(connections),
             Some((Outcome::Accepted, ..)) => report.allowed = report.allowed.saturating_add(connections),
             Some((_, _, true)) => report.unsure = report.unsure.saturating_add(connections),

@@ -223,6 +223,16 @@ fn a_scanner_gets_nothing_but_what_it_asks_for_far_more_often() {
 }
 
 #[test]
+fn high_ports_of_which_nothing_is_known_are_a_job_only_if_both_sides_began() {
+    let mut records: Vec<Record> = (0..30).map(|port| record("10.2.0.1", 40_000 + port, 2)).collect();
+    assert_eq!(of(&records), ["scan 10.2.0.1 tcp/40000 tcp/40001 tcp/40002 tcp/40003 tcp/40004 tcp/40005 +24"]);
+    let mut back = record("10.2.0.1", 45_000, 2);
+    back.key.direction = Direction::Egress;
+    records.push(back);
+    assert_eq!(of(&records)[0], "mgmt ingress learned-nccl-peers-clients nccl-peers");
+}
+
+#[test]
 fn more_than_was_told_apart_is_a_scan_of_one_and_a_flood_of_many() {
     let many = |peer: Option<&str>| {
         let mut many = Record { packets: Some(5000), ..record("10.0.0.9", 1, 5000) };
@@ -300,7 +310,7 @@ fn what_somebody_denies_is_proposed_only_when_asked_for() {
     assert_eq!(lines(&drafted(&records, &denies, &Options::default())), ["denied-by-rule 10.0.0.9 tcp/22 +0"]);
     let proposed = drafted(&records, &denies, &asked);
     let first = &proposed.policies[0];
-    assert_eq!((first.tier.as_str(), first.order), ("platform", Some(99)));
+    assert_eq!((first.tier.as_str(), first.order), ("platform", 99));
     let mut stopped = record("10.0.0.9", 22, 9);
     stopped.key.verdict = Verdict::Denied;
     stopped.key.decider = Decider::Default;
@@ -318,15 +328,15 @@ fn a_draft_comes_before_what_denies_everything_else() {
         (first.tier.clone(), first.order)
     };
     let close = || vec![rule(Action::Deny, &[], None)];
-    assert_eq!(place("platform", Some(7), close()), ("platform".to_owned(), Some(6)));
-    assert_eq!(place("platform", None, close()), ("platform".to_owned(), Some(1000)));
-    assert_eq!(place("baseline", Some(7), close()), ("default".to_owned(), None));
-    assert_eq!(place("platform", Some(7), Vec::new()), ("default".to_owned(), None));
+    assert_eq!(place("platform", Some(7), close()), ("platform".to_owned(), 6));
+    assert_eq!(place("platform", None, close()), ("platform".to_owned(), 1000));
+    assert_eq!(place("baseline", Some(7), close()), ("default".to_owned(), 1000));
+    assert_eq!(place("platform", Some(7), Vec::new()), ("default".to_owned(), 1000));
     let mut tiers = policy();
     tiers.policies = vec![host_policy("end", "platform", Some(7), Vec::new())];
     tiers.tiers.get_mut("platform").unwrap().default = TierDefault::Deny;
     let found = drafted(&records, &tiers, &Options::default());
-    assert_eq!((found.policies[0].tier.as_str(), found.policies[0].order), ("platform", None));
+    assert_eq!((found.policies[0].tier.as_str(), found.policies[0].order), ("platform", 1007));
 }
 
 #[test]
