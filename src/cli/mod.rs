@@ -20,6 +20,7 @@ mod history;
 mod host;
 mod interfaces;
 mod join;
+mod learn;
 mod order;
 mod output;
 mod preset;
@@ -62,6 +63,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
   1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -142,6 +144,8 @@ enum Command {
     Flows(Box<flows::Arguments>),
     /// Say what a policy in audit mode would have denied, and whether it is ready to be enforced; needs no daemon
     AuditReport(audit_report::Arguments),
+    /// Draft a policy from what went on at this node, and try a draft against it
+    Learn(learn::Arguments),
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -221,6 +225,7 @@ pub fn main() -> ExitCode {
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
         Command::Flows(arguments) => flows::run(&cli.options, arguments, &output),
         Command::AuditReport(arguments) => audit_report::run(&cli.options, arguments, &output),
+        Command::Learn(arguments) => learn::run(&cli.options, arguments, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
