@@ -8,8 +8,8 @@
 //! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
 //! | 3 | [`revoke`], [`exposure`], [`traffic`] | which flows a policy ends; what can be reached, and from where; what goes on, as events and records |
-//! | 4 | [`reconcile`], [`fleet`] | the state machine of the daemon, without I/O; what the nodes of a fleet have in force, and how they differ |
-//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`capture`], [`identity`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, captures, who the node is to its cluster |
+//! | 4 | [`reconcile`], [`fleet`], [`learn`] | the state machine of the daemon, without I/O; what the nodes of a fleet have in force, and how they differ; a policy from what went on |
+//! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`flow`], [`capture`], [`identity`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, packets and connections as the kernel tells of them, captures, who the node is to its cluster |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
 //! | 6 | [`daemon`], [`boot`], [`controller`] | the one loop, the control socket, systemd; the rules before all that; what one for a whole cluster does |
 //! | 7 | [`cli`] | one file per subcommand |
@@ -29,6 +29,7 @@ pub mod revoke;
 pub mod traffic;
 
 pub mod fleet;
+pub mod learn;
 pub mod reconcile;
 
 pub mod boot;
@@ -38,6 +39,7 @@ pub mod config;
 pub mod controller;
 pub mod daemon;
 pub mod driver;
+pub mod flow;
 pub mod host;
 pub mod identity;
 pub mod source;

@@ -401,6 +401,8 @@ struct Target {
     /// How many rules it has.
     rules: usize,
     summary: Arc<Summary>,
+    /// What it was compiled from.
+    effective: Arc<Effective>,
     members: Arc<Membership>,
     lockdown: bool,
     /// Whether it lets everything through.
@@ -676,8 +678,8 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
     let revoke = state.good.as_ref().is_some_and(|version| version.settings.revoke);
     let policy = effective.map(|mut effective| {
         expiry::pass(state, &mut effective, effects);
-        let new = target(&effective, false, number);
-        let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::new(effective), &facts)));
+        let new = target(effective, false, number);
+        let revocation = revoke.then(|| Arc::new(Revocation::new(Arc::clone(&new.effective), &facts)));
         Target { revocation, ..new }
     });
     if let (Some(policy), true) = (&policy, state.unwritten) {
@@ -688,11 +690,11 @@ fn retarget(state: &mut State, effects: &mut Vec<Effect>) {
             // Settings with errors may have lost the way in that the operator comes by.
             let settings = state.good.as_ref().map_or(settings, |version| &version.settings);
             let open = matches!(emergency, Emergency::BreakGlass { .. });
-            Some(Target { open, ..target(&emergency::effective(emergency, settings, &facts), false, 0) })
+            Some(Target { open, ..target(emergency::effective(emergency, settings, &facts), false, 0) })
         }
         (None, Some(settings)) if policy.is_none() && state.good.is_none() && !state.is_found() => {
             let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, &facts);
-            Some(target(&effective, true, 0))
+            Some(target(effective, true, 0))
         }
         _ => policy,
     };
@@ -802,12 +804,13 @@ fn first_error(findings: &[Finding]) -> Option<String> {
     Some(format!("{}: {}{others}", first.place, first.message))
 }
 
-fn target(effective: &Effective, lockdown: bool, number: u64) -> Target {
-    let (ruleset, mapped) = compile_noting(effective);
-    let (ruleset, summary) = (Arc::new(ruleset), Arc::new(summary(effective)));
-    let members = Arc::new(Membership::of(effective, mapped));
+fn target(effective: Effective, lockdown: bool, number: u64) -> Target {
+    let (ruleset, mapped) = compile_noting(&effective);
+    let (ruleset, summary) = (Arc::new(ruleset), Arc::new(summary(&effective)));
+    let members = Arc::new(Membership::of(&effective, mapped));
     let boot = effective.at_boot().map_or_else(|| Arc::clone(&ruleset), |boot| Arc::new(compile(&boot)));
-    Target { rules: rules(&ruleset), ruleset, boot, summary, members, lockdown, open: false, number, revocation: None }
+    let (rules, effective) = (rules(&ruleset), Arc::new(effective));
+    Target { rules, ruleset, boot, summary, effective, members, lockdown, open: false, number, revocation: None }
 }
 
 /// Sends the target to the kernel, now or as soon as the kernel has answered.
@@ -932,7 +935,7 @@ fn lock_down(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let (Some(facts), Some(settings)) = (&state.facts, &state.settings) else { return };
     let (effective, _) = resolve(&Policy::with_builtin_tiers(), settings, facts);
-    let lockdown = target(&effective, true, 0);
+    let lockdown = target(effective, true, 0);
     effects.push(Effect::Apply(Arc::clone(&lockdown.ruleset)));
     state.flying = Some(lockdown);
 }
@@ -1190,7 +1193,7 @@ fn write_ahead(state: &mut State, new: &Target, facts: &Facts, effects: &mut Vec
     if let (Some(confirmed), Some(_)) = (&state.confirmed, &state.not_kept) {
         // The way back has to be there, too, and the disk may not have it.
         let (effective, _) = resolve(&confirmed.policy, &confirmed.settings, facts);
-        let Target { ruleset, boot, .. } = target(&effective, false, confirmed.number);
+        let Target { ruleset, boot, .. } = target(effective, false, confirmed.number);
         what.push(generation(confirmed, &ruleset, &boot));
         what.push(Keep::Confirmed(confirmed.number));
     }
@@ -1419,6 +1422,17 @@ impl State {
     /// Which flows the ruleset that is on its way to the kernel ends.
     pub fn revocation(&self) -> Option<Arc<Revocation>> {
         self.flying.as_ref()?.revocation.clone()
+    }
+
+    /// What explains what goes on: the policy in force, the facts, and the sets that peers may be named by; `None` as long as nothing
+    /// of our doing is in force.
+    pub fn scene(&self) -> Option<(Arc<Effective>, &Facts, &BTreeMap<String, NamedSet>)> {
+        static NONE: BTreeMap<String, NamedSet> = BTreeMap::new();
+        let sets = self.good.as_ref().map_or(&NONE, |version| &version.policy.sets);
+        let in_force = self.in_force.as_ref()?;
+        // Facts that need no other rules come to a target that is never sent.
+        let newest = self.target.as_ref().filter(|target| Arc::ptr_eq(&target.ruleset, &in_force.ruleset));
+        Some((Arc::clone(&newest.unwrap_or(in_force).effective), self.facts.as_ref()?, sets))
     }
 
     /// Whether the kernel has the table that was there at the start, in place of anything of this process' doing.

@@ -24,12 +24,11 @@ use ipnet::IpNet;
 
 use crate::net::addr::AddrSet;
 use crate::net::facts::{Facts, Link};
-use crate::net::flow::{Detail, Flow};
+use crate::net::flow::Flow;
 use crate::net::interface::Direction;
-use crate::net::protocol::Protocol;
 use crate::policy::effective::{Effective, EffectivePolicy};
 use crate::policy::model::Mode;
-use crate::simulate::{ConntrackState, Origin, Outcome, Packet, Reason, decide};
+use crate::simulate::{First, Outcome, Packet, Reason, decide};
 
 /// A policy with what of the node decides which flows it is about.
 #[derive(Clone, Debug)]
@@ -92,7 +91,7 @@ impl Revocation {
         let owners = self.owners.get(&local).into_iter().flatten().copied();
         let connected = self.connected.iter().filter(|(net, _)| net.contains(&remote)).map(|(_, index)| *index);
         owners.chain(connected).chain(self.links.keys().copied()).find_map(|index| {
-            let decision = decide(&self.effective, &first.packet(self.links.get(&index)?));
+            let decision = decide(&self.effective, &packet_on(&first, self.links.get(&index)?));
             (decision.outcome != Outcome::Accepted).then_some(decision.reason)
         })
     }
@@ -101,100 +100,17 @@ impl Revocation {
         address.is_loopback() || self.local.contains(address)
     }
 
-    /// The first packet of a flow as the input and output hooks see it; `None` if it is not this host's.
+    /// The first packet of a flow that a policy can end.
     fn first_packet(&self, flow: &Flow) -> Option<First> {
         if flow.zone != 0 || flow.status & Flow::EXPECTED != 0 {
             return None;
         }
-        // Destinations are translated before our hooks, sources after them.
-        let (source, destination) = (flow.original.source, flow.reply.source);
-        let direction = match (self.is_local(source), self.is_local(destination)) {
-            (false, true) => Direction::Ingress,
-            (true, false) => Direction::Egress,
-            (true, true) | (false, false) => return None,
-        };
-        let real_port = flow.reply.ports().map(|(real, _)| real);
-        let (ports, icmp) = match flow.original.detail {
-            Detail::Ports(source, destination) => (Some((source, destination)), None),
-            Detail::Icmp { kind, code, .. } => (None, Some((kind, code))),
-            Detail::None => (None, None),
-        };
-        let written = (flow.original.destination, ports.map(|(_, port)| port));
-        let translated = (direction == Direction::Ingress && written != (destination, real_port.or(written.1)))
-            .then(|| (destination, real_port.unwrap_or_default()));
-        let (destination, ports) = match direction {
-            // What the sender wrote, for the stage before DNAT.
-            Direction::Ingress => (flow.original.destination, ports),
-            Direction::Egress => (destination, ports.map(|(source, port)| (source, real_port.unwrap_or(port)))),
-        };
-        Some(First { direction, source, destination, protocol: flow.original.protocol, ports, icmp, translated })
+        First::of(flow, &|address| self.is_local(address))
     }
 }
 
 fn rules(policy: &EffectivePolicy) -> impl Iterator<Item = &crate::policy::effective::EffectiveRule> {
     Direction::BOTH.into_iter().filter_map(|direction| policy.rules(direction)).flatten()
-}
-
-/// A first packet without its interface.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct First {
-    direction: Direction,
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: Protocol,
-    ports: Option<(u16, u16)>,
-    icmp: Option<(u8, u8)>,
-    /// See [`Packet::translated`].
-    translated: Option<(IpAddr, u16)>,
-}
-
-impl First {
-    /// The same if the other side had begun.
-    fn reversed(self) -> Self {
-        let (destination, ports) = match self.translated {
-            Some((address, port)) => (address, self.ports.map(|(source, _)| (source, port))),
-            None => (self.destination, self.ports),
-        };
-        Self {
-            translated: None,
-            direction: match self.direction {
-                Direction::Ingress => Direction::Egress,
-                Direction::Egress => Direction::Ingress,
-            },
-            source: destination,
-            destination: self.source,
-            ports: ports.map(|(source, destination)| (destination, source)),
-            ..self
-        }
-    }
-
-    /// On an interface.
-    fn packet(&self, link: &Link) -> Packet {
-        Packet {
-            direction: self.direction,
-            interface: link.name.clone(),
-            kind: link.kind.clone(),
-            source: self.source,
-            destination: self.destination,
-            protocol: Some(self.protocol),
-            ports: self.ports,
-            icmp: self.icmp,
-            hop_limit: 64,
-            state: ConntrackState::New,
-            forward: None,
-            translated: self.translated,
-            // Connection tracking does not know processes.
-            origin: Origin::Unknown,
-        }
-    }
-
-    /// This host's address and the other side's.
-    fn ends(&self) -> (IpAddr, IpAddr) {
-        match self.direction {
-            Direction::Ingress => (self.translated.map_or(self.destination, |(address, _)| address), self.source),
-            Direction::Egress => (self.source, self.destination),
-        }
-    }
 }
 
 /// Asks the kernel's routes: from this host's address to the other side's, the index of the interface, if there is a route.
@@ -287,7 +203,7 @@ impl<'a> Judge<'a> {
 
     fn denied(&self, first: &First, index: u32) -> bool {
         let Some(link) = self.revocation.links.get(&index) else { return false };
-        let decision = decide(&self.revocation.effective, &first.packet(link));
+        let decision = decide(&self.revocation.effective, &packet_on(first, link));
         decision.outcome != Outcome::Accepted && !decision.unsure
     }
 }
@@ -300,6 +216,10 @@ fn forget<K, V>(answers: &mut BTreeMap<K, V>) {
     if answers.len() >= REMEMBERED {
         answers.clear();
     }
+}
+
+fn packet_on(first: &First, link: &Link) -> Packet {
+    first.packet(link.name.clone(), link.kind.clone())
 }
 
 fn is_link_local(address: IpAddr) -> bool {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod audit_report;
 mod boot;
 mod check;
 mod confirm;
@@ -14,10 +15,12 @@ mod emergency;
 mod examine;
 mod exit;
 mod fleet;
+mod flows;
 mod history;
 mod host;
 mod interfaces;
 mod join;
+mod learn;
 mod monitor;
 mod order;
 mod output;
@@ -62,7 +65,8 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised
@@ -139,6 +143,12 @@ enum Command {
     Interfaces(interfaces::Arguments),
     /// Show what listens on this host, who holds it, and from where the policy in force lets it be reached
     Audit(audit::Arguments),
+    /// Show what went on at this node: who, with what service, by which rule, with what verdict; needs no daemon
+    Flows(Box<flows::Arguments>),
+    /// Say what a policy in audit mode would have denied, and whether it is ready to be enforced; needs no daemon
+    AuditReport(audit_report::Arguments),
+    /// Draft a policy from what went on at this node, and try a draft against it
+    Learn(learn::Arguments),
     /// Show what goes on, one line an event, as it happens
     Monitor(monitor::Arguments),
     /// Show rates by policy, interface and peer on a terminal, down to the rule and its text
@@ -220,6 +230,9 @@ pub fn main() -> ExitCode {
         Command::Status => status::run(&cli.options, &output),
         Command::Interfaces(arguments) => interfaces::run(&cli.options, arguments, &output),
         Command::Audit(arguments) => audit::run(&cli.options, arguments, &output),
+        Command::Flows(arguments) => flows::run(&cli.options, arguments, &output),
+        Command::AuditReport(arguments) => audit_report::run(&cli.options, arguments, &output),
+        Command::Learn(arguments) => learn::run(&cli.options, arguments, &output),
         Command::Monitor(arguments) => monitor::run(&cli.options, arguments, &output),
         Command::Top => top::run(&cli.options, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),

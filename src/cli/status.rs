@@ -15,7 +15,7 @@ use crate::config;
 use crate::daemon::socket::{READERS, Refusal, Reply, Request};
 use crate::daemon::status::{
     BaseChainRecord, ClusterRecord, DriftRecord, FindingRecord, RevocationRecord, SelfTestRecord, Status, TableRecord,
-    VERSION,
+    TrafficRecord, VERSION,
 };
 use crate::driver::{self, Kernel, Netlink};
 use crate::policy::coverage::{self, State};
@@ -242,6 +242,11 @@ fn text(status: &Status, colored: bool) -> String {
     if let Some(revocation) = &status.revocation {
         line(&mut out, "flows", &revocation_line(revocation));
     }
+    if let Some(traffic) = &status.traffic {
+        for (text, alright) in traffic_lines(traffic) {
+            line(&mut out, "traffic", &if alright { text } else { paint(&text, "33") });
+        }
+    }
     for cluster in &status.clusters {
         let text = cluster_line(cluster);
         let unwritten = cluster.report.as_ref().is_some_and(|report| report.starts_with("not"));
@@ -375,6 +380,32 @@ pub(super) fn chain_rows(out: &mut String, chains: &[&BaseChainRecord]) {
 fn table_line(table: &TableRecord) -> String {
     let TableRecord { chains, rules, sets, elements, .. } = table;
     format!("{chains} chains, {rules} rules, {sets} sets with {elements} elements")
+}
+
+/// What is seen of packets and connections, and whether that is all of it. Nothing where nothing has happened.
+fn traffic_lines(traffic: &TrafficRecord) -> Vec<(String, bool)> {
+    let mut lines = Vec::new();
+    if traffic.packets + traffic.connections > 0 {
+        let seen = format!("{} packets logged, {} connections", traffic.packets, traffic.connections);
+        let store = match traffic.store_bytes {
+            0 => String::new(),
+            bytes => format!("; {} KiB stored (`nodewall flows`)", bytes / 1024),
+        };
+        lines.push((format!("{seen}{store}"), true));
+    }
+    let number = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
+    let lost = [
+        number(traffic.packets_lost, "logged packets lost"),
+        number(traffic.connections_overruns, "times events of connections lost"),
+        number(traffic.records_left_out, "records not stored"),
+    ];
+    let lost: Vec<String> = lost.into_iter().flatten().collect();
+    if !lost.is_empty() {
+        lines.push((lost.join(", "), false));
+    }
+    let errors = [&traffic.packets_error, &traffic.connections_error, &traffic.store_error];
+    lines.extend(errors.into_iter().flatten().map(|error| (error.clone(), false)));
+    lines
 }
 
 /// At most this many findings on the first screen.

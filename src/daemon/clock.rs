@@ -9,6 +9,12 @@ pub fn now() -> u64 {
     seconds(SystemTime::now())
 }
 
+/// Microseconds since 1970-01-01 UTC.
+pub(super) fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// "2026-11-23T21:09:54Z".
 pub(super) fn rfc3339(at: SystemTime) -> String {
     time::rfc3339(seconds(at))

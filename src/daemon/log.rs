@@ -35,6 +35,16 @@ pub(super) mod message_id {
     pub(crate) const NOT_KEPT: &str = "1f8e6b3da0574c92b9d1c65e07a4f238";
     /// The kernel lacks something that nodewall uses.
     pub(crate) const KERNEL_LACKS: &str = "5c0e8a97d4b64f1fb2a36d19e7c85042";
+    /// Packets were denied or rejected.
+    pub(crate) const DENIED: &str = "d8610933a32e44f0a71bd0a534b20f10";
+    /// Packets would have been denied or rejected if it were not for audit mode.
+    pub(crate) const WOULD_DENY: &str = "b000512a1c4e4b308bac4a9e8e121d45";
+    /// A rule logged packets that it does not stop.
+    pub(crate) const LOGGED: &str = "1a0d03bbefe24a28be4a78cee938d621";
+    /// How many packets had no line of their own.
+    pub(crate) const LEFT_OUT: &str = "dc02fa1419a44f4d9a1ac8efe875c9ef";
+    /// What goes on cannot be read or kept, or was lost on the way.
+    pub(crate) const BLIND: &str = "e8cb361e79bb4fcd9b56987a35932fe9";
     /// The kernel did not take a ruleset.
     pub(crate) const FAILED: &str = "b3c8e2f4915d47a0a6c7d01e58f93b24";
 }

@@ -89,7 +89,8 @@ use reading::{Reading, Reread};
 use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
 use socket::Query;
-use status::Status;
+use status::{Status, TrafficRecord};
+use traffic::Traffic;
 
 /// What the daemon is started with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,6 +161,11 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
     let mut daemon = Daemon::new(options, kernel, systemd, inbox);
+    match Traffic::start(daemon.inbox.clone()) {
+        Ok(traffic) => daemon.traffic = Some(traffic),
+        // Rules hold without anybody looking.
+        Err(error) => tracing::error!("cannot start the threads that see what goes on: {error}"),
+    }
     daemon.happened(Event::KernelSeen { table });
     daemon.collect();
     daemon.load();
@@ -280,6 +286,8 @@ enum Input {
     KeepNodes(String),
     /// What became of the state of this node in a cluster, by the same.
     Reported(String, u64, Reported),
+    /// Somebody has to explain what goes on.
+    Scenery(std::sync::mpsc::Sender<Option<traffic::Scenery>>),
 }
 
 /// What the loop has to do after an input.
@@ -395,6 +403,8 @@ struct Daemon {
     remind_at: Option<Instant>,
     /// Rings when a policy is over.
     alarm: Alarm,
+    /// What reads the packet log and connection tracking; `None` where the system refused it.
+    traffic: Option<Traffic>,
 }
 
 impl Daemon {
@@ -443,6 +453,7 @@ impl Daemon {
             break_glass_at: None,
             remind_at: None,
             alarm: Alarm::default(),
+            traffic: None,
         }
     }
 
@@ -679,6 +690,10 @@ impl Daemon {
             Input::Fetched(order, by, fetched) => return self.look_up(Next::Order(order, by, fetched)),
             Input::Looked(look) => return self.looked(*look),
             Input::Scanned(looked, scan) => self.scanned(&looked, scan),
+            Input::Scenery(reply) => {
+                // Whoever asked may have given up waiting.
+                let _ = reply.send(self.scenery());
+            }
             Input::Features(found) => self.told_features(found),
         }
         Received::Nothing
@@ -740,6 +755,9 @@ impl Daemon {
         if documents::errors(&documents.findings) == 0 || documents.config.motd.is_some() {
             self.motd.at(documents.config.motd.clone());
         }
+        if self.has_good_settings(&documents) {
+            self.follow_traffic(&documents.config);
+        }
         self.wants_clusters(&documents);
         if self.goes_together(&mut documents, attempt) {
             self.happened(Event::DocumentsLoaded(documents_of(documents, None)));
@@ -749,6 +767,9 @@ impl Daemon {
     fn tell_facts(&mut self) {
         if let Some(facts) = self.known_facts() {
             self.happened(Event::FactsChanged(facts));
+            if let Some(traffic) = &self.traffic {
+                traffic.scene_changed();
+            }
         }
     }
 
@@ -770,6 +791,9 @@ impl Daemon {
         let before = self.state.generation();
         let answer = answer.map_err(|error| error.to_string()).map(|applied| Done { changes: applied.changes });
         self.happened(Event::Applied(answer));
+        if let Some(traffic) = &self.traffic {
+            traffic.scene_changed();
+        }
         // After the first rules: asking takes the kernel's lock for a moment.
         self.ask_features();
         if self.state.generation() != before {
@@ -830,6 +854,11 @@ impl Daemon {
         match query {
             Query::Reload => self.reload(),
             Query::Order(order) => self.ordered(order),
+            Query::Watch(reply) => {
+                let lines = self.traffic.as_ref().and_then(|traffic| traffic.watchers().enter());
+                // The peer may have gone.
+                let _ = reply.send(lines);
+            }
             Query::Status(reply) => {
                 self.curious.push(reply);
                 self.look_for_the_curious();
@@ -849,6 +878,7 @@ impl Daemon {
         self.drift.add_to(&mut status);
         self.clusters.add_to(&mut status);
         self.reports.add_to(&mut status);
+        status.traffic = self.traffic.as_ref().map(|traffic| TrafficRecord::of(&traffic.numbers()));
         status.since = self.since.map(clock::rfc3339);
         // The kernel's thread takes requests in order: it looks after whatever is on its way.
         let (kernel, wanted) = (self.kernel.clone(), self.state.last_sent().cloned());

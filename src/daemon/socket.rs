@@ -1,7 +1,8 @@
 //! The control socket: one JSON line in, one JSON line out.
 //!
 //! A request is `{"version":1,"request":"status"}`, `"reload"`, or an order with its particulars ([`Request`]); a reply has
-//! `status`, or `outcome`, or `error` with `code` and `message`, or none of them when a reload was begun. Reading is for root
+//! `status`, or `outcome`, or `error` with `code` and `message`, or none of them when a reload was begun. "watch" is answered with
+//! [`Line`](super::traffic::record::Line)s until the peer goes. Reading is for root
 //! and the group "nodewall", everything else for root.
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ const LONGEST_REQUEST_BYTES: u64 = 64 * 1024;
 const PEER_TIME: Duration = Duration::from_secs(2);
 /// How long the loop and the kernel may take to answer: a dump of a set of 100,000 prefixes takes about one second.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
+/// How long a peer that watches may take no line.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How many peers may be about to send their request. With one more, one of them is let go: see [`Waiting`].
 const WAITING_AT_ONCE: usize = 64;
 /// How many peers that only read may wait for an answer; more are told to come again. Whoever changes something is not counted:
@@ -44,7 +47,7 @@ const READING_AT_ONCE: usize = 64;
 pub struct Request {
     /// [`VERSION`].
     pub version: u32,
-    /// "status", "reload", "apply", "confirm", "rollback", "panic" or "break-glass".
+    /// "status", "watch", "reload", "apply", "confirm", "rollback", "panic" or "break-glass".
     pub request: String,
     /// For "apply": how long it has to be confirmed; for "break-glass": how long it holds, nothing to end it. Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +135,8 @@ impl Request {
 pub enum Asked {
     /// What is in force.
     Status,
+    /// What goes on.
+    Watch,
     /// To read everything again.
     Reload,
     /// To change something.
@@ -142,7 +147,7 @@ impl Asked {
     /// What its peer must be allowed to do.
     const fn needs(&self) -> Rights {
         match self {
-            Self::Status => Rights::Read,
+            Self::Status | Self::Watch => Rights::Read,
             Self::Reload | Self::Order(_) => Rights::Write,
         }
     }
@@ -165,10 +170,11 @@ pub fn parse(line: &[u8]) -> Result<Asked, Refusal> {
     }
     match (request.request.as_str(), request.order()) {
         ("status", _) => Ok(Asked::Status),
+        ("watch", _) => Ok(Asked::Watch),
         ("reload", _) => Ok(Asked::Reload),
         (_, Some(order)) => order.map(Asked::Order).map_err(bad),
         (other, None) => {
-            let known = "known are status, reload, apply, confirm, rollback, panic, break-glass";
+            let known = "known are status, watch, reload, apply, confirm, rollback, panic, break-glass";
             Err(bad(format!("{known}, and not {other:?}")))
         }
     }
@@ -208,6 +214,8 @@ pub(super) enum Query {
     Reload,
     /// Change something.
     Order(Order),
+    /// Tell what goes on, line by line; nothing where there is no place for one more, or nobody sees anything.
+    Watch(oneshot::Sender<Option<mpsc::Receiver<Arc<[u8]>>>>),
 }
 
 /// Why there is no control socket.
@@ -343,13 +351,54 @@ async fn answer(mut stream: UnixStream, peers: &Peers) -> io::Result<()> {
             };
             // Looking up users and groups may ask a directory service.
             let rights = tokio::task::spawn_blocking(move || rights(uid, gid)).await.unwrap_or(Rights::Nothing);
-            reply(&line, rights, by, peers).await
+            if rights >= Asked::Watch.needs() && parse(&line) == Ok(Asked::Watch) {
+                match watch(peers).await {
+                    Ok(lines) => return tell(stream, lines).await,
+                    Err(refusal) => *refusal,
+                }
+            } else {
+                reply(&line, rights, by, peers).await
+            }
         }
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;
     text.push(b'\n');
     timeout(PEER_TIME, stream.write_all(&text)).await.map_err(io::Error::other)??;
     stream.shutdown().await
+}
+
+/// A place among those who watch.
+async fn watch(peers: &Peers) -> Result<mpsc::Receiver<Arc<[u8]>>, Box<Reply>> {
+    let (reply, lines) = oneshot::channel();
+    let unavailable = |message: &str| Box::new(refuse("unavailable", message.to_owned()));
+    if peers.queries.send(Query::Watch(reply)).await.is_err() {
+        return Err(unavailable("no answer from the daemon's loop"));
+    }
+    match timeout(ANSWER_TIME, lines).await {
+        Ok(Ok(Some(lines))) => Ok(lines),
+        Ok(Ok(None)) => Err(unavailable("too many others watch; try again")),
+        _ => Err(unavailable("no answer from the daemon's loop")),
+    }
+}
+
+/// Tells a peer what goes on until it goes, takes nothing for too long, or the daemon ends.
+async fn tell(stream: UnixStream, mut lines: mpsc::Receiver<Arc<[u8]>>) -> io::Result<()> {
+    let (mut from, mut to) = stream.into_split();
+    let mut nothing = [0; 64];
+    loop {
+        tokio::select! {
+            line = lines.recv() => {
+                let Some(line) = line else { return to.shutdown().await };
+                timeout(PATIENCE, to.write_all(&line)).await.map_err(io::Error::other)??;
+            }
+            read = from.read(&mut nothing) => {
+                // Whoever watches has nothing more to say.
+                if read? == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 /// What a peer sends, up to the end of its line or of what it may send.
@@ -386,6 +435,8 @@ async fn reply(line: &[u8], rights: Rights, by: String, peers: &Peers) -> Reply 
             Ok(()) => Reply { version: VERSION, ..Reply::default() },
             Err(_) => unavailable(),
         },
+        // Who may watch is answered elsewhere.
+        Asked::Watch => unavailable(),
         Asked::Status => {
             let Ok(_place) = peers.reading.try_acquire() else {
                 return refuse("unavailable", "too many others wait for an answer; try again".to_owned());

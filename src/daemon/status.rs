@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rules::RuleRecord;
+use super::traffic::Numbers;
 use super::{clock, disk};
 use crate::compile::rule_of;
 use crate::driver::OtherChain;
@@ -83,6 +84,8 @@ pub struct Status {
     pub remarks: Vec<RemarkRecord>,
     /// The clusters that documents come from, the highest precedence first.
     pub clusters: Vec<ClusterRecord>,
+    /// What is seen of what goes on; `None` where nothing is.
+    pub traffic: Option<TrafficRecord>,
     /// What the kernel lacks of what nodewall uses; `None` while that is not known.
     pub kernel_lacks: Option<Vec<FeatureRecord>>,
     /// Our table in the kernel.
@@ -106,6 +109,59 @@ pub struct Status {
     pub rules: Vec<RuleRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
+}
+
+/// What is seen of packets and connections, counted since the daemon's start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficRecord {
+    /// Logged packets that were read.
+    pub packets: u64,
+    /// Logged packets that were lost on the way to the daemon.
+    pub packets_lost: u64,
+    /// Logged packets of the same group that no rule of ours has logged.
+    pub packets_foreign: u64,
+    /// Connections that were seen to begin.
+    pub connections: u64,
+    /// How often events of connections were lost: each time an unknown number.
+    pub connections_overruns: u64,
+    /// Logged packets that had no line of their own in the journal.
+    pub journal_silent: u64,
+    /// Records that were stored.
+    pub records: u64,
+    /// Records that were not stored.
+    pub records_left_out: u64,
+    /// How many bytes the store has on disk.
+    pub store_bytes: u64,
+    /// Whether connection tracking counts packets and bytes; `None` where that is not known.
+    pub accounting: Option<bool>,
+    /// Why the packet log is not read.
+    pub packets_error: Option<String>,
+    /// Why connections are not seen.
+    pub connections_error: Option<String>,
+    /// Why records are not stored.
+    pub store_error: Option<String>,
+}
+
+impl TrafficRecord {
+    /// The record of what was counted.
+    pub fn of(numbers: &Numbers) -> Self {
+        Self {
+            packets: numbers.packets,
+            packets_lost: numbers.lost_packets,
+            packets_foreign: numbers.foreign,
+            connections: numbers.connections,
+            connections_overruns: numbers.connection_overruns,
+            journal_silent: numbers.silent,
+            records: numbers.stored,
+            records_left_out: numbers.left_out,
+            store_bytes: numbers.store_bytes,
+            accounting: numbers.accounting,
+            packets_error: numbers.log_error.clone(),
+            connections_error: numbers.connections_error.clone(),
+            store_error: numbers.store_error.clone(),
+        }
+    }
 }
 
 /// A cluster that documents come from.

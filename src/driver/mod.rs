@@ -20,7 +20,7 @@ pub use members::change_members;
 pub use memory::Memory;
 pub use probe::features;
 pub use published::{Exposed, published};
-pub use route::ways;
+pub use route::{Routes, ways};
 pub use socket::Netlink;
 pub use watch::{Ear, Touch, Watch};
 

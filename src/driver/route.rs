@@ -13,18 +13,22 @@ use super::socket::Netlink;
 
 /// The routes of the network namespace in which it is opened.
 #[derive(Debug)]
-pub(super) struct Routes(Netlink);
+pub struct Routes(Netlink);
 
 /// include/uapi/linux/rtnetlink.h
 const RTM_NEWROUTE: u16 = 24;
 
 impl Routes {
-    pub(super) fn open() -> Result<Self, Error> {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when there is none to be had.
+    pub fn open() -> Result<Self, Error> {
         Netlink::speaking(NETLINK_ROUTE).map(Self)
     }
 
     /// The index of the interface by which this host sends from `local` to `remote`; `None` where it has no route.
-    pub(super) fn interface(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
+    pub fn interface(&mut self, local: IpAddr, remote: IpAddr) -> Option<u32> {
         let sequence = self.0.take_sequence(1);
         self.0.send(&request(local, remote, sequence)).ok()?;
         let answer = self.0.one(sequence, |message| {

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use nix::unistd::{Group, User};
+use nix::unistd::{Group, Uid, User};
 
 use crate::policy::local::LocalNames;
 
@@ -66,21 +66,43 @@ pub fn look_up_within(limit: Duration, root: &Path, names: &LocalNames) -> Accou
     })
 }
 
+/// What this machine's name service calls a user, if it says so within `limit`. The thread that waits for it is left behind.
+pub fn user_name_within(limit: Duration, uid: u32) -> Option<String> {
+    within(limit, move || User::from_uid(Uid::from_raw(uid))).ok()?.ok()?.map(|user| user.name)
+}
+
 fn ask(limit: Duration, root: &Path, names: &LocalNames) -> Result<Accounts, String> {
+    let (root, names) = (root.to_owned(), names.clone());
+    within(limit, move || look_up(&root, &names))
+}
+
+/// What a thread of its own finds in that time.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     if WAITING.load(Ordering::Relaxed) >= MOST_WAITING {
         return Err("earlier questions have no answer yet".to_owned());
     }
     let (sender, receiver) = mpsc::channel();
-    let (root, names) = (root.to_owned(), names.clone());
     let spawned = thread::Builder::new().name("accounts".to_owned()).spawn(move || {
         WAITING.fetch_add(1, Ordering::Relaxed);
-        let accounts = look_up(&root, &names);
+        let found = work();
         WAITING.fetch_sub(1, Ordering::Relaxed);
         // Nobody may be waiting any more.
-        let _ = sender.send(accounts);
+        let _ = sender.send(found);
     });
     spawned.map_err(|error| error.to_string())?;
     receiver.recv_timeout(limit).map_err(|_| format!("no answer within {} s", limit.as_secs_f32()))
+}
+
+/// The names of users in a file like passwd(5), by number.
+pub(super) fn names_in(path: &Path) -> BTreeMap<u32, String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let user = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
+        Some((fields.nth(1)?.parse().ok()?, name))
+    };
+    // Of two names with one id, the first is what others show, too.
+    text.lines().rev().filter_map(user).collect()
 }
 
 /// The numbers of those that were found.

@@ -1,4 +1,4 @@
-//! Sockets that listen, as sock_diag(7) and the files in /proc/net tell of them.
+//! Sockets that listen, as sock_diag(7) and the files in /proc/net tell of them, and the one socket that a packet is for.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,11 +32,15 @@ pub struct Listening {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+const TCP_SYN_RECV: u8 = 3;
+const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
+const TCP_NEW_SYN_RECV: u8 = 12;
 const INET_DIAG_REQ_PROTOCOL: u16 = 3;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-const INET_DIAG_LOCALS: u16 = 14;
+const INET_DIAG_LOCALS: u16 = 12;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const IPPROTO_MPTCP: u32 = 262;
 const ID_BYTES: usize = 48;
 /// `struct inet_diag_msg` up to its attributes.
@@ -108,6 +112,69 @@ pub fn listening(payload: &[u8], protocol: Protocol) -> Option<Listening> {
         device: word(40),
         uid: word(64),
         inode: word(68).into(),
+    })
+}
+
+/// The socket of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Its owner.
+    pub uid: u32,
+    /// Its number among the inodes of sockets; 0 where no process has it: the connection is not accepted yet, or over.
+    pub inode: u64,
+    /// The number of the control group in which it was opened (Linux 5.9).
+    pub cgroup: Option<u64>,
+    /// Whether it is a whole socket: the kernel keeps less of a connection that is about to begin, or is over, and does not know its owner.
+    pub whole: bool,
+}
+
+/// The socket by which this host has a flow, or that a packet with these ends would come to: of TCP and UDP. `None` where there is none.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(super) fn of_flow(
+    asker: &mut Asker,
+    protocol: Protocol,
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+) -> io::Result<Option<Held>> {
+    match asker.one(SOCK_DIAG_BY_FAMILY, &exactly(protocol, local, remote), |message| held(message.payload)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        answer => answer,
+    }
+}
+
+/// `struct inet_diag_req_v2` for one socket. What the kernel finds for IPv4 may be one of IPv6 that takes both.
+fn exactly(protocol: Protocol, local: (IpAddr, u16), remote: (IpAddr, u16)) -> Vec<u8> {
+    // For UDP, source and destination are those of a packet that comes ("swapped for historical reasons": `udp_dump_one`).
+    let (source, destination) = if protocol == Protocol::TCP { (local, remote) } else { (remote, local) };
+    let family = if local.0.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut bytes = vec![family, protocol.0, 0, 0];
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend(source.1.to_be_bytes());
+    bytes.extend(destination.1.to_be_bytes());
+    for address in [source.0, destination.0] {
+        let octets = match address {
+            IpAddr::V4(address) => [address.to_bits().to_be_bytes(), [0; 4], [0; 4], [0; 4]].concat(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        bytes.extend(octets);
+    }
+    // Any interface, any cookie.
+    bytes.extend([0; 4]);
+    bytes.extend([0xff; 8]);
+    bytes
+}
+
+/// Whose the socket of an answer is (`struct inet_diag_msg`).
+pub fn held(payload: &[u8]) -> Option<Held> {
+    let (head, attributes) = payload.split_first_chunk::<MESSAGE_BYTES>()?;
+    let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    Some(Held {
+        uid: word(64),
+        inode: word(68).into(),
+        cgroup: Attributes::of(attributes).u64(INET_DIAG_CGROUP_ID),
+        whole: !matches!(head[1], TCP_SYN_RECV | TCP_TIME_WAIT | TCP_NEW_SYN_RECV),
     })
 }
 
@@ -260,7 +327,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_comes_is_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in ".{0,300}") {
-            let _ = listening(&bytes, Protocol::SCTP);
+            let _ = (listening(&bytes, Protocol::SCTP), held(&bytes));
             let _ = sockaddr_port(&bytes);
             for protocol in [Protocol::TCP, Protocol::UDP] {
                 let _ = from_text(&text, protocol);

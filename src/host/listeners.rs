@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::accounts;
 use super::diag::{self, Listening};
 use super::processes::{self, Found};
 use super::rdma_cm::{self, CmListener};
@@ -48,7 +49,7 @@ pub fn listeners(root: &Path, facts: &Facts) -> Listeners {
         of("all") == Some(1) || of(name.as_str()) == Some(1)
     };
     let loopback_open = names.values().filter(|name| loops(name)).cloned().collect();
-    Listeners { all, users: users(&root.join("etc/passwd")), loopback_open, troubles }
+    Listeners { all, users: accounts::names_in(&root.join("etc/passwd")), loopback_open, troubles }
 }
 
 /// The sockets of this network namespace. Asking about a protocol would load its module, so that only those are asked about that the
@@ -91,18 +92,6 @@ fn in_files(directory: &Path, wanted: impl Fn(Protocol) -> bool) -> Vec<Vec<List
         Some(diag::from_text(&text, *protocol))
     };
     diag::FILES.iter().filter(|(_, protocol)| wanted(*protocol)).filter_map(read).collect()
-}
-
-/// Names of users in the text of passwd(5).
-fn users(path: &Path) -> BTreeMap<u32, String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let user = |line: &str| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
-        Some((fields.nth(1)?.parse().ok()?, name))
-    };
-    // Of two names with one id, the first is what others show, too.
-    text.lines().rev().filter_map(user).collect()
 }
 
 /// What is known of an endpoint so far.

@@ -80,7 +80,7 @@ fn process(
 }
 
 /// The inode of a link like `socket:[4242]` (proc_pid_fd(5)).
-fn socket(link: &str) -> Option<u64> {
+pub(super) fn socket(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
@@ -126,7 +126,7 @@ fn uid(status: &str) -> Option<u32> {
 
 /// The namespace and name of each pod that the kubelet keeps logs of, by UID: `NAMESPACE_NAME_UID` (kubernetes
 /// pkg/kubelet/kuberuntime/helpers.go, BuildPodLogsDirectory).
-fn pods(directory: &Path) -> BTreeMap<String, (String, String)> {
+pub(super) fn pods(directory: &Path) -> BTreeMap<String, (String, String)> {
     let pod = |name: String| {
         let mut parts = name.split('_').map(str::to_owned);
         let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
@@ -136,7 +136,7 @@ fn pods(directory: &Path) -> BTreeMap<String, (String, String)> {
 }
 
 /// Where a process belongs, by the text of /proc/PID/cgroup (cgroups(7)): the unified hierarchy, or systemd's own in a hybrid.
-fn home(text: &str) -> Home {
+pub(super) fn home(text: &str) -> Home {
     let path = |controllers: &str| {
         text.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -147,7 +147,8 @@ fn home(text: &str) -> Home {
     of_path(unified.or_else(|| path("name=systemd")).unwrap_or_default())
 }
 
-fn of_path(path: &str) -> Home {
+/// Where a process in this control group belongs.
+pub(super) fn of_path(path: &str) -> Home {
     let mut home = Home::default();
     for name in path.split('/').filter(|name| !name.is_empty()) {
         if let Some(uid) = pod_uid(name) {

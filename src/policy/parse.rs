@@ -191,7 +191,11 @@ pub fn service_ports<'t>(reader: &mut Reader<'t>, node: &Node<'t>, what: &str) -
     found
 }
 
-fn service_port(text: &str) -> Result<ServicePort, (String, String)> {
+/// One of a service's ports.
+///
+/// # Errors
+/// What is wrong with it, and what to do (may be empty).
+pub fn service_port(text: &str) -> Result<ServicePort, (String, String)> {
     let (name, detail) = match text.split_once('/') {
         Some((name, detail)) => (name, Some(detail)),
         None => (text, None),

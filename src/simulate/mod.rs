@@ -4,6 +4,7 @@
 mod decision;
 mod essential;
 mod evaluate;
+mod first;
 pub mod flows;
 mod interface;
 pub mod link;
@@ -21,6 +22,7 @@ pub mod words;
 
 pub use decision::{Decision, Outcome, Reason};
 pub use evaluate::trace;
+pub use first::First;
 pub use interface::{How, Recognised, is_loopback, recognise};
 pub use matching::{Mismatch, matches};
 pub use packet::{ConntrackState, Exit, Origin, Packet, Socket};

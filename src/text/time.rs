@@ -13,6 +13,37 @@ pub fn rfc3339_micros(micros: u64) -> String {
     format!("{}.{:06}Z", whole.trim_end_matches('Z'), micros % 1_000_000)
 }
 
+/// The seconds since 1970-01-01 UTC of an RFC 3339 time like "2026-11-23T21:09:54Z" or "2026-11-23T22:09:54.5+01:00"; a fraction of a
+/// second is left out. Nothing for another text, and for a time before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let number = |part: &str, most: u16| {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| part.parse::<u16>().ok()).flatten().filter(|number| *number <= most)
+    };
+    let (date, rest) = text.split_once(['T', 't', ' '])?;
+    let mut date = date.split('-');
+    let (year, month, day) = (number(date.next()?, 9999)?, number(date.next()?, 12)?, number(date.next()?, 31)?);
+    let at = rest.find(['Z', 'z', '+', '-'])?;
+    let (clock, offset) = rest.split_at(at);
+    let mut clock = clock.split('.').next()?.split(':');
+    let (hour, minute, second) = (number(clock.next()?, 23)?, number(clock.next()?, 59)?, number(clock.next()?, 60)?);
+    let minutes = match offset.split_at(1) {
+        ("Z" | "z", "") => 0,
+        (sign @ ("+" | "-"), offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let minutes = i64::from(number(hours, 23)?) * 60 + i64::from(number(minutes, 59)?);
+            if sign == "+" { minutes } else { -minutes }
+        }
+        _ => return None,
+    };
+    if date.next().is_some() || clock.next().is_some() || month == 0 || day == 0 {
+        return None;
+    }
+    let days = days_to(year, u8::try_from(month).ok()?, u8::try_from(day).ok()?);
+    let of_day = i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
+    u64::try_from(days * 86_400 + of_day - minutes * 60).ok()
+}
+
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Years are counted from March, so
 /// that the leap day is their last.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -52,6 +83,21 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(seconds), text);
+        }
+    }
+
+    #[test]
+    fn times_are_read_back() {
+        for (text, seconds) in [
+            ("2026-11-23T21:09:54Z", 1_795_468_194),
+            ("2026-11-23T22:09:54.25+01:00", 1_795_468_194),
+            ("2026-11-23 20:39:54-00:30", 1_795_468_194),
+            ("1970-01-01T00:00:00Z", 0),
+        ] {
+            assert_eq!(parse_rfc3339(text), Some(seconds), "{text}");
+        }
+        for text in ["", "2026-11-23", "2026-11-23T21:09Z", "2026-11-23T21:09:54", "2026-13-23T21:09:54Z", "1h", "é"] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
         }
     }
 

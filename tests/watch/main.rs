@@ -1,7 +1,10 @@
-//! `monitor` and `top` against a control socket that plays a stream of events.
+//! `monitor` and `top`: against a control socket that plays a stream of events, in a real tmux, and with the real daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod daemon;
+#[path = "../lab/mod.rs"]
+mod lab;
 mod monitor;
 mod stand_in;
 mod tmux;

@@ -111,7 +111,9 @@ fn cells(event: &EventRecord) -> [String; ALIGNED + 1] {
     };
     let source = endpoint(&event.source, event.source_port);
     let destination = endpoint(&event.destination, event.destination_port);
-    let place = event.place.as_ref().map(|place| format!(" {place}")).unwrap_or_default();
+    // Without the directory, as the kernel's comments have it.
+    let place = event.place.as_deref().and_then(|place| place.rsplit('/').next());
+    let place = place.map(|place| format!(" {place}")).unwrap_or_default();
     let rest: Vec<String> =
         [event.process.as_ref().map(process), (!event.text.is_empty()).then(|| quoted(&event.text))]
             .into_iter()
@@ -217,7 +219,7 @@ mod tests {
             names: vec!["node:gpu-17".into(), "set:ops".into()],
             rule: "kubelet#2".into(),
             policy: Some("kubelet".into()),
-            place: Some("20-kubelet.toml:14".into()),
+            place: Some("/etc/nodewall/policy.d/20-kubelet.toml:14".into()),
             text: "no: not you".into(),
             process: Some(ActorRecord {
                 name: "kubelet".into(),

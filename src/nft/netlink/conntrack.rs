@@ -1,5 +1,5 @@
-//! Connection tracking entries: the kernel's messages to [`Flow`], and the requests to list and to end them. It stands here
-//! because conntrack speaks the same nfnetlink as nf_tables: one header, one kind of attribute.
+//! Connection tracking entries: the kernel's messages to [`Flow`] and [`ConnectionEvent`], and the requests to list and to end them. It
+//! stands here because conntrack speaks the same nfnetlink as nf_tables: one header, one kind of attribute.
 //!
 //! The layout is that of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 
@@ -7,17 +7,46 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::attribute::{Attributes, Malformed, Writer};
 use super::constant::{
-    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_CODE,
-    CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_CODE, CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_STATUS,
-    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE,
-    IP_CT_TCP_FLAG_BE_LIBERAL, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK,
-    NFPROTO_IPV4, NFPROTO_IPV6, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_ID, CTA_IP_V4_DST,
+    CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_ICMP_CODE, CTA_PROTO_ICMP_ID,
+    CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_CODE, CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_STATUS, CTA_TIMESTAMP,
+    CTA_TIMESTAMP_START, CTA_TIMESTAMP_STOP, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY,
+    CTA_TUPLE_ZONE, CTA_ZONE, IP_CT_TCP_FLAG_BE_LIBERAL, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW,
+    NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4, NFPROTO_IPV6, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST,
 };
 use super::decode::Message;
 use super::encode::{finish, header};
 use crate::net::flow::{Detail, Flow, Tuple};
 use crate::net::protocol::Protocol;
+
+/// What the kernel tells when a connection begins or ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectionEvent {
+    /// Which of the two.
+    pub kind: Phase,
+    /// The connection, as it is then.
+    pub flow: Flow,
+    /// How many packets there were, both ways; `None` where the kernel does not count (`net.netfilter.nf_conntrack_acct`) and at the
+    /// beginning, when it does not say so.
+    pub packets: Option<u64>,
+    /// How many bytes, from the IP headers on; likewise.
+    pub bytes: Option<u64>,
+    /// When it began, in microseconds since 1970-01-01 UTC; `None` where the kernel does not note it
+    /// (`net.netfilter.nf_conntrack_timestamp`) and at the beginning, when it does not say so.
+    pub began_micros: Option<u64>,
+    /// When it ended; likewise.
+    pub ended_micros: Option<u64>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Its first packet got through.
+    Began,
+    /// It is forgotten: it is over, or nothing was heard of it for long enough, or somebody deleted it.
+    Ended,
+}
 
 /// A request for every entry of both families.
 pub fn list_flows(sequence: u32) -> Vec<u8> {
@@ -95,18 +124,52 @@ pub fn flow(message: &Message<'_>) -> Result<Option<Flow>, Malformed> {
     if message.kind != NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW {
         return Ok(None);
     }
+    read(&message.attributes()?).map(Some)
+}
+
+/// The beginning or the end of a connection in a message; `None` if the message is about something else, a change in between among
+/// them.
+///
+/// # Errors
+/// Attributes that are missing, or not what the kernel writes.
+pub fn connection_event(message: &Message<'_>) -> Result<Option<ConnectionEvent>, Malformed> {
+    // A change in between is NEW as well, without the flag (`ctnetlink_conntrack_event`, net/netfilter/nf_conntrack_netlink.c).
+    let kind = match (message.kind ^ NFNL_SUBSYS_CTNETLINK << 8, message.flags & NLM_F_CREATE) {
+        (IPCTNL_MSG_CT_NEW, NLM_F_CREATE) => Phase::Began,
+        (IPCTNL_MSG_CT_DELETE, _) => Phase::Ended,
+        _ => return Ok(None),
+    };
     let attributes = message.attributes()?;
+    let (sent, answered) = (attributes.nested(CTA_COUNTERS_ORIG)?, attributes.nested(CTA_COUNTERS_REPLY)?);
+    let both = |kind| match (sent.u64(kind)?, answered.u64(kind)?) {
+        (Some(sent), Some(answered)) => Ok(Some(sent.saturating_add(answered))),
+        (sent, answered) => Ok(sent.or(answered)),
+    };
+    let times = attributes.nested(CTA_TIMESTAMP)?;
+    // Nanoseconds.
+    let micros = |kind| times.u64(kind).map(|time| time.map(|time| time / 1000));
+    Ok(Some(ConnectionEvent {
+        kind,
+        flow: read(&attributes)?,
+        packets: both(CTA_COUNTERS_PACKETS)?,
+        bytes: both(CTA_COUNTERS_BYTES)?,
+        began_micros: micros(CTA_TIMESTAMP_START)?,
+        ended_micros: micros(CTA_TIMESTAMP_STOP)?,
+    }))
+}
+
+fn read(attributes: &Attributes<'_>) -> Result<Flow, Malformed> {
     let (original, reply) = (attributes.nested(CTA_TUPLE_ORIG)?, attributes.nested(CTA_TUPLE_REPLY)?);
     // A zone may hold for one direction only, and is told with that one then (`ct original zone set 1`).
     let zones = [attributes.u16(CTA_ZONE)?, original.u16(CTA_TUPLE_ZONE)?, reply.u16(CTA_TUPLE_ZONE)?];
-    Ok(Some(Flow {
+    Ok(Flow {
         original: tuple(&original)?,
         reply: tuple(&reply)?,
         zone: zones.into_iter().flatten().find(|zone| *zone != 0).unwrap_or(0),
         id: attributes.u32(CTA_ID)?.ok_or_else(|| Malformed::new("a flow without an id"))?,
         status: attributes.u32(CTA_STATUS)?.unwrap_or(0),
-        picked_up: picked_up(&attributes)?,
-    }))
+        picked_up: picked_up(attributes)?,
+    })
 }
 
 /// The kernel is liberal with the windows of connections whose beginning it did not see (`tcp_new`,
@@ -190,8 +253,13 @@ mod tests {
 
     /// A message as the kernel writes it.
     fn bytes(flow: &Flow) -> Vec<u8> {
+        message(IPCTNL_MSG_CT_NEW, 0, flow, |_| {})
+    }
+
+    /// One of this kind, with more attributes.
+    fn message(kind: u16, flags: u16, flow: &Flow, more: impl FnOnce(&mut Writer)) -> Vec<u8> {
         let mut writer = Writer::default();
-        let start = header(&mut writer, NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, 0, 1, NFPROTO_IPV4, 0);
+        let start = header(&mut writer, NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, 1, NFPROTO_IPV4, 0);
         put_tuple(&mut writer, CTA_TUPLE_ORIG, &flow.original);
         put_tuple(&mut writer, CTA_TUPLE_REPLY, &flow.reply);
         writer.put_u32(CTA_STATUS, flow.status);
@@ -203,8 +271,55 @@ mod tests {
                 writer.nest(CTA_PROTOINFO_TCP, |writer| writer.put(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &[flags, 0]));
             });
         }
+        more(&mut writer);
         finish(&mut writer, start);
         writer.bytes
+    }
+
+    /// An end, with everything that the kernel can say of it.
+    fn ending(flow: &Flow) -> Vec<u8> {
+        message(IPCTNL_MSG_CT_DELETE, 0, flow, |writer| {
+            for (kind, packets, bytes) in [(CTA_COUNTERS_ORIG, 7, 800), (CTA_COUNTERS_REPLY, 5, 60_000)] {
+                writer.nest(kind, |writer| {
+                    writer.put_u64(CTA_COUNTERS_PACKETS, packets);
+                    writer.put_u64(CTA_COUNTERS_BYTES, bytes);
+                });
+            }
+            writer.nest(CTA_TIMESTAMP, |writer| {
+                writer.put_u64(CTA_TIMESTAMP_START, 1_764_145_219_000_001_999);
+                writer.put_u64(CTA_TIMESTAMP_STOP, 1_764_145_229_000_002_000);
+            });
+        })
+    }
+
+    #[test]
+    fn beginnings_and_ends_are_told_and_what_is_between_is_not() {
+        for flow in examples() {
+            let event = |bytes: &[u8]| connection_event(&messages(bytes).unwrap()[0]).unwrap();
+            let began = ConnectionEvent {
+                kind: Phase::Began,
+                flow: flow.clone(),
+                packets: None,
+                bytes: None,
+                began_micros: None,
+                ended_micros: None,
+            };
+            // NLM_F_EXCL comes with it.
+            assert_eq!(event(&message(IPCTNL_MSG_CT_NEW, NLM_F_CREATE | 0x200, &flow, |_| {})), Some(began.clone()));
+            assert_eq!(event(&bytes(&flow)), None, "an update");
+            let ended = ConnectionEvent {
+                kind: Phase::Ended,
+                packets: Some(12),
+                bytes: Some(60_800),
+                began_micros: Some(1_764_145_219_000_001),
+                ended_micros: Some(1_764_145_229_000_002),
+                ..began.clone()
+            };
+            assert_eq!(event(&ending(&flow)), Some(ended));
+            let uncounted = ConnectionEvent { kind: Phase::Ended, ..began };
+            assert_eq!(event(&message(IPCTNL_MSG_CT_DELETE, 0, &flow, |_| {})), Some(uncounted));
+            assert_eq!(event(&message(IPCTNL_MSG_CT_GET, NLM_F_CREATE, &flow, |_| {})), None);
+        }
     }
 
     #[test]
@@ -267,8 +382,10 @@ mod tests {
             flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
             end in any::<prop::sample::Index>(),
             cut in any::<bool>(),
+            ended in any::<bool>(),
         ) {
-            let mut bytes = bytes(&examples()[which]);
+            let example = &examples()[which];
+            let mut bytes = if ended { ending(example) } else { bytes(example) };
             for (at, value) in flips {
                 let at = at.index(bytes.len());
                 bytes[at] = value;
@@ -278,12 +395,15 @@ mod tests {
             }
             if let Ok(messages) = messages(&bytes) {
                 for message in messages {
-                    let _ = flow(&message);
+                    let _ = (flow(&message), connection_event(&message));
                 }
             }
             // And with a frame that is right around what is not.
             if bytes.len() > 20 {
-                let _ = flow(&Message { kind: NFNL_SUBSYS_CTNETLINK << 8, flags: 0, sequence: 1, port: 0, payload: &bytes[16..] });
+                let framed = |kind, flags| Message { kind, flags, sequence: 1, port: 0, payload: &bytes[16..] };
+                let _ = flow(&framed(NFNL_SUBSYS_CTNETLINK << 8, 0));
+                let _ = connection_event(&framed(NFNL_SUBSYS_CTNETLINK << 8, NLM_F_CREATE));
+                let _ = connection_event(&framed(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, 0));
             }
         }
     }

@@ -19,10 +19,13 @@ pub const NLMSGERR_ATTR_MSG: u16 = 1;
 
 // include/uapi/linux/netfilter/nfnetlink.h
 pub const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+pub const NFNL_SUBSYS_ULOG: u16 = 4;
 pub const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub const NFNL_MSG_BATCH_END: u16 = 17;
 pub const NFNL_BATCH_GENID: u16 = 1;
+pub const NFNLGRP_CONNTRACK_NEW: u32 = 1;
+pub const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 pub const NFNETLINK_HEADER_LENGTH: usize = 4;
 
 // include/uapi/linux/netfilter.h
@@ -33,6 +36,9 @@ pub const NFPROTO_ARP: u8 = 3;
 pub const NFPROTO_NETDEV: u8 = 5;
 pub const NFPROTO_BRIDGE: u8 = 7;
 pub const NFPROTO_IPV6: u8 = 10;
+pub const NF_INET_LOCAL_IN: u8 = 1;
+pub const NF_INET_FORWARD: u8 = 2;
+pub const NF_INET_LOCAL_OUT: u8 = 3;
 pub const NF_DROP: i32 = 0;
 pub const NF_ACCEPT: i32 = 1;
 
@@ -45,8 +51,16 @@ pub const CTA_TUPLE_ORIG: u16 = 1;
 pub const CTA_TUPLE_REPLY: u16 = 2;
 pub const CTA_STATUS: u16 = 3;
 pub const CTA_PROTOINFO: u16 = 4;
+pub const CTA_COUNTERS_ORIG: u16 = 9;
+pub const CTA_COUNTERS_REPLY: u16 = 10;
 pub const CTA_ID: u16 = 12;
 pub const CTA_ZONE: u16 = 18;
+pub const CTA_TIMESTAMP: u16 = 20;
+
+pub const CTA_COUNTERS_PACKETS: u16 = 1;
+pub const CTA_COUNTERS_BYTES: u16 = 2;
+pub const CTA_TIMESTAMP_START: u16 = 1;
+pub const CTA_TIMESTAMP_STOP: u16 = 2;
 
 pub const CTA_TUPLE_IP: u16 = 1;
 pub const CTA_TUPLE_PROTO: u16 = 2;
@@ -71,6 +85,33 @@ pub const CTA_PROTOINFO_TCP: u16 = 1;
 pub const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 // include/uapi/linux/netfilter/nf_conntrack_tcp.h
 pub const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 0x08;
+
+// include/uapi/linux/netfilter/nfnetlink_log.h
+pub const NFULNL_MSG_PACKET: u16 = 0;
+pub const NFULNL_MSG_CONFIG: u16 = 1;
+
+pub const NFULA_PACKET_HDR: u16 = 1;
+pub const NFULA_MARK: u16 = 2;
+pub const NFULA_TIMESTAMP: u16 = 3;
+pub const NFULA_IFINDEX_INDEV: u16 = 4;
+pub const NFULA_IFINDEX_OUTDEV: u16 = 5;
+pub const NFULA_IFINDEX_PHYSINDEV: u16 = 6;
+pub const NFULA_IFINDEX_PHYSOUTDEV: u16 = 7;
+pub const NFULA_PAYLOAD: u16 = 9;
+pub const NFULA_PREFIX: u16 = 10;
+pub const NFULA_UID: u16 = 11;
+pub const NFULA_SEQ: u16 = 12;
+pub const NFULA_GID: u16 = 14;
+
+pub const NFULNL_CFG_CMD_BIND: u8 = 1;
+pub const NFULA_CFG_CMD: u16 = 1;
+pub const NFULA_CFG_MODE: u16 = 2;
+pub const NFULA_CFG_NLBUFSIZ: u16 = 3;
+pub const NFULA_CFG_TIMEOUT: u16 = 4;
+pub const NFULA_CFG_QTHRESH: u16 = 5;
+pub const NFULA_CFG_FLAGS: u16 = 6;
+pub const NFULNL_COPY_PACKET: u8 = 2;
+pub const NFULNL_CFG_F_SEQ: u16 = 1;
 
 // include/uapi/linux/netfilter/nf_tables.h
 pub const NFT_JUMP: i32 = -3;

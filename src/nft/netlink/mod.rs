@@ -12,6 +12,7 @@ mod effect;
 mod encode;
 mod event;
 mod expression;
+pub mod log;
 pub mod nat;
 pub mod probe;
 mod replay;

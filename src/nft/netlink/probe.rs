@@ -276,8 +276,7 @@ pub fn read_stale(probe: &Probe, answers: &[Acknowledgement]) -> Support {
     }
 }
 
-/// `NFNL_SUBSYS_ULOG` and `NFULNL_MSG_CONFIG` (include/uapi/linux/netfilter/nfnetlink_log.h).
-const ULOG_CONFIG: u16 = 4 << 8 | 1;
+const ULOG_CONFIG: u16 = NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_CONFIG;
 /// A group that nobody reads. The question changes nothing, whoever does.
 const ULOG_GROUP: u16 = u16::MAX;
 /// `IPCTNL_MSG_CT_GET_STATS` (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
