@@ -17,6 +17,7 @@ cidrs = ["10.9.0.0/24"]
 [[policy]]
 name = "services"
 order = 20
+interfaces = "all()"
 ingress = [
   { action = "allow", from = { sets = ["clients"] }, protocol = "tcp", ports = [8080] },
   { action = "deny", protocol = "tcp", ports = [9000], log = "not here" },
@@ -56,7 +57,7 @@ fn what_packets_meet_is_on_the_screen() {
             " denied ",
             " in  mgmt0 ",
             " tcp 10.9.0.2:",
-            " > 10.9.0.1:9000 set:clients services#2 10-services.toml:11 ",
+            " > 10.9.0.1:9000 set:clients services#2 10-services.toml:12 ",
             "\"not here\"\n",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
@@ -71,11 +72,11 @@ fn what_packets_meet_is_on_the_screen() {
             send(What::Tcp(9000));
             let line = text.lines().find(|line| line.starts_with("services#2")).unwrap_or_default();
             let words: Vec<&str> = line.split_whitespace().collect();
-            matches!(words.as_slice(), [_, "denied", "10-services.toml:11", rate, ..] if *rate != "0")
+            matches!(words.as_slice(), [_, "denied", "10-services.toml:12", rate, ..] if *rate != "0")
         });
         tmux.keys(&["/", "#", "2", "Enter", "Enter"]);
         let shown = tmux.until("the rule", |text| text.contains("LAST EVENTS") && text.contains("> 10.9.0.1:9000"));
-        assert!(shown.contains(">   11   { action = \"deny\", protocol = \"tcp\""), "{shown}");
+        assert!(shown.contains(">   12   { action = \"deny\", protocol = \"tcp\""), "{shown}");
         tmux.keys(&["3"]);
         let shown = tmux.until("the peer", |text| text.contains("10.9.0.2"));
         assert!(shown.contains("set:clients"), "{shown}");

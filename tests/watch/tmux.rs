@@ -23,7 +23,7 @@ impl Tmux {
             return None;
         }
         let tmux = Self { folder: tempfile::tempdir().unwrap() };
-        let settings = "set -g status off\nset -g window-size manual\nset -g escape-time 0\n";
+        let settings = "set -g status off\nset -g escape-time 0\n";
         std::fs::write(tmux.folder.path().join("tmux.conf"), settings).unwrap();
         let (width, height) = (width.to_string(), height.to_string());
         let shell = format!("env -i TERM={term} LANG=C.UTF-8 PATH=/usr/bin:/bin PS1='{PROMPT}' sh");

@@ -75,11 +75,10 @@ fn from_policies_to_the_text_of_a_rule_and_back() {
     let Some(tmux) = Tmux::new("top in tmux", (80, 24), "tmux-256color") else { return };
     let daemon = node();
     tmux.line(&top(&daemon, ""));
-    let text = tmux.until("rates", |text| text.contains("denied 2") && text.contains("/s  would deny"));
-    assert!(text.contains("in force, generation 12") && text.contains("1 policies"), "{text}");
-    for part in
-        ["POLICY", "ALLOW/s", "kubelet", "platform, eth0", "audit, application", "(no rule: defaults)", "q quit"]
-    {
+    let text =
+        tmux.until("rates", |text| text.contains("deny ") && !text.contains("deny 0/s") && text.contains("/s  would "));
+    assert!(text.contains("in force  generation 12") && text.contains("1 policies"), "{text}");
+    for part in ["POLICY", "ALLOW/s", "kubelet", "platform, eth0", "audit, application", "(defaults)", "q quit"] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     tmux.keys(&["Enter"]);
@@ -98,7 +97,7 @@ fn from_policies_to_the_text_of_a_rule_and_back() {
     tmux.until("rules again", |text| text.contains("VERDICT, PLACE") && !text.contains("LAST EVENTS"));
     tmux.keys(&["3"]);
     let text = tmux.until("peers", |text| text.contains("203.0.113.66"));
-    assert!(text.contains("fd00::17") && text.contains("seen: 3 events") && text.contains("4 missed here"), "{text}");
+    assert!(text.contains("fd00::17") && text.contains("seen: 3 events") && text.contains("4 missed"), "{text}");
     tmux.keys(&["/", "6", "6", "Enter"]);
     tmux.until("the filter", |text| text.contains("/66") && !text.contains("fd00::17"));
     tmux.keys(&["Enter"]);
@@ -139,7 +138,7 @@ fn it_fits_whatever_size_the_terminal_comes_to() {
         tmux.until(&format!("{width}x{height}"), |text| match (width, height) {
             (2, 2) => text.starts_with("PO") || text.starts_with("ku"),
             (12, 3) => text.starts_with("POLICY") && text.contains("kubelet"),
-            (30, 8) => text.contains("kubelet") && text.contains(" q quit") != text.contains("Tab view"),
+            (30, 8) => text.contains("kubelet") && text.contains("q quit") && !text.contains("WOULD/s"),
             _ => text.contains("kubelet") && text.contains("q quit") && text.contains("WOULD/s"),
         });
     }
@@ -196,7 +195,7 @@ fn colours_are_there_unless_they_are_not_wanted() {
     let daemon = node();
     for (before, colored) in [("", true), ("NO_COLOR=1", false)] {
         tmux.line(&top(&daemon, before));
-        tmux.until("rates", |text| text.contains("denied 2") && text.contains("q quit"));
+        tmux.until("rates", |text| text.contains("deny ") && !text.contains("deny 0/s") && text.contains("q quit"));
         let raw = tmux.run(&["capture-pane", "-p", "-e"]);
         assert_eq!(raw.contains("\u{1b}[31m") || raw.contains("\u{1b}[38;5;1m"), colored, "{raw:?}");
         tmux.keys(&["q"]);

@@ -106,12 +106,12 @@ fn summary<'a>(app: &App, theme: Theme) -> Line<'a> {
     let mut spans = vec![
         Span::styled("nodewall top  ", STRONG),
         Span::styled(state, style),
-        Span::raw(format!(", generation {}   ", model.generation)),
-        Span::styled(format!("allowed {allowed}/s"), theme.color(Color::Green)),
+        Span::raw(format!("  generation {}  ", model.generation)),
+        Span::styled(format!("allow {allowed}/s"), theme.color(Color::Green)),
         Span::raw("  "),
-        Span::styled(format!("denied {denied}/s"), theme.color(Color::Red)),
+        Span::styled(format!("deny {denied}/s"), theme.color(Color::Red)),
         Span::raw("  "),
-        Span::styled(format!("would deny {would}/s"), theme.color(Color::Yellow)),
+        Span::styled(format!("would {would}/s"), theme.color(Color::Yellow)),
     ];
     if app.is_paused() {
         spans.insert(1, Span::styled("PAUSED", MARKED));
@@ -170,14 +170,14 @@ fn notes<'a>(app: &App, theme: Theme) -> Line<'a> {
         return Line::styled(text, theme.faint());
     }
     let unit = match app.look.unit {
-        Unit::Both => "connections and logged packets",
-        Unit::Connections => "connections only",
-        Unit::Packets => "logged packets only",
+        Unit::Both => "",
+        Unit::Connections => ", here connections only",
+        Unit::Packets => ", here logged packets only",
     };
     let lost = model.losses();
     let style = if lost.is_empty() { theme.faint() } else { theme.warn() };
     let lost = if lost.is_empty() { "none missed".to_owned() } else { lost };
-    Line::styled(format!("seen: {} events, {unit}; {lost}", model.events), style)
+    Line::styled(format!("seen: {} events{unit}; {lost}", model.events), style)
 }
 
 fn keys<'a>(app: &App) -> Line<'a> {
@@ -186,8 +186,8 @@ fn keys<'a>(app: &App) -> Line<'a> {
     }
     let sort = app.look.sort.name();
     Line::raw(match app.page() {
-        Page::Rule(_) => "Up/Down scroll  Esc back  p pause  ? help  q quit".to_owned(),
-        _ => format!("Tab view  Enter open  Esc back  s sort: {sort}  / filter  p pause  ? help  q quit"),
+        Page::Rule(_) => "q quit  ? help  Esc back  Up/Down scroll  p pause".to_owned(),
+        _ => format!("q quit  ? help  Tab view  Enter open  Esc back  s sort: {sort}  / filter  p pause"),
     })
 }
 

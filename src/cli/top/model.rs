@@ -125,8 +125,8 @@ impl RuleKey {
     }
 }
 
-/// The name under which defaults of tiers and roles stand among the policies. No policy has a name with a space.
-pub(super) const DEFAULTS: &str = "(no rule: defaults)";
+/// The name under which defaults of tiers and roles stand among the policies. No policy has a name with a parenthesis.
+pub(super) const DEFAULTS: &str = "(defaults)";
 
 /// Something that events are of: a peer or an interface.
 #[derive(Clone, Debug, Default)]
@@ -320,8 +320,8 @@ impl Model {
     pub(super) fn losses(&self) -> String {
         let LostRecord { packets, connections } = self.lost;
         let parts = [
-            (self.missed, format!("{} missed here", self.missed)),
-            (packets, format!("{packets} packets lost before the daemon")),
+            (self.missed, format!("{} missed", self.missed)),
+            (packets, format!("{packets} packets lost")),
             (connections, format!("connections lost {connections} times")),
         ];
         let parts: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, words)| words).collect();

@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(
             rows(&model(), &Page::Policies, &look),
             [
-                "(no rule: defaults) |  | 0 15.0k 0 0 30.0k 0",
+                "(defaults) |  | 0 15.0k 0 0 30.0k 0",
                 "kubelet | platform, eth0 | 50 1.0 0 100 2 0",
                 "nccl | audit, platform, eth0 | 0 0 3.0 0 0 6",
                 "failsafe:ssh | failsafe | 0.5 0 0 1 0 0",
@@ -328,9 +328,9 @@ mod tests {
             rows.iter().map(|row| row.split(" | ").next().unwrap().to_owned()).collect::<Vec<_>>()
         };
         for (sort, expected) in [
-            (Sort::Denied, ["(no rule: defaults)", "nccl", "kubelet", "failsafe:ssh"]),
-            (Sort::Sum, ["(no rule: defaults)", "kubelet", "nccl", "failsafe:ssh"]),
-            (Sort::Name, ["(no rule: defaults)", "failsafe:ssh", "kubelet", "nccl"]),
+            (Sort::Denied, ["(defaults)", "nccl", "kubelet", "failsafe:ssh"]),
+            (Sort::Sum, ["(defaults)", "kubelet", "nccl", "failsafe:ssh"]),
+            (Sort::Name, ["(defaults)", "failsafe:ssh", "kubelet", "nccl"]),
         ] {
             assert_eq!(names(Look { sort, ..Look::default() }), expected, "{sort:?}");
         }

@@ -8,7 +8,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::super::model::tests::{at, event, of, status};
 use super::*;
-use crate::daemon::traffic::record::{ActorRecord, LostRecord};
+use crate::daemon::traffic::record::{ActorRecord, Line as Told, LostRecord};
 
 const PLAIN: Theme = Theme { colored: false };
 
@@ -60,7 +60,26 @@ fn shows(app: &App, width: u16, height: u16, expected: &str) {
 
 #[test]
 fn policies_on_a_terminal_of_80_columns() {
-    shows(&app(), 80, 14, "");
+    shows(
+        &app(),
+        80,
+        14,
+        r#"nodewall top  in force  generation 12  allow 50/s  deny 15.0k/s  would 3.0/s
+ 1 policies   2 interfaces   3 peers
+POLICY        TIER, INTERFACES      ALLOW/s DENY/s WOULD/s ALLOWED DENIED  WOULD
+(defaults)                                0  15.0k       0       0  30.0k      0
+kubelet       platform, eth0             50    1.0       0     100      2      0
+nccl          audit, platform, eth0       0      0     3.0       0      0      6
+failsafe:ssh  failsafe                  0.5      0       0       1      0      0
+
+
+
+
+
+counters of the kernel; of what is allowed, the first packet of a connection
+q quit  ? help  Tab view  Enter open  Esc back  s sort: rate  / filter  p pause
+"#,
+    );
 }
 
 #[test]
@@ -73,7 +92,28 @@ fn a_rule_has_its_text_and_its_last_events() {
         lines: vec![(13, false, "  { action = \"allow\" },".into()), (14, true, "  { action = \"deny\" },".into())],
         note: None,
     });
-    shows(&app, 80, 16, "");
+    shows(
+        &app,
+        80,
+        16,
+        r#"nodewall top  in force  generation 12  allow 50/s  deny 15.0k/s  would 3.0/s
+ 1 policies   2 interfaces   3 peers  > kubelet > kubelet#2
+RULE       VERDICT, PLACE                       PACKETS/s BYTES/s PACKETS  BYTES
+kubelet#2  denied 20-kubelet.toml:14                  1.0      60       2    120
+
+/etc/nodewall/policy.d/20-kubelet.toml, as it is on disk now
+    13   { action = "allow" },
+>   14   { action = "deny" },
+
+LAST EVENTS
+08:20:19.123 allowed eth0 tcp [fd00::1:2:3:4]:40000 > 10.0.0.5:22
+08:20:19.123 denied eth0 tcp 10.0.7.9:40000 > 10.0.0.5:10250 node:gpu-17,set:ops
+08:20:19.123 allowed eth0 tcp [fd00::1:2:3:4]:40000 > 10.0.0.5:22
+08:20:19.123 denied eth0 tcp 10.0.7.9:40000 > 10.0.0.5:10250 node:gpu-17,set:ops
+counters of the kernel; of what is allowed, the first packet of a connection
+q quit  ? help  Esc back  Up/Down scroll  p pause
+"#,
+    );
     app.source =
         Some(Source { path: "/x".into(), lines: Vec::new(), note: Some("cannot read /x: Permission denied".into()) });
     assert!(screen(&app, 80, 16).contains("\ncannot read /x: Permission denied\n"));
@@ -82,22 +122,71 @@ fn a_rule_has_its_text_and_its_last_events() {
 #[test]
 fn peers_say_what_was_missed() {
     let mut app = app();
-    let line = |line: crate::daemon::traffic::record::Line| line;
     let lost = LostRecord { packets: 7, connections: 2 };
-    app.model_mut().line(
-        at(2),
-        &line(crate::daemon::traffic::record::Line { missed: Some(3), lost: Some(lost), ..Default::default() }),
-    );
+    app.model_mut().line(at(2), &Told { missed: Some(3), lost: Some(lost), ..Told::default() });
     press(&mut app, &[KeyCode::Char('3')]);
-    shows(&app, 80, 10, "");
+    shows(
+        &app,
+        80,
+        10,
+        r#"nodewall top  in force  generation 12  allow 50/s  deny 15.0k/s  would 3.0/s
+ 1 policies   2 interfaces   3 peers
+PEER           NAMES                ALLOW/s DENY/s WOULD/s ALLOWED DENIED  WOULD
+10.0.7.9       node:gpu-17 set:ops        0    1.0       0       0      3      0
+fd00::1:2:3:4                           1.0      0       0       3      0      0
+
+
+
+seen: 6 events; 3 missed, 7 packets lost, connections lost 2 times
+q quit  ? help  Tab view  Enter open  Esc back  s sort: rate  / filter  p pause
+"#,
+    );
     press(&mut app, &[KeyCode::Enter]);
-    shows(&app, 100, 12, "");
+    shows(
+        &app,
+        100,
+        12,
+        r#"nodewall top  in force  generation 12  allow 50/s  deny 15.0k/s  would 3.0/s
+ 1 policies   2 interfaces   3 peers  > 10.0.7.9
+SERVICE                                                 ALLOW/s DENY/s WOULD/s ALLOWED DENIED  WOULD
+in tcp 10250                                                  0    1.0       0       0      3      0
+RULE       PLACE                                        ALLOW/s DENY/s WOULD/s ALLOWED DENIED  WOULD
+kubelet#2  20-kubelet.toml:14                                 0    1.0       0       0      3      0
+
+
+
+
+seen: 6 events; 3 missed, 7 packets lost, connections lost 2 times
+q quit  ? help  Tab view  Enter open  Esc back  s sort: rate  / filter  p pause
+"#,
+    );
 }
 
 #[test]
 fn small_terminals_have_the_rows_first() {
-    shows(&app(), 40, 8, "");
-    shows(&app(), 20, 3, "");
+    shows(
+        &app(),
+        40,
+        8,
+        r#"nodewall top  in force  generation 12  a
+ 1 policies   2 interfaces   3 peers
+POLICY            ALLOW/s DENY/s WOULD/s
+(defaults)              0  15.0k       0
+kubelet                50    1.0       0
+nccl                    0      0     3.0
+failsafe:ssh          0.5      0       0
+q quit  ? help  Tab view  Enter open  Es
+"#,
+    );
+    shows(
+        &app(),
+        20,
+        3,
+        r#"POLICY
+(defaults)
+kubelet
+"#,
+    );
     // No size is too small for it, and none too large, wherever one is.
     let mut app = app();
     for keys in [&[][..], &[KeyCode::End], &[KeyCode::Enter], &[KeyCode::Enter], &[KeyCode::Char('?')]] {
