@@ -6,7 +6,7 @@ use super::comment::{self, Logged, LoggedBy};
 use super::point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, FORWARD_OUT, Point};
 use super::{base, early};
 use crate::net::interface::{Direction, Role};
-use crate::nft::ir::{Chain, Elements, Rule, Ruleset, SetRef, Statement, Verdict};
+use crate::nft::ir::{Chain, Elements, Rule, Ruleset, SetRef, Statement, Value, Verdict};
 use crate::nft::key::Key;
 use crate::policy::effective::RuleId;
 use crate::policy::model::Action;
@@ -235,7 +235,13 @@ fn only<T>(all: BTreeSet<T>) -> Option<T> {
 
 /// Where a rule of a root leads, with the interface where it asks for one.
 fn entries_of<'r>(ruleset: &'r Ruleset, chain: &Chain, rule: &'r Rule) -> Vec<(Option<String>, &'r str)> {
-    let device = chain.base.and_then(|base| base.device).map(|device| device.as_name());
+    let device = chain.base.and_then(|base| base.device);
+    // An interface that is not there yet is recognised by its name.
+    let named = rule.statements.iter().find_map(|statement| match statement {
+        Statement::Match { key: Key::InterfaceName(_), negated: false, value: Value::Is(name) } => Some(*name),
+        _ => None,
+    });
+    let only = named.or(device).map(|name| name.as_name());
     let mut entries = Vec::new();
     for statement in &rule.statements {
         if let Statement::Vmap { keys, map: SetRef::Named(name) } = statement
@@ -247,7 +253,7 @@ fn entries_of<'r>(ruleset: &'r Ruleset, chain: &Chain, rule: &'r Rule) -> Vec<(O
                 Some((interface, target(verdict.as_ref()?)?))
             }));
         } else {
-            entries.extend(targets(ruleset, statement).into_iter().map(|target| (device.clone(), target)));
+            entries.extend(targets(ruleset, statement).into_iter().map(|target| (only.clone(), target)));
         }
     }
     entries
