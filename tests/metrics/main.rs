@@ -1,7 +1,7 @@
 //! Metrics of the real daemon: read by its sockets, checked by promtool, scraped by a real Prometheus; the rules, the runbook and the
 //! dashboard that come with it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../lab/mod.rs"]
 mod lab;

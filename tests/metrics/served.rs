@@ -190,6 +190,10 @@ fn what_is_wrong_with_the_endpoint_is_told_and_stops_nothing() {
         std::fs::write(&token, "another-token-of-the-same\n").unwrap();
         assert_eq!(tcp("127.0.0.1:9477", "0123456789abcdef-a-token").status, 401);
         assert_eq!(tcp("127.0.0.1:9477", "another-token-of-the-same").status, 200);
+        // Other settings for the same address: it is free in time.
+        node.write("nodewall.toml", &(node.settings() + &listen + "rules = true\n"));
+        until(&node, "rules", |page| page.contains("nodewall_rule_packets_total"));
+        assert_eq!(node.status().1["metrics_error"], serde_json::Value::Null);
         // One that cannot be used changes nothing.
         std::fs::write(&token, "short\n").unwrap();
         assert_eq!(tcp("127.0.0.1:9477", "another-token-of-the-same").status, 200);

@@ -30,6 +30,7 @@ use crate::daemon::socket;
 use crate::metrics::text::Format;
 use crate::metrics::verdicts::Verdicts;
 use crate::text::cause::chain;
+use crate::textfile::reason;
 
 /// What could not be opened is tried again after this time: the address may come, and so may certificates.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -97,6 +98,15 @@ struct Open<T> {
     task: JoinHandle<()>,
 }
 
+impl<T> Open<T> {
+    /// Closes it, so that its address is free afterwards.
+    async fn close(mut self) {
+        self.task.abort();
+        // It ends with being aborted.
+        let _ = (&mut self.task).await;
+    }
+}
+
 impl<T> Drop for Open<T> {
     fn drop(&mut self) {
         self.task.abort();
@@ -114,8 +124,11 @@ async fn serve(mut wanted: watch::Receiver<Option<MetricsSettings>>, book: &Arc<
         if let Some(open) = unix.take_if(|open| Some(&open.what) != socket.as_ref()) {
             // Nobody is to find a socket that nobody answers on.
             let _ = std::fs::remove_file(&open.what);
+            open.close().await;
         }
-        tcp = tcp.filter(|open| Some(&open.what) == endpoint.as_ref());
+        if let Some(open) = tcp.take_if(|open| Some(&open.what) != endpoint.as_ref()) {
+            open.close().await;
+        }
         let mut troubles = Vec::new();
         if let (None, Some(path)) = (&unix, socket) {
             match socket::bind(&path) {
@@ -158,7 +171,7 @@ async fn open_tcp(endpoint: &Endpoint) -> Result<(TcpListener, Credentials), Str
     let credentials = Credentials::read(endpoint)?;
     let address = endpoint.address;
     let listener =
-        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {}", chain(&error)))?;
+        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {}", reason(&error)))?;
     Ok((listener, credentials))
 }
 
