@@ -166,6 +166,8 @@ fn configuration(node: &Node, job: &str) -> String {
     {
         text = text.replace(&format!("/etc/prometheus/nodewall/{there}"), &node.path(here).display().to_string());
     }
+    // Nobody waits a quarter of a minute here.
+    text = text.replace("scrape_interval: 15s", "scrape_interval: 1s");
     // The nodes of the example are named; this one is an address.
     let targets = text.lines().find(|line| line.contains("targets:")).unwrap().to_owned();
     let indent = targets.split("targets").next().unwrap();
