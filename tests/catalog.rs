@@ -20,11 +20,8 @@ fn each_kind_of_message_is_explained() {
         .collect();
     assert!(ids.len() > 12, "{ids:?}");
     let catalogue = text("packaging/journal/nodewall.catalog");
-    let entries: BTreeMap<&str, &str> = catalogue
-        .split("\n-- ")
-        .skip(1)
-        .map(|entry| entry.split_once('\n').unwrap())
-        .collect();
+    let entries: BTreeMap<&str, &str> =
+        catalogue.split("\n-- ").skip(1).map(|entry| entry.split_once('\n').unwrap()).collect();
     assert_eq!(entries.keys().collect::<Vec<_>>(), ids.keys().collect::<Vec<_>>());
     for (id, entry) in entries {
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");

@@ -163,7 +163,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
     let (meters, mut measured) = Meters::start(kernel.clone());
     let mut daemon = Daemon::new(options, kernel, meters, systemd, inbox);
-    match Traffic::start(daemon.inbox.clone()) {
+    match Traffic::start(daemon.inbox.clone(), daemon.meters.log.clone()) {
         Ok(traffic) => daemon.traffic = Some(traffic),
         // Rules hold without anybody looking.
         Err(error) => tracing::error!("cannot start the threads that see what goes on: {error}"),
