@@ -13,6 +13,7 @@ wanted=(
     pkg-config:/usr/bin/pkg-config
     mandoc:/usr/bin/mandoc
     strace:/usr/bin/strace
+    tmux:/usr/bin/tmux
     chromium:/usr/bin/chromium
     openssl:/usr/bin/openssl
     python3-yaml:/usr/lib/python3/dist-packages/yaml/__init__.py

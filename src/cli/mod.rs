@@ -21,6 +21,7 @@ mod host;
 mod interfaces;
 mod join;
 mod learn;
+mod monitor;
 mod order;
 mod output;
 mod preset;
@@ -30,6 +31,8 @@ mod run;
 mod simulate;
 mod status;
 mod subject;
+mod top;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -145,6 +148,10 @@ enum Command {
     AuditReport(audit_report::Arguments),
     /// Draft a policy from what went on at this node, and try a draft against it
     Learn(learn::Arguments),
+    /// Show what goes on, one line an event, as it happens
+    Monitor(monitor::Arguments),
+    /// Show rates by policy, interface and peer on a terminal, down to the rule and its text
+    Top,
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
     /// Keep what `apply --confirm` put in force
@@ -225,6 +232,8 @@ pub fn main() -> ExitCode {
         Command::Flows(arguments) => flows::run(&cli.options, arguments, &output),
         Command::AuditReport(arguments) => audit_report::run(&cli.options, arguments, &output),
         Command::Learn(arguments) => learn::run(&cli.options, arguments, &output),
+        Command::Monitor(arguments) => monitor::run(&cli.options, arguments, &output),
+        Command::Top => top::run(&cli.options, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::revoke::{Progress, Revoker};
+use super::rules::{self, RuleRecord};
 use super::status::{RevocationRecord, TableRecord, counters};
 use super::verify::Verifier;
 use crate::driver::{self, Kernel, Read};
@@ -35,6 +36,7 @@ pub(super) struct KernelThread {
 pub(super) struct Look {
     pub(super) table: TableRecord,
     pub(super) counters: BTreeMap<String, (u64, u64)>,
+    pub(super) rules: Vec<RuleRecord>,
     /// What the kernel has otherwise than wanted; empty when in sync.
     pub(super) drift: Vec<String>,
     /// SHA-256 of the nft(8) text of what is in force.
@@ -420,7 +422,8 @@ const REPAIR_ATTEMPTS: usize = 4;
 pub(super) fn look(kernel: &mut dyn Kernel, wanted: Option<&Ruleset>) -> Result<Look, driver::Error> {
     let loaded = kernel.load(&Read::Everything)?;
     let drift = wanted.map(|wanted| drift(&loaded, wanted)).unwrap_or_default();
-    Ok(Look { table: TableRecord::of(&loaded), counters: counters(&loaded), drift, hash: None })
+    let (table, counters, rules) = (TableRecord::of(&loaded), counters(&loaded), rules::counted(&loaded));
+    Ok(Look { table, counters, rules, drift, hash: None })
 }
 
 /// How many differences are named one by one.

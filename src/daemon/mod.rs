@@ -33,6 +33,7 @@ mod reading;
 mod report;
 mod requests;
 mod revoke;
+pub mod rules;
 mod selftest;
 pub mod socket;
 pub mod status;
@@ -911,6 +912,7 @@ impl Daemon {
                     status.in_sync = wanted.map(|_| look.drift.is_empty());
                     status.drift = look.drift;
                     status.add_counters(&look.counters);
+                    status.rules = look.rules;
                     status.table = Some(look.table);
                     status.revocation = kernel.revocation();
                 }

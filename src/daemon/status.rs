@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::RuleRecord;
 use super::traffic::Numbers;
 use super::{clock, disk};
 use crate::compile::rule_of;
@@ -106,6 +107,8 @@ pub struct Status {
     pub policies: Vec<PolicyRecord>,
     /// The failsafe entries.
     pub failsafe: Vec<FailsafeRecord>,
+    /// What the kernel has counted for each rule, default of a tier and default of a role; sorted.
+    pub rules: Vec<RuleRecord>,
     /// What the newest documents were found to have.
     pub findings: Vec<FindingRecord>,
 }

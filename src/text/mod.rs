@@ -6,6 +6,7 @@ pub mod fields;
 pub mod finding;
 pub mod name;
 pub mod place;
+pub mod plain;
 pub mod read;
 pub mod render;
 pub mod time;
