@@ -217,7 +217,7 @@ mod tests {
         let path = folder.path().join("token");
         let endpoint =
             Endpoint { address: "127.0.0.1:1".parse().unwrap(), tls: None, readers: Readers::Token(path.clone()) };
-        let mut write = |text: &str, mode| {
+        let write = |text: &str, mode| {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             Credentials::read(&endpoint).map(|mut credentials| credentials.now().token.is_some())
