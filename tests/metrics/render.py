@@ -2,6 +2,7 @@
 
 render.py http://127.0.0.1:9090 OUT.png [MINUTES [INSTANCE]]
 """
+import datetime
 import json
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import urllib.parse
 import urllib.request
 
 import matplotlib
+import matplotlib.dates
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -62,7 +64,8 @@ def draw(figure, box, panel, ask):
         for result in ask(target["expr"], path):
             series.append((legend(target.get("legendFormat", ""), result["metric"]), result))
     if not series:
-        return box.text(0.5, 0.45, "no data", ha="center", color="#888", transform=box.transAxes)
+        words = panel["fieldConfig"]["defaults"].get("noValue", "no data")
+        return box.text(0.5, 0.45, words, ha="center", color="#888", transform=box.transAxes)
     if kind == "stat":
         return stat(box, panel, series, unit)
     if kind == "table":
@@ -137,12 +140,12 @@ def legend(form, metric):
 
 
 def time_of(point):
-    return matplotlib.dates.date2num(__import__("datetime").datetime.fromtimestamp(float(point[0])))
+    return matplotlib.dates.date2num(datetime.datetime.fromtimestamp(float(point[0])))
 
 
 def clock(axes):
     axes.xaxis_date()
-    axes.xaxis.set_major_locator(matplotlib.dates.AutoDateLocator(maxticks=5))
+    axes.xaxis.set_major_locator(matplotlib.dates.AutoDateLocator(maxticks=4))
     axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M:%S"))
 
 
