@@ -48,7 +48,7 @@ def main():
 def get(server, path, query, start, end, instance):
     span = f"{int(end - start)}s"
     query = query.replace("$__rate_interval", "20s").replace("$__range", span).replace("$instance", instance)
-    arguments = {"query": query}
+    arguments = {"query": query, "time": end}
     if path == "query_range":
         arguments |= {"start": start, "end": end, "step": max(1, (end - start) / 240)}
     with urllib.request.urlopen(f"{server}/api/v1/{path}?{urllib.parse.urlencode(arguments)}") as answer:
