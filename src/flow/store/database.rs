@@ -51,8 +51,6 @@ const SLICE: i64 = 2048;
 const LAG: i64 = 8192;
 /// So often strings are swept for one removal.
 const MOST_SWEEPS: usize = 16;
-/// More removals than the largest store has slices make room for nothing.
-const MOST_ROUNDS: usize = 1 << 18;
 /// So many strings are remembered with their numbers.
 const MOST_REMEMBERED: usize = 8192;
 /// So many spans are remembered: a daemon that starts over and over makes many.
@@ -221,7 +219,8 @@ impl Database {
 
     /// Makes room for so many pages, by the oldest records if need be; false if that cannot be done now.
     pub(super) fn make_space(&mut self, pages: u64) -> rusqlite::Result<bool> {
-        for _ in 0..MOST_ROUNDS {
+        let mut before = (0, None);
+        loop {
             let (all, free) = self.pages()?;
             if self.most_pages.saturating_sub(all) + free >= pages && all <= self.most_pages {
                 return Ok(true);
@@ -231,9 +230,14 @@ impl Database {
             }
             if all > self.most_pages && free > 0 {
                 self.shrink((all - self.most_pages).min(free))?;
+                if before == (all, None) {
+                    break;
+                }
+                before = (all, None);
                 continue;
             }
-            let Some(oldest) = self.oldest()? else { break };
+            let Some(oldest) = self.oldest()?.filter(|oldest| before.1 != Some(*oldest)) else { break };
+            before = (0, Some(oldest));
             let end = oldest.saturating_add(SLICE).min(self.next);
             let last: Option<i64> = self
                 .connection
@@ -241,7 +245,7 @@ impl Database {
                 .query_row([end], |row| row.get(0))?;
             self.remove(end, last, i64::MIN)?;
         }
-        // Its own counts say that it is full of nothing.
+        // By its own counts it is full of nothing, or what is removed stays.
         Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None))
     }
 
