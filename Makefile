@@ -56,6 +56,7 @@ bench: setup
 	$(CARGO) bench --bench revoke
 	$(CARGO) bench --bench scale
 	$(CARGO) bench --bench fleet
+	$(CARGO) bench --bench traffic
 
 clean:
 	$(CARGO) clean

@@ -17,6 +17,8 @@ wanted=(
     chromium:/usr/bin/chromium
     openssl:/usr/bin/openssl
     python3-yaml:/usr/lib/python3/dist-packages/yaml/__init__.py
+    # Of this only promtool and a Prometheus in namespaces of tests are used; its service need not run.
+    prometheus:/usr/bin/promtool
 )
 
 missing=()

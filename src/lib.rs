@@ -7,7 +7,7 @@
 //! | 0 | [`net`], [`text`] | shared words: protocols, ports, addresses, `Facts`; places and findings in text |
 //! | 1 | [`policy`], [`nft`] | what the operator means; what the kernel is told |
 //! | 2 | [`compile`], [`simulate`], [`plan`] | policy to ruleset; packet to verdict; current and desired to transaction |
-//! | 3 | [`revoke`], [`exposure`], [`traffic`] | which flows a policy ends; what can be reached, and from where; what goes on, as events and records |
+//! | 3 | [`revoke`], [`exposure`], [`traffic`], [`metrics`] | which flows a policy ends; what can be reached, and from where; what goes on, as events and records; numbers as OpenMetrics |
 //! | 4 | [`reconcile`], [`fleet`], [`learn`] | the state machine of the daemon, without I/O; what the nodes of a fleet have in force, and how they differ; a policy from what went on |
 //! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`flow`], [`capture`], [`identity`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, packets and connections as the kernel tells of them, captures, who the node is to its cluster |
 //! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
@@ -25,6 +25,7 @@ pub mod plan;
 pub mod simulate;
 
 pub mod exposure;
+pub mod metrics;
 pub mod revoke;
 pub mod traffic;
 

@@ -163,7 +163,7 @@ fn diff_says_by_policy_and_by_rule_what_apply_would_change() {
         let (code, stdout, _) = nodewall(here.path(), &["diff", "--color", "never"]);
         assert_eq!(code, 1);
         assert!(stdout.starts_with("--- in the kernel (nothing of nodewall's)\n+++ by the policy\n"), "{stdout}");
-        assert!(stdout.contains("\nkubelet         added    +4 -0  10-kubelet.toml:6\n"), "{stdout}");
+        assert!(stdout.contains("\nkubelet         added    +8 -0  10-kubelet.toml:6\n"), "{stdout}");
         assert!(!stdout.lines().any(|line| line.starts_with("- ")), "{stdout}");
         assert!(!sh("nft list tables").contains("nodewall"), "nothing is changed");
 

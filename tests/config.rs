@@ -56,6 +56,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         guards,
         clusters,
         flows,
+        metrics,
     } = config;
     let built_in = Config::shipped();
     assert_eq!(settings.mode, Mode::Audit);
@@ -70,7 +71,7 @@ fn the_settings_are_the_built_in_ones_but_only_watch() {
         (built_in.policy_directories, built_in.socket, built_in.kubeconfig, built_in.state_directory)
     );
     assert_eq!((confirm, probes, motd), (built_in.confirm, built_in.probes, built_in.motd));
-    assert_eq!((clusters, flows), (built_in.clusters, built_in.flows));
+    assert_eq!((clusters, flows, metrics), (built_in.clusters, built_in.flows, built_in.metrics));
 }
 
 /// Each line that shows a setting is the setting that holds without it, or one that says EDIT.

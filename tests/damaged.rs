@@ -70,7 +70,7 @@ fn check(asked: &Asked, line: &[u8]) {
     let in_a_week = |time: &Duration| (Duration::from_secs(1)..=week).contains(time);
     let one_line = |reason: &String| reason.len() <= 500 && !reason.contains(char::is_control);
     let fits = match asked {
-        Asked::Status | Asked::Reload | Asked::Order(What::Confirm | What::Rollback(_)) => true,
+        Asked::Status | Asked::Watch | Asked::Reload | Asked::Order(What::Confirm | What::Rollback(_)) => true,
         Asked::Order(What::Apply { confirm, paths }) => {
             in_a_week(&confirm.time()) && paths.iter().all(|path| path.is_absolute())
         }

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("exposure", 30),
     ("revoke", 30),
     ("traffic", 30),
+    ("metrics", 30),
     ("reconcile", 40),
     ("fleet", 40),
     ("learn", 40),

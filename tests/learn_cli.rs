@@ -177,5 +177,6 @@ fn learning_is_started_where_something_is_recorded_and_says_what_was_seen() {
     assert!(code == 0 && draft.contains("monitoring"), "{draft}");
     fs::remove_file(node.at("state/learn.json")).unwrap();
     let (code, told, _) = node.nodewall(&["learn", "status"]);
-    assert!(code == 0 && told.contains("not started") && told.contains("247 connections"), "{told}");
+    assert!(code == 0 && told.contains("not started") && told.contains("248 connections"), "{told}");
+    assert!(told.contains("4 peers asked for 2 services"), "{told}");
 }

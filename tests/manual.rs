@@ -76,6 +76,10 @@ fn every_key_of_nodewall_toml_is_in_its_page() {
     asked.extend(asked_for("src/config/selftest.rs"));
     asked.extend(asked_for("src/config/guards.rs"));
     asked.extend(asked_for("src/config/clusters.rs"));
+    asked.extend(asked_for("src/config/metrics.rs"));
+    assert!(asked.contains("listen"), "{asked:?}");
+    // Keys that are read in a loop or by a helper of their decoder.
+    asked.extend(["rules", "exposed", "certificate", "key", "client_ca", "token_file"].map(str::to_owned));
     assert!(asked.contains("contribute") && asked.contains("believe_empty"), "{asked:?}");
     assert!(asked.contains("command") && asked.contains("motd"), "{asked:?}");
     assert!(asked.contains("mode") && asked.contains("drop_invalid") && asked.contains("rate"), "{asked:?}");

@@ -65,8 +65,7 @@ const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant), or a failure without a code of its own
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
+  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
   2  wrong usage
   3  nodewall is not running
   4  not authorised

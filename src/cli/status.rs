@@ -211,6 +211,9 @@ fn text(status: &Status, colored: bool) -> String {
     if let Some(error) = &status.store_error {
         line(&mut out, "store", &paint(&format!("not on disk, a boot has an older policy: {error}"), "31"));
     }
+    if let Some(error) = &status.metrics_error {
+        line(&mut out, "metrics", &paint(&format!("cannot be read: {error}"), "33"));
+    }
     for damage in &status.store_damages {
         line(&mut out, "store", &paint(&format!("passed over at the start: {damage}"), "33"));
     }

@@ -27,6 +27,11 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const ESSENTIAL_DHCP: &str = "essential_dhcp";
 const ESSENTIAL_ADVERTISEMENTS: &str = "essential_advertisements";
 
+/// The comment of the rule against what connection tracking calls invalid.
+pub(super) const INVALID: &str = "conntrack state invalid";
+/// The comment of the rules against addresses of 127.0.0.0/8 and ::1 from elsewhere.
+pub(super) const LOOPBACK_ADDRESS: &str = "loopback address from outside";
+
 /// A rule from statements, a verdict and a comment.
 pub(super) fn rule(statements: Vec<Statement>, verdict: Verdict, comment: &str) -> Rule {
     let mut statements = statements;
@@ -118,15 +123,15 @@ pub(super) fn guards(point: Point, drop_invalid: bool, deny: &Verdict) -> Vec<Ru
     let mut rules = Vec::new();
     if drop_invalid && point.stage != Stage::Untracked {
         let invalid = Statement::Match { key: Key::CtState, negated: false, value: Value::Flags(ct_state::INVALID) };
-        rules.push(counted(vec![invalid], deny.clone(), "conntrack state invalid"));
+        rules.push(counted(vec![invalid], deny.clone(), INVALID));
     }
     if point.direction == Direction::Ingress {
         // CVE-2020-8558: with route_localnet set, neighbours reach what listens on 127.0.0.1 only.
         for side in [Side::Destination, Side::Source] {
             let v4 = within(Key::IpAddr(Family::V4, side), 0x7f00_0000u32, 8);
-            rules.push(counted(vec![v4], deny.clone(), "loopback address from outside"));
+            rules.push(counted(vec![v4], deny.clone(), LOOPBACK_ADDRESS));
             let v6 = is(Key::IpAddr(Family::V6, side), 1u128);
-            rules.push(counted(vec![v6], deny.clone(), "loopback address from outside"));
+            rules.push(counted(vec![v6], deny.clone(), LOOPBACK_ADDRESS));
         }
     }
     rules

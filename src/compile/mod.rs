@@ -19,6 +19,7 @@ mod base;
 mod branch;
 mod class;
 mod comment;
+pub mod counted;
 mod depth;
 mod early;
 mod emit;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::{Config, clusters, confirm, flows, guards, selftest};
+use super::metrics::MetricsSettings;
+use super::{Config, clusters, confirm, flows, guards, metrics, selftest};
 use crate::net::interface::{Direction, Role};
 use crate::policy::model::Mode;
 use crate::policy::parse::{self, EntityPlace};
@@ -124,6 +125,10 @@ fn read<'t>(reader: &mut Reader<'t>, fields: &mut Fields<'_, 't>, config: &mut C
     if let Some(table) = fields.get("flows").and_then(|node| reader.table(node, "[flows]")) {
         config.flows = flows::flows(reader, table);
     }
+    config.metrics = match fields.get("metrics").and_then(|node| reader.table(node, "[metrics]")) {
+        Some(table) => metrics::metrics(reader, table, &config.socket),
+        None => MetricsSettings::beside(&config.socket),
+    };
     if let Some(source) = fields.get("source") {
         config.clusters = clusters::clusters(reader, source);
     }

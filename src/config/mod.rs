@@ -7,6 +7,7 @@ pub mod duration;
 pub mod flows;
 mod guards;
 pub mod kubeconfig;
+pub mod metrics;
 mod selftest;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,10 @@ use crate::text::place::Place;
 use crate::textfile::{self, Trust, Unread};
 use confirm::Confirm;
 use flows::FlowSettings;
+use metrics::MetricsSettings;
+
+/// The control socket, as shipped.
+const SOCKET: &str = "/run/nodewall/nodewall.sock";
 
 /// What nodewall.toml says, with what it leaves out as shipped.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +58,8 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// What is kept of what goes on.
     pub flows: FlowSettings,
+    /// Where metrics are served.
+    pub metrics: MetricsSettings,
 }
 
 impl Config {
@@ -75,7 +82,7 @@ impl Config {
             policy_directories: ["/usr/lib", "/etc", "/run"]
                 .map(|root| PathBuf::from(format!("{root}/nodewall/policy.d")))
                 .to_vec(),
-            socket: PathBuf::from("/run/nodewall/nodewall.sock"),
+            socket: PathBuf::from(SOCKET),
             state_directory: PathBuf::from("/var/lib/nodewall"),
             confirm: None,
             probes: Vec::new(),
@@ -83,6 +90,7 @@ impl Config {
             kubeconfig: Some(PathBuf::from("/etc/kubernetes/kubelet.conf")),
             clusters: Vec::new(),
             flows: flows::SHIPPED,
+            metrics: MetricsSettings::beside(Path::new(SOCKET)),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::documents::Documents;
 use super::status::{ClusterRecord, Status};
 use super::{Daemon, Input, clock, seed};
 use crate::identity::Renewer;
+use crate::metrics::snapshot as measured;
 use crate::net::facts::Facts;
 use crate::net::node::{ClusterNodes, Nodes};
 use crate::policy::clusters::{Cluster, Contribution};
@@ -329,6 +330,25 @@ impl Clusters {
     /// Those that say who their nodes are, of which this is one.
     pub(super) fn of_this_node(&self) -> impl Iterator<Item = &Cluster> {
         self.wanted.iter().filter(|cluster| cluster.contribute.contains(&Contribution::Nodes))
+    }
+
+    /// How it is with them, as numbers.
+    pub(super) fn measure(&self) -> Vec<measured::Cluster> {
+        let cluster = |cluster: &Cluster| {
+            let objects = self.holdings.get(&cluster.name).map_or(0, |holding| holding.objects.len() as u64);
+            let state = Reach::Connecting.name().to_owned();
+            let mut numbers = measured::Cluster { name: cluster.name.clone(), state, objects, ..Default::default() };
+            let Some(running) = self.running.get(&cluster.name) else { return numbers };
+            numbers.state_age = running.since.elapsed().ok().map(|age| age.as_secs_f64());
+            let identity = running.renewer.as_ref().map(Renewer::standing).unwrap_or_default();
+            numbers.certificate_until = identity.until.map(|until| until as f64);
+            let Some(health) = &running.health else { return numbers };
+            numbers.state = health.reach.name().to_owned();
+            numbers.invalid = health.invalid.len() as u64;
+            numbers.nodes = cluster.contribute.contains(&Contribution::Nodes).then_some(health.nodes as u64);
+            numbers
+        };
+        self.wanted.iter().map(cluster).collect()
     }
 
     /// Adds how it is with them.

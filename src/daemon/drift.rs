@@ -8,6 +8,8 @@ use super::kernel::{Applied, Depth, Error};
 use super::status::{DriftRecord, Status};
 use super::{clock, log};
 use crate::driver::Touch;
+use crate::metrics::histogram::{Histogram, WORK};
+use crate::metrics::snapshot::Work;
 use crate::nft::TABLE;
 use crate::nft::netlink::{Commit, Process, TouchedSets};
 use crate::reconcile::drift::{Damper, until_next_look};
@@ -39,6 +41,8 @@ pub(super) struct Drift {
     storm: bool,
     storm_repairs: u64,
     events: u64,
+    /// How long repairs took from the notification on.
+    repairs: Histogram,
     last: Option<DriftRecord>,
     /// Nobody knew yet who did what was mended last.
     by_whom: bool,
@@ -59,6 +63,7 @@ impl Drift {
             storm: false,
             storm_repairs: 0,
             events: 0,
+            repairs: Histogram::new(WORK),
             last: None,
             by_whom: false,
         }
@@ -145,6 +150,9 @@ impl Drift {
     fn mended(&mut self, noticed: Option<Noticed>, difference: Vec<String>, spent: Duration, now: Instant) {
         self.damper.repaired(now - self.started, spent);
         self.events = self.events.saturating_add(1);
+        if let Some(noticed) = &noticed {
+            self.repairs.observe(now - noticed.at);
+        }
         let repair_ms = noticed.as_ref().map(|noticed| ((now - noticed.at).as_secs_f64() * 1e6).round() / 1e3);
         let by = noticed.and_then(|noticed| noticed.by);
         self.tell(by.as_ref(), &difference, repair_ms, now);
@@ -187,6 +195,13 @@ impl Drift {
                 difference.join("; ")
             );
         }
+    }
+
+    /// Adds what is known to metrics.
+    pub(super) fn measure(&self, work: &mut Work) {
+        work.drifts = self.events;
+        work.storm = self.damper.is_storm(Instant::now() - self.started);
+        work.repairs = self.repairs.clone();
     }
 
     /// Adds what is known to a status.

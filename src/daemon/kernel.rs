@@ -64,6 +64,7 @@ enum Request {
         oneshot::Sender<Result<Applied, driver::Error>>,
     ),
     Look(Wanted, oneshot::Sender<Result<Look, driver::Error>>),
+    Rules(oneshot::Sender<Result<Loaded, driver::Error>>),
 }
 
 /// What a look at the kernel is for.
@@ -166,6 +167,11 @@ impl KernelThread {
         self.ask(|reply| Request::Look(Wanted { wanted, in_force }, reply)).await
     }
 
+    /// Reads the rules with their counters, and what no set holds.
+    pub(super) async fn rules(&self) -> Result<Loaded, Error> {
+        self.ask(Request::Rules).await
+    }
+
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, driver::Error>>) -> Request,
@@ -199,6 +205,9 @@ impl Work {
             match request {
                 Request::Exists(reply) => {
                     let _ = reply.send(self.kernel.load(&Read::Only(Vec::new())).map(|loaded| loaded.exists));
+                }
+                Request::Rules(reply) => {
+                    let _ = reply.send(self.kernel.load(&Read::Only(Vec::new())));
                 }
                 Request::Apply(ruleset, revocation, reply) => {
                     let _ = reply.send(self.apply(&ruleset, revocation));

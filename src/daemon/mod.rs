@@ -24,6 +24,7 @@ pub mod host_state;
 mod kernel;
 mod local;
 mod log;
+pub mod metrics;
 mod motd;
 mod notify;
 mod peers;
@@ -82,6 +83,7 @@ use kernel::{Applied, KernelThread};
 use local::{Local, Look, Next};
 use log::message_id;
 pub use log::start as start_log;
+use metrics::Meters;
 use motd::Motd;
 use notify::Systemd;
 use rails::Remembered;
@@ -160,8 +162,9 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
         Err(error @ kernel::Error::Gone) => return Err(failed("read the kernel")(io::Error::other(error))),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table, "starting");
-    let mut daemon = Daemon::new(options, kernel, systemd, inbox);
-    match Traffic::start(daemon.inbox.clone()) {
+    let (meters, mut measured) = Meters::start(kernel.clone());
+    let mut daemon = Daemon::new(options, kernel, meters, systemd, inbox);
+    match Traffic::start(daemon.inbox.clone(), daemon.meters.log.clone()) {
         Ok(traffic) => daemon.traffic = Some(traffic),
         // Rules hold without anybody looking.
         Err(error) => tracing::error!("cannot start the threads that see what goes on: {error}"),
@@ -188,6 +191,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
                 }
             },
             Some(query) = queried.recv() => daemon.asked(query),
+            Some(ask) = measured.recv() => daemon.measured(ask),
             changed = links.changed() => {
                 daemon.asks_devices |= changed.map_err(failed("watch links by rtnetlink"))? == Changed::Devices;
                 daemon.collect_at.get_or_insert(Instant::now() + LINKS_SETTLE);
@@ -226,6 +230,7 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
                 daemon.remind();
             }
             () = until(daemon.reports.at) => daemon.report(),
+            () = until(daemon.meters.tick_at) => daemon.meters.tick(),
             () = until(daemon.retry_at) => {
                 daemon.retry_at = None;
                 daemon.happened(Event::RetryDue);
@@ -349,6 +354,7 @@ fn in_order(inbox: mpsc::UnboundedSender<Input>) -> mpsc::UnboundedSender<(u64, 
 struct Daemon {
     options: Options,
     kernel: KernelThread,
+    meters: Meters,
     systemd: Systemd,
     inbox: mpsc::UnboundedSender<Input>,
     state: State,
@@ -408,11 +414,18 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(options: Options, kernel: KernelThread, systemd: Systemd, inbox: mpsc::UnboundedSender<Input>) -> Self {
+    fn new(
+        options: Options,
+        kernel: KernelThread,
+        meters: Meters,
+        systemd: Systemd,
+        inbox: mpsc::UnboundedSender<Input>,
+    ) -> Self {
         Self {
             keeping: in_order(inbox.clone()),
             options,
             kernel,
+            meters,
             systemd,
             inbox,
             state: State::default(),
@@ -644,6 +657,7 @@ impl Daemon {
                 }
             }
             Input::Applied(answer) => {
+                self.meters.applied(&answer);
                 if let Ok(applied) = &answer {
                     self.drift.mended_by_the_way(applied);
                 }
@@ -746,6 +760,7 @@ impl Daemon {
         self.watched_files.extend(documents.config.clusters.iter().map(|cluster| cluster.kubeconfig.clone()));
         self.watched_files.extend(self.local.files(&self.options.root));
         self.socket.get_or_insert_with(|| documents.config.socket.clone());
+        self.meters.configure(&documents.config.metrics, &self.options);
         // A broken nodewall.toml says nothing about the kubeconfig.
         if self.has_good_settings(&documents) || self.api_servers.is_empty() {
             self.api_servers.clone_from(&documents.api_servers);
@@ -844,6 +859,7 @@ impl Daemon {
     }
 
     fn stop_listening(&self) {
+        self.meters.stop();
         if let Some(path) = &self.socket {
             // A leftover socket is replaced at the next start.
             let _ = std::fs::remove_file(path);
@@ -875,6 +891,7 @@ impl Daemon {
         let curious = std::mem::take(&mut self.curious);
         let mut status = Status::of(&self.state);
         status.store_damages.clone_from(&self.damages);
+        status.metrics_error = self.meters.trouble();
         self.drift.add_to(&mut status);
         self.clusters.add_to(&mut status);
         self.reports.add_to(&mut status);

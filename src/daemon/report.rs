@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::host_state::{Known, compose};
 use super::status::Status;
 use super::{Daemon, Input, clock, seed};
+use crate::metrics::snapshot as measured;
 use crate::policy::meaning::{Meaning, meaning};
 use crate::policy::resolve::node_name;
 use crate::reconcile::{Phase, State, Summary};
@@ -62,6 +63,16 @@ impl Reports {
     pub(super) fn may_differ(&mut self) {
         if !self.running.is_empty() {
             self.at.get_or_insert_with(|| Instant::now() + SETTLE);
+        }
+    }
+
+    /// The same as numbers.
+    pub(super) fn measure(&self, clusters: &mut [measured::Cluster]) {
+        for cluster in clusters {
+            let last = self.running.get(&cluster.name).and_then(|running| running.last.as_ref());
+            cluster.report_written = last.map(|(answer, _)| answer.is_ok());
+            let written = last.filter(|(answer, _)| answer.is_ok());
+            cluster.report_age = written.and_then(|(_, at)| Some(at.elapsed().ok()?.as_secs_f64()));
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Status {
     pub store_error: Option<String>,
     /// What the daemon found damaged on disk when it started, and passed over.
     pub store_damages: Vec<String>,
+    /// Why metrics cannot be read somewhere where they should.
+    pub metrics_error: Option<String>,
     /// Since when it is in force: RFC 3339, UTC.
     pub since: Option<String>,
     /// SHA-256 of the ruleset in force as nft(8) text.

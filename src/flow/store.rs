@@ -112,12 +112,37 @@ impl Error {
     fn is_damage(&self) -> bool {
         match self {
             Self::Foreign { .. } => true,
-            Self::Database { source, .. } => is_damage(source),
+            Self::Database { source, .. } => !is_of_the_system(source),
             Self::Missing { .. } | Self::Disk { .. } | Self::Changed { .. } => false,
         }
     }
 }
 
+/// Whether the system is in the way: what is in the file may be as it should. Everything else (a number where a name was, a number
+/// that is there already, a table that is not) is no answer to what a writer asks of a database that is whole.
+fn is_of_the_system(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, NoLargeFileSupport, OutOfMemory,
+        PermissionDenied, ReadOnly, SystemIoFailure,
+    };
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseLocked
+                | DiskFull
+                | FileLockingProtocolFailed
+                | NoLargeFileSupport
+                | OutOfMemory
+                | PermissionDenied
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
+}
+
+/// Whether SQLite itself says so.
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

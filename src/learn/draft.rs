@@ -296,10 +296,10 @@ impl Work<'_, '_> {
                 there && piece.peers.addresses.contains(peer) && self.is(&piece.what, one.flow)
             })
         };
-        let mut left: BTreeMap<
-            (Apart, Direction, Option<Role>, Option<IpAddr>, Option<String>),
-            (BTreeSet<(Option<Protocol>, Service)>, Evidence),
-        > = BTreeMap::new();
+        // A line is about a peer, or about a service.
+        type About = (Apart, Direction, Option<Role>, Option<IpAddr>, Option<String>);
+        type Asked = BTreeSet<(Option<Protocol>, Service)>;
+        let mut left: BTreeMap<About, (Asked, Evidence)> = BTreeMap::new();
         for one in judged {
             let Fate::Apart(why) = &one.fate else { continue };
             let by_peer = matches!(why, Apart::Scan | Apart::OneOff);

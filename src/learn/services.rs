@@ -263,8 +263,8 @@ mod tests {
         assert_eq!(name(Role::Storage, 6801, "ceph-osd", &[6801]), None);
         assert_eq!(name(Role::Storage, 6801, "ceph-osd", &[6801, 6802, 3300]), is("ceph"));
         assert_eq!(name(Role::Mgmt, 30_080, "", &[30_080, 30_081, 30_082]), None);
-        assert_eq!(is_fixed(&policy, Protocol::TCP, 22), true);
-        assert_eq!(is_fixed(&policy, Protocol::TCP, 40_000), false);
+        assert!(is_fixed(&policy, Protocol::TCP, 22));
+        assert!(!is_fixed(&policy, Protocol::TCP, 40_000));
     }
 
     #[test]

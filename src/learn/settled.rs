@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::Options;
 use super::gather::Gathered;
 use super::ground::Ground;
+use super::peers::Names;
+use super::triage::{Apart, Fate, Judged, triage};
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
 use crate::traffic::Service;
@@ -21,14 +24,19 @@ pub struct News {
     pub services: usize,
 }
 
-/// Peers and services of this host that appeared, by hour since the first record, quiet hours too; at most 168 of them.
+/// Peers and services of this host that appeared, by hour since the first record, quiet hours too; at most 168 of them. Scans and
+/// what nobody answered do not count.
 pub fn news(gathered: &Gathered, ground: &Ground<'_>) -> Vec<News> {
     let Some((first, last)) = gathered.first.zip(gathered.last) else { return Vec::new() };
     let mut peers: BTreeMap<IpAddr, u64> = BTreeMap::new();
     let mut services: BTreeMap<(Option<Protocol>, Option<Service>), u64> = BTreeMap::new();
-    let flows =
-        gathered.flows().iter().filter(|(flow, seen)| flow.direction == Direction::Ingress && seen.connections > 0);
-    for (flow, seen) in flows {
+    let names = Names::new(ground.policy, ground.facts);
+    for Judged { flow, seen, fate, .. } in triage(gathered, ground, &names, &Options::default()) {
+        // Strangers who knock at closed doors come every hour.
+        let knocks = matches!(fate, Fate::Apart(Apart::Scan | Apart::Flood | Apart::Unanswered | Apart::Denied));
+        if knocks || flow.direction != Direction::Ingress || seen.connections == 0 {
+            continue;
+        }
         if let Some(peer) = flow.peer {
             let at = peers.entry(peer).or_insert(seen.first);
             *at = (*at).min(seen.first);

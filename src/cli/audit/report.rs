@@ -45,6 +45,9 @@ pub(super) struct Report {
     pub(super) listeners: Vec<ListenerRecord>,
     pub(super) published: Vec<PublishedRecord>,
     pub(super) findings: Vec<FindingRecord>,
+    /// How many listeners and published ports can be reached by "anyone", by "some", by "nobody", or on "loopback" only.
+    #[serde(default)]
+    pub(super) counts: BTreeMap<String, usize>,
     /// What is not known, and why.
     pub(super) troubles: Vec<String>,
 }
@@ -191,7 +194,7 @@ impl Report {
             Basis::Nothing => ("audit".to_owned(), None),
             _ => (mode(subject.effective.mode), subject.emergency.clone()),
         };
-        Self {
+        let report = Self {
             version: VERSION,
             node: subject.facts.node.clone(),
             time: time::rfc3339(clock::now()),
@@ -200,8 +203,12 @@ impl Report {
             listeners,
             published,
             findings: findings.iter().map(FindingRecord::of).collect(),
+            counts: BTreeMap::new(),
             troubles,
-        }
+        };
+        let names = ["anyone", "some", "nobody", "loopback"].map(str::to_owned);
+        let counts = names.into_iter().zip(report.counts()).collect();
+        Self { counts, ..report }
     }
 
     /// How many listeners and published ports anybody reaches by some zone, only some, nobody, and only this host.

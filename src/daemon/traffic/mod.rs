@@ -17,15 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::metrics::LogMeter;
 use super::{Daemon, Input};
 use crate::config::Config;
 use crate::config::flows::FlowSettings;
 use crate::net::facts::Facts;
-use crate::net::interface::{Direction, InterfaceName};
 use crate::policy::effective::Effective;
 use crate::policy::model::NamedSet;
-use crate::traffic::Verdict;
 pub(super) use watchers::Watchers;
 
 /// What a scene is made of.
@@ -63,9 +63,6 @@ pub struct Numbers {
     pub left_out: u64,
     /// How many bytes the store has on disk.
     pub store_bytes: u64,
-    /// Logged packets by interface, direction, policy and verdict; at most [`Numbers::MOST_EVENTS`], then the rest under no interface
-    /// and no policy.
-    pub events: BTreeMap<EventKey, u64>,
     /// Why the packet log is not read.
     pub log_error: Option<String>,
     /// Why connections are not seen.
@@ -74,21 +71,6 @@ pub struct Numbers {
     pub store_error: Option<String>,
     /// Whether connection tracking counts packets and bytes; `None` while that is not known.
     pub accounting: Option<bool>,
-}
-
-/// What logged packets are counted by.
-pub type EventKey = (Option<InterfaceName>, Direction, Option<Arc<str>>, Verdict);
-
-impl Numbers {
-    /// How many [`EventKey`]s there are at most.
-    pub const MOST_EVENTS: usize = 4096;
-
-    fn count(&mut self, key: EventKey) {
-        let known = self.events.len() < Self::MOST_EVENTS || self.events.contains_key(&key);
-        let key = if known { key } else { (None, key.1, None, key.3) };
-        let number = self.events.entry(key).or_default();
-        *number = number.saturating_add(1);
-    }
 }
 
 /// What the loop and the threads share.
@@ -125,13 +107,13 @@ impl Shared {
 
 impl Traffic {
     /// Starts the threads, in the network namespace of the caller; they wait until they are told what is wanted.
-    pub(super) fn start(inbox: tokio::sync::mpsc::UnboundedSender<Input>) -> io::Result<Self> {
+    pub(super) fn start(inbox: UnboundedSender<Input>, meter: LogMeter) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let shared =
             Arc::new(Shared { wanted: Mutex::default(), scene: AtomicU64::new(0), wake, numbers: Mutex::default() });
         let watchers = Watchers::default();
         let keeper = keeper::start(Arc::clone(&shared))?;
-        let mut reader = reader::Reader::new(Arc::clone(&shared), watchers.clone(), inbox, keeper);
+        let mut reader = reader::Reader::new(Arc::clone(&shared), watchers.clone(), inbox, keeper, meter);
         thread::Builder::new().name("traffic".to_owned()).spawn(move || reader.serve())?;
         Ok(Self { shared, watchers })
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::net::interface::Direction;
 use crate::net::protocol::Protocol;
-use crate::traffic::{Actor, Event};
+use crate::traffic::Actor;
 
 /// For how long an answer about a service of this host holds.
 const HOLDS_MICROS: u64 = 2_000_000;
@@ -28,39 +28,36 @@ pub(super) struct People {
 }
 
 impl People {
-    /// Who has the socket on this host of what an event is of.
-    pub(super) fn of(&mut self, event: &Event, ask: &mut Ask<'_>) -> Option<Actor> {
-        let (protocol, (source, destination)) = (event.protocol?, event.ports?);
-        if event.out.is_some() {
-            // It is somebody else's.
+    /// Who has the socket on this host of a packet, or of a connection that begins, `from` one end `to` the other; `now` in
+    /// microseconds.
+    pub(super) fn of(
+        &mut self,
+        direction: Direction,
+        protocol: Protocol,
+        from: (IpAddr, u16),
+        to: (IpAddr, u16),
+        now: u64,
+        ask: &mut Ask<'_>,
+    ) -> Option<Actor> {
+        if direction == Direction::Egress {
+            return self.may_ask(now).then(|| ask(protocol, from, to))?;
+        }
+        // Whoever calls, the service is the same.
+        let key = (protocol, to.0, to.1);
+        if let Some((until, known)) = self.services.get(&key)
+            && now < *until
+        {
+            return known.clone();
+        }
+        if !self.may_ask(now) {
             return None;
         }
-        match event.direction {
-            Direction::Egress => {
-                let ends = ((event.source, source), (event.destination, destination));
-                if !self.may_ask(event.time) {
-                    return None;
-                }
-                ask(protocol, ends.0, ends.1)
-            }
-            Direction::Ingress => {
-                let key = (protocol, event.destination, destination);
-                if let Some((until, known)) = self.services.get(&key)
-                    && event.time < *until
-                {
-                    return known.clone();
-                }
-                if !self.may_ask(event.time) {
-                    return None;
-                }
-                let actor = ask(protocol, (event.destination, destination), (event.source, source));
-                if self.services.len() >= REMEMBERED {
-                    self.services.clear();
-                }
-                self.services.insert(key, (event.time.saturating_add(HOLDS_MICROS), actor.clone()));
-                actor
-            }
+        let actor = ask(protocol, to, from);
+        if self.services.len() >= REMEMBERED {
+            self.services.clear();
         }
+        self.services.insert(key, (now.saturating_add(HOLDS_MICROS), actor.clone()));
+        actor
     }
 
     /// Whether one more question may be asked.

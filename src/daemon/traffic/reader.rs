@@ -21,16 +21,20 @@ use super::{Shared, Wanted, Watchers, journal};
 use crate::compile::logged;
 use crate::daemon::Input;
 use crate::daemon::clock::micros;
+use crate::daemon::metrics::LogMeter;
 use crate::driver::Routes;
 use crate::flow::{Connections, PacketLog};
+use crate::metrics::snapshot::Losses;
+use crate::net::interface::Direction;
 use crate::nft::netlink::conntrack::{ConnectionEvent, Phase};
 use crate::nft::netlink::log::LoggedPacket;
+use crate::simulate::First;
 use crate::simulate::wire;
 use crate::text::cause::chain;
 use crate::traffic::scene::{Explained, Scene, Seen};
 use crate::traffic::tell::Teller;
 use crate::traffic::window::Window;
-use crate::traffic::{Event, Kind, Record};
+use crate::traffic::{Actor, Event, Kind, Record};
 
 /// How many messages are read from each socket before the other one has its turn.
 const AT_ONCE: usize = 256;
@@ -55,6 +59,7 @@ pub(super) struct Reader {
     watchers: Watchers,
     inbox: UnboundedSender<Input>,
     keeper: SyncSender<Vec<Record>>,
+    meter: LogMeter,
     wanted: Option<Wanted>,
     log: Option<PacketLog>,
     /// Losses of packet logs that are closed.
@@ -82,12 +87,14 @@ impl Reader {
         watchers: Watchers,
         inbox: UnboundedSender<Input>,
         keeper: SyncSender<Vec<Record>>,
+        meter: LogMeter,
     ) -> Self {
         Self {
             shared,
             watchers,
             inbox,
             keeper,
+            meter,
             wanted: None,
             log: None,
             lost_before: 0,
@@ -277,9 +284,11 @@ impl Reader {
             return more;
         }
         self.look();
-        // Connections first: a process that ends soon is asked for sooner, and those have no user of their own in the event.
-        for event in &events {
-            self.connection(event);
+        // Who has the sockets comes first: many a connection lasts for less than a millisecond.
+        let asked: Vec<(&ConnectionEvent, First, Option<Actor>)> =
+            events.iter().filter_map(|event| self.asked(event)).collect();
+        for (event, first, actor) in asked {
+            self.connection(event, &first, actor);
         }
         for packet in &packets {
             self.packet(packet);
@@ -329,12 +338,10 @@ impl Reader {
         };
         let Some(mut event) = scene.packet(&seen) else { return };
         event.actor = self.actor(&event);
-        {
-            let mut numbers = self.shared.numbers();
-            numbers.packets = numbers.packets.saturating_add(1);
-            let policy = event.decider.policy().map(Into::into);
-            numbers.count((event.interface.clone(), event.direction, policy, event.verdict));
-        }
+        let mut numbers = self.shared.numbers();
+        numbers.packets = numbers.packets.saturating_add(1);
+        drop(numbers);
+        self.meter.saw([&event]);
         let flows = self.wanted.as_ref().map(|wanted| wanted.flows);
         if flows.is_some_and(|flows| flows.journal) && self.teller.tells(&event) {
             journal::tell(&event);
@@ -342,9 +349,28 @@ impl Reader {
         self.happened(&event);
     }
 
-    fn connection(&mut self, event: &ConnectionEvent) {
+    /// A connection of this host, with who has its socket if it begins.
+    fn asked<'e>(&mut self, event: &'e ConnectionEvent) -> Option<(&'e ConnectionEvent, First, Option<Actor>)> {
+        let first = self.scene.as_ref()?.first(&event.flow)?;
+        let (Phase::Began, Some((source, destination)), Some(owners)) = (event.kind, first.ports, &mut self.owners)
+        else {
+            return Some((event, first, None));
+        };
+        let (local, remote) = first.ends();
+        // What the sender wrote is not where the socket is, with somebody else's address translation in between.
+        let (from, to) = match (first.direction, first.translated) {
+            (Direction::Ingress, translated) => {
+                ((remote, source), (local, translated.map_or(destination, |(_, port)| port)))
+            }
+            (Direction::Egress, _) => ((local, source), (remote, destination)),
+        };
+        let ask = &mut |protocol, local, remote| owners.of_flow(protocol, local, remote);
+        let actor = self.people.of(first.direction, first.protocol, from, to, micros(), ask);
+        Some((event, first, actor))
+    }
+
+    fn connection(&mut self, event: &ConnectionEvent, first: &First, actor: Option<Actor>) {
         let Some(scene) = &mut self.scene else { return };
-        let Some(first) = scene.first(&event.flow) else { return };
         let (local, remote) = first.ends();
         let route = match self.known_routes.get(&(local, remote)) {
             Some(known) => *known,
@@ -357,11 +383,10 @@ impl Reader {
                 route
             }
         };
-        let explained = scene.explain(&first, route, None);
+        let explained = scene.explain(first, route, None);
         match event.kind {
             Phase::Began => {
-                let mut happened = began(&explained, micros());
-                happened.actor = self.actor(&happened);
+                let happened = Event { actor, ..began(&explained, micros()) };
                 let mut numbers = self.shared.numbers();
                 numbers.connections = numbers.connections.saturating_add(1);
                 drop(numbers);
@@ -376,9 +401,13 @@ impl Reader {
         }
     }
 
-    fn actor(&mut self, event: &Event) -> Option<crate::traffic::Actor> {
-        let owners = self.owners.as_mut()?;
-        self.people.of(event, &mut |protocol, local, remote| owners.of_flow(protocol, local, remote))
+    /// Who on this host has the socket of a packet.
+    fn actor(&mut self, event: &Event) -> Option<Actor> {
+        let owners = self.owners.as_mut().filter(|_| event.out.is_none())?;
+        let (protocol, (source, destination)) = (event.protocol?, event.ports?);
+        let (from, to) = ((event.source, source), (event.destination, destination));
+        let ask = &mut |protocol, local, remote| owners.of_flow(protocol, local, remote);
+        self.people.of(event.direction, protocol, from, to, event.time, ask)
     }
 
     fn happened(&mut self, event: &Event) {
@@ -424,7 +453,15 @@ impl Reader {
         if self.teller.summary_at().is_some_and(|at| now >= at) {
             journal::tell_left_out(&self.teller.summary(now));
         }
-        self.shared.numbers().silent = self.teller.silent();
+        let mut numbers = self.shared.numbers();
+        numbers.silent = self.teller.silent();
+        self.meter.lost(Losses {
+            packets: numbers.lost_packets,
+            connection_overruns: numbers.connection_overruns,
+            journal_suppressed: numbers.silent,
+            store_left_out: numbers.left_out,
+            watchers_missed: self.watchers.missed(),
+        });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who watches what goes on, over the control socket. Nobody who reads slowly holds anybody up: what has no room is counted.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
@@ -14,7 +15,7 @@ const MOST: usize = 16;
 
 /// All who watch.
 #[derive(Clone, Debug, Default)]
-pub(in crate::daemon) struct Watchers(Arc<Mutex<Vec<Watcher>>>);
+pub(in crate::daemon) struct Watchers(Arc<Mutex<Vec<Watcher>>>, Arc<AtomicU64>);
 
 #[derive(Debug)]
 struct Watcher {
@@ -45,7 +46,7 @@ impl Watchers {
         }
         let record = Line { version: VERSION, event: Some(EventRecord::of(event)), ..Line::default() };
         let Some(line) = text(&record) else { return };
-        watchers.retain_mut(|watcher| watcher.give(&line));
+        watchers.retain_mut(|watcher| watcher.give(&line, &self.1));
     }
 
     /// Tells all of losses that have grown.
@@ -57,8 +58,13 @@ impl Watchers {
                 return true;
             }
             watcher.lost = lost;
-            watcher.give(&line)
+            watcher.give(&line, &self.1)
         });
+    }
+
+    /// How many events all who watched have missed.
+    pub(super) fn missed(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, Vec<Watcher>> {
@@ -68,14 +74,14 @@ impl Watchers {
 
 impl Watcher {
     /// Gives a line where there is room, after what was missed before it; false once the watcher is gone.
-    fn give(&mut self, line: &Arc<[u8]>) -> bool {
+    fn give(&mut self, line: &Arc<[u8]>, missed: &AtomicU64) -> bool {
         if self.missed > 0 {
-            let missed = Line { version: VERSION, missed: Some(self.missed), ..Line::default() };
-            match text(&missed).map(|missed| self.lines.try_send(missed)) {
+            let before = Line { version: VERSION, missed: Some(self.missed), ..Line::default() };
+            match text(&before).map(|before| self.lines.try_send(before)) {
                 Some(Ok(())) => self.missed = 0,
                 Some(Err(TrySendError::Closed(_))) => return false,
                 Some(Err(TrySendError::Full(_))) | None => {
-                    self.missed = self.missed.saturating_add(1);
+                    self.misses(missed);
                     return true;
                 }
             }
@@ -83,11 +89,18 @@ impl Watcher {
         match self.lines.try_send(Arc::clone(line)) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                self.missed = self.missed.saturating_add(1);
+                self.misses(missed);
                 true
             }
             Err(TrySendError::Closed(_)) => false,
         }
+    }
+}
+
+impl Watcher {
+    fn misses(&mut self, all: &AtomicU64) {
+        self.missed = self.missed.saturating_add(1);
+        all.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -219,6 +219,7 @@ impl Database {
 
     /// Makes room for so many pages, by the oldest records if need be; false if that cannot be done now.
     pub(super) fn make_space(&mut self, pages: u64) -> rusqlite::Result<bool> {
+        let mut before = (0, None);
         loop {
             let (all, free) = self.pages()?;
             if self.most_pages.saturating_sub(all) + free >= pages && all <= self.most_pages {
@@ -229,9 +230,14 @@ impl Database {
             }
             if all > self.most_pages && free > 0 {
                 self.shrink((all - self.most_pages).min(free))?;
+                if before == (all, None) {
+                    break;
+                }
+                before = (all, None);
                 continue;
             }
-            let Some(oldest) = self.oldest()? else { return Ok(false) };
+            let Some(oldest) = self.oldest()?.filter(|oldest| before.1 != Some(*oldest)) else { break };
+            before = (0, Some(oldest));
             let end = oldest.saturating_add(SLICE).min(self.next);
             let last: Option<i64> = self
                 .connection
@@ -239,6 +245,8 @@ impl Database {
                 .query_row([end], |row| row.get(0))?;
             self.remove(end, last, i64::MIN)?;
         }
+        // By its own counts it is full of nothing, or what is removed stays.
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None))
     }
 
     fn oldest(&self) -> rusqlite::Result<Option<i64>> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::database::{Database, Missing};
-use super::{Error, Limits, files};
+use super::{Error, FILE, Limits, files};
 use crate::traffic::Record;
 
 /// The store, for its one writer.
@@ -56,10 +56,14 @@ impl Store {
     pub fn write(&mut self, records: &[Record], now: u64) -> Result<Written, Error> {
         let mut written = Written::default();
         let mut done = self.attempt(records, now, &mut written);
-        if done.as_ref().is_err_and(Error::is_damage) {
+        if let Err(error) = &done
+            && error.is_damage()
+        {
+            // It was good enough to be opened, and will not get better.
             self.database = None;
             let rest = &records[at(&written, records)..];
-            done = self.attempt(rest, now, &mut written);
+            done =
+                self.set_aside(&self.directory.join(FILE), error).and_then(|()| self.attempt(rest, now, &mut written));
         }
         if done.is_err() {
             self.database = None;
@@ -99,12 +103,17 @@ impl Store {
         files::forget_aside(&path, self.limits.keep);
         match Database::open(&path, self.limits) {
             Err(error) if error.is_damage() => {
-                let aside = files::set_aside(&path)?;
-                self.told.push(format!("{error}; it is {} now, and a new one begins", aside.display()));
+                self.set_aside(&path, &error)?;
                 Database::open(&files::prepare(&self.directory)?, self.limits)
             }
             other => other,
         }
+    }
+
+    fn set_aside(&mut self, path: &Path, why: &Error) -> Result<(), Error> {
+        let aside = files::set_aside(path)?;
+        self.told.push(format!("{why}; it is {} now, and a new one begins", aside.display()));
+        Ok(())
     }
 }
 
