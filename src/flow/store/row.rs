@@ -80,7 +80,7 @@ impl Row {
     pub(super) fn record(&self) -> Option<Record> {
         let [role, interface, decider, tier, place, names, actors] = &self.texts;
         let names: Vec<String> = read(names.as_deref())?;
-        let actors: Vec<(String, Option<String>, Option<String>, Option<String>)> = read(actors.as_deref())?;
+        let actors: Vec<ActorText> = read(actors.as_deref())?;
         let key = Key {
             direction: match self.direction {
                 0 => Direction::Ingress,
@@ -119,6 +119,9 @@ impl Row {
         })
     }
 }
+
+/// Process, unit, pod and user.
+type ActorText = (String, Option<String>, Option<String>, Option<String>);
 
 /// What is not there is known not to be; what is there and makes no sense is not.
 fn known<T, U>(written: Option<T>, meaning: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
