@@ -354,3 +354,18 @@ fn a_flood_changes_no_verdict_takes_little_memory_and_what_was_not_seen_is_count
         println!("{denied} denied, {most} KiB; {:#}", status["traffic"]);
     });
 }
+
+#[test]
+fn what_was_gathered_is_kept_when_the_daemon_ends() {
+    isolated("last window", || {
+        let (mut node, _here, client) = running(POLICY, "[flows]\nwindow = \"5m\"\n");
+        let what = What::Tcp(9000);
+        probe(&[Probe { from: client.clone(), source: ip("10.9.0.2"), destination: ip("10.9.0.1"), what }]);
+        node.until("it was seen", |_, status| status["traffic"]["packets"].as_u64() > Some(0));
+        assert_eq!(records(&node), Vec::new());
+        node.signal(nix::sys::signal::Signal::SIGTERM);
+        assert!(node.ended().success());
+        let found = records(&node);
+        assert_eq!(found.iter().map(|record| record.key.service).collect::<Vec<_>>(), [Service::Port(9000)]);
+    });
+}

@@ -240,6 +240,9 @@ pub async fn run(options: Options, mut kernel: Box<dyn Kernel>) -> Result<(), Er
     tracing::info!("stopping; the rules stay in force");
     daemon.stop_listening();
     daemon.systemd.stopping();
+    if let Some(traffic) = daemon.traffic.take() {
+        traffic.end();
+    }
     Ok(())
 }
 

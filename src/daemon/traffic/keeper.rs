@@ -17,12 +17,16 @@ const WAITING: usize = 4;
 /// How often the store notes that somebody watches, if nothing happens.
 const NOTE: Duration = Duration::from_secs(300);
 
-/// Starts the thread.
-pub(super) fn start(shared: Arc<Shared>) -> io::Result<SyncSender<Vec<Record>>> {
+/// Starts the thread; the receiver is closed when it has ended, after the last records.
+pub(super) fn start(shared: Arc<Shared>) -> io::Result<(SyncSender<Vec<Record>>, Receiver<()>)> {
     let (records, waiting) = mpsc::sync_channel(WAITING);
     let mut keeper = Keeper { shared, store: None, lost: (0, 0), error: None };
-    thread::Builder::new().name("flows".to_owned()).spawn(move || keeper.serve(&waiting))?;
-    Ok(records)
+    let (written, end) = mpsc::channel();
+    thread::Builder::new().name("flows".to_owned()).spawn(move || {
+        let _written = written;
+        keeper.serve(&waiting);
+    })?;
+    Ok((records, end))
 }
 
 struct Keeper {

@@ -12,8 +12,10 @@ mod watchers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{io, thread};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -80,14 +82,21 @@ struct Shared {
     /// Counts what changes the scene.
     scene: AtomicU64,
     wake: EventFd,
+    /// Whether the daemon ends.
+    ending: AtomicBool,
     numbers: Mutex<Numbers>,
 }
+
+/// How long the end of the daemon waits for what was gathered to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The loop's side.
 #[derive(Debug)]
 pub(super) struct Traffic {
     shared: Arc<Shared>,
     watchers: Watchers,
+    /// Closed once everything is written.
+    written: Receiver<()>,
 }
 
 impl Shared {
@@ -109,13 +118,18 @@ impl Traffic {
     /// Starts the threads, in the network namespace of the caller; they wait until they are told what is wanted.
     pub(super) fn start(inbox: UnboundedSender<Input>, meter: LogMeter) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let shared =
-            Arc::new(Shared { wanted: Mutex::default(), scene: AtomicU64::new(0), wake, numbers: Mutex::default() });
+        let shared = Arc::new(Shared {
+            wanted: Mutex::default(),
+            scene: AtomicU64::new(0),
+            wake,
+            ending: AtomicBool::new(false),
+            numbers: Mutex::default(),
+        });
         let watchers = Watchers::default();
-        let keeper = keeper::start(Arc::clone(&shared))?;
+        let (keeper, written) = keeper::start(Arc::clone(&shared))?;
         let mut reader = reader::Reader::new(Arc::clone(&shared), watchers.clone(), inbox, keeper, meter);
         thread::Builder::new().name("traffic".to_owned()).spawn(move || reader.serve())?;
-        Ok(Self { shared, watchers })
+        Ok(Self { shared, watchers, written })
     }
 
     /// Reads and keeps what the settings say.
@@ -142,6 +156,14 @@ impl Traffic {
     /// Who watches.
     pub(super) const fn watchers(&self) -> &Watchers {
         &self.watchers
+    }
+
+    /// Has what was gathered written, and waits for that, but not for a disk that hangs.
+    pub(super) fn end(self) {
+        self.shared.ending.store(true, Ordering::Release);
+        self.shared.wakes();
+        // Nothing is ever sent: it ends with the thread that writes, or with the time.
+        let _ = self.written.recv_timeout(LAST_WORDS);
     }
 
     /// What was counted.

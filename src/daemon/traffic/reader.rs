@@ -118,6 +118,10 @@ impl Reader {
     /// Until the loop is gone.
     pub(super) fn serve(&mut self) {
         while !self.inbox.is_closed() {
+            if self.shared.ending.load(Ordering::Acquire) {
+                self.write();
+                return;
+            }
             self.follow();
             if let Err(error) = self.wait() {
                 journal::tell_blind(&format!("cannot wait for what goes on: {error}"));
@@ -203,7 +207,11 @@ impl Reader {
         let mut now = counts();
         if now == Some(false) && wanted.flows.accounting {
             match fs::write(&path, "1\n") {
-                Ok(()) => now = counts(),
+                Ok(()) => {
+                    now = counts();
+                    let path = path.display();
+                    tracing::info!("{path} is 1 now, so that connections have packets and bytes ([flows] accounting)");
+                }
                 Err(error) => {
                     let path = path.display();
                     journal::tell_blind(&format!(
@@ -440,14 +448,7 @@ impl Reader {
     /// What it is time for.
     fn due(&mut self) {
         if self.write_at.is_some_and(|at| Instant::now() >= at) {
-            self.write_at = None;
-            let records = self.window.take();
-            let keeps = self.wanted.as_ref().is_some_and(|wanted| wanted.flows.store);
-            let number = records.len() as u64;
-            if keeps && number > 0 && self.keeper.try_send(records).is_err() {
-                let mut numbers = self.shared.numbers();
-                numbers.left_out = numbers.left_out.saturating_add(number);
-            }
+            self.write();
         }
         let now = micros();
         if self.teller.summary_at().is_some_and(|at| now >= at) {
@@ -462,6 +463,20 @@ impl Reader {
             store_left_out: numbers.left_out,
             watchers_missed: self.watchers.missed(),
         });
+    }
+}
+
+impl Reader {
+    /// Hands what was gathered to the thread that writes.
+    fn write(&mut self) {
+        self.write_at = None;
+        let records = self.window.take();
+        let keeps = self.wanted.as_ref().is_some_and(|wanted| wanted.flows.store);
+        let number = records.len() as u64;
+        if keeps && number > 0 && self.keeper.try_send(records).is_err() {
+            let mut numbers = self.shared.numbers();
+            numbers.left_out = numbers.left_out.saturating_add(number);
+        }
     }
 }
 
