@@ -172,7 +172,7 @@ fn a_change_with_which_everything_works_confirms_itself() {
     let mut node = Node::new("");
     // Says what was in the kernel when it was run.
     let script = format!(
-        "#!/bin/sh\nnft list table inet nodewall | grep -c second >> {}\nexit 0\n",
+        "#!/bin/sh\nnft list table inet nodewall | grep -c 'second#' >> {}\nexit 0\n",
         node.path("seen").display()
     );
     node.write("look", &script);
