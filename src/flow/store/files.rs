@@ -25,6 +25,9 @@ pub(super) fn prepare(directory: &Path) -> Result<PathBuf, Error> {
         .map_err(failed("create the directory", directory))?;
     let readers = Group::from_name(READERS).ok().flatten().map(|group| group.gid);
     share(directory, 0o750, readers)?;
+    if let (Some(_), Some(state)) = (readers, directory.parent()) {
+        let_through(state, readers)?;
+    }
     let path = directory.join(FILE);
     match OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path) {
         Ok(_) => {}
@@ -42,6 +45,13 @@ pub(super) fn prepare(directory: &Path) -> Result<PathBuf, Error> {
         share(companion, 0o640, readers)?;
     }
     Ok(path)
+}
+
+/// Lets readers through the state directory, which is for root only: not what else is in it, whose files have modes of their own, nor
+/// its list of names. One that somebody has opened further, or shut, is left as it is.
+fn let_through(state: &Path, readers: Option<Gid>) -> Result<(), Error> {
+    let mode = fs::metadata(state).map_err(failed("look at", state))?.permissions().mode() & 0o7777;
+    if [0o700, 0o710].contains(&mode) { share(state, 0o710, readers) } else { Ok(()) }
 }
 
 /// Gives a file its mode and group. Whoever is not root has no group to give, which is no reason to store nothing.
