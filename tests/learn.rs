@@ -419,7 +419,7 @@ fn a_draft_in_place_leaves_nothing_to_draft() {
 
 /// A window cut in two: what it counts is in one half, what it carried in the other, as when a connection ends later.
 fn split(record: &Record, dice: &mut Dice) -> Vec<Record> {
-    if dice.roll() % 4 != 0 || record.first == record.last {
+    if !dice.roll().is_multiple_of(4) || record.first == record.last {
         return vec![record.clone()];
     }
     let middle = record.first + (record.last - record.first) / 2;
