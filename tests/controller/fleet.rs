@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::api::Api;
 use super::lab::may_run;
-use super::run::{Controller, until};
+use super::run::{Controller, until, within};
 
 const STATES: &str = "/apis/nodewall.dev/v1alpha1/hoststates";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
@@ -195,7 +195,10 @@ fn the_program_looks_at_states_and_nodes() {
     until("a look at both", || {
         lists(&api, "by controller-a") >= 2 && api.requests(&["GET", "/api/v1/nodes?", "of=metadata"]) == 1
     });
+    // The first look tells nothing, and has asked, but may have yet to take in what it was answered. The next one is after ten seconds.
+    std::thread::sleep(Duration::from_secs(3));
     refused(&api, "gpu-1");
-    until("the Event", || told(&api) == [("gpu-1".to_owned(), "PolicyRefused".to_owned())].into());
+    let wanted = || told(&api) == [("gpu-1".to_owned(), "PolicyRefused".to_owned())].into();
+    within(Duration::from_secs(60), "the Event", wanted);
     assert_eq!(api.all(STATES).len(), 2, "ten minutes are not over");
 }
