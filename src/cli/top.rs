@@ -44,6 +44,8 @@ const PAUSE_FOR_ANSWER: u32 = 20;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long keys are waited for before what came is taken in.
 const KEYS_FOR: Duration = Duration::from_millis(100);
+/// How long a signal waits for the screen to be left in order.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 /// How often the screen is drawn when no key is pressed.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
 /// How much may wait to be taken in: some 100 ms of a flood. Beyond, the daemon counts what is missed.
@@ -76,12 +78,17 @@ pub(super) fn run(options: &Options, output: &Output) -> Exit {
     let ending = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&ending);
     let signals = watch::on_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], move |what| match what {
-        Told::ToEnd => told.store(true, Ordering::Release),
-        Told::Again => {
-            // Nobody takes what is written any more; the terminal's mode is set without that.
-            let _ = terminal::disable_raw_mode();
-            std::process::exit(Exit::Ok as i32);
+        Told::ToEnd => {
+            told.store(true, Ordering::Release);
+            // Whoever waits for keys of a terminal that is gone may never look.
+            let late = || {
+                thread::sleep(LAST_LOOK);
+                leave();
+            };
+            // Without a thread, a second signal does it.
+            let _ = thread::Builder::new().name("end".to_owned()).spawn(late);
         }
+        Told::Again => leave(),
     });
     let threads = signals.and_then(|()| listen(&config.socket));
     let news = match threads {
@@ -112,6 +119,12 @@ pub(super) fn run(options: &Options, output: &Output) -> Exit {
             Exit::Failure
         }
     }
+}
+
+/// Ends at once: nobody takes what is written any more; the terminal's mode is set without that.
+fn leave() -> ! {
+    let _ = terminal::disable_raw_mode();
+    std::process::exit(Exit::Ok as i32)
 }
 
 /// Why nothing can be drawn.

@@ -67,7 +67,10 @@ fn what_packets_meet_is_on_the_screen() {
         let (binary, config) = (env!("CARGO_BIN_EXE_nodewall"), node.path("nodewall.toml"));
         tmux.line(&format!("clear; {binary} --config {} top; echo ended $?", config.display()));
         tmux.until("policies", |text| text.contains("services") && text.contains("q quit"));
-        tmux.keys(&["Enter"]);
+        // Whatever else is denied meanwhile stands above it.
+        tmux.keys(&["/"]);
+        tmux.run(&["send-keys", "-l", "services"]);
+        tmux.keys(&["Enter", "Enter"]);
         tmux.until("a rate", |text| {
             send(What::Tcp(9000));
             let line = text.lines().find(|line| line.starts_with("services#2")).unwrap_or_default();
@@ -77,7 +80,7 @@ fn what_packets_meet_is_on_the_screen() {
         tmux.keys(&["/", "#", "2", "Enter", "Enter"]);
         let shown = tmux.until("the rule", |text| text.contains("LAST EVENTS") && text.contains("> 10.9.0.1:9000"));
         assert!(shown.contains(">   12   { action = \"deny\", protocol = \"tcp\""), "{shown}");
-        tmux.keys(&["3"]);
+        tmux.keys(&["/", "Escape", "3"]);
         let shown = tmux.until("the peer", |text| text.contains("10.9.0.2"));
         assert!(shown.contains("set:clients"), "{shown}");
         tmux.keys(&["q"]);

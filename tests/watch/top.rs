@@ -136,7 +136,7 @@ fn it_fits_whatever_size_the_terminal_comes_to() {
     for (width, height) in [(30, 8), (12, 3), (132, 43), (2, 2), (80, 24)] {
         tmux.run(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
         tmux.until(&format!("{width}x{height}"), |text| match (width, height) {
-            (2, 2) => text.starts_with("PO") || text.starts_with("ku"),
+            (2, 2) => text.starts_with("P~") && text.contains("\nk~"),
             (12, 3) => text.starts_with("POLICY") && text.contains("kubelet"),
             (30, 8) => text.contains("kubelet") && text.contains("q quit") && !text.contains("WOULD/s"),
             _ => text.contains("kubelet") && text.contains("q quit") && text.contains("WOULD/s"),
