@@ -80,8 +80,9 @@ fn what_packets_meet_is_on_the_screen() {
         tmux.keys(&["/", "#", "2", "Enter", "Enter"]);
         let shown = tmux.until("the rule", |text| text.contains("LAST EVENTS") && text.contains("> 10.9.0.1:9000"));
         assert!(shown.contains(">   12   { action = \"deny\", protocol = \"tcp\""), "{shown}");
-        tmux.keys(&["/", "Escape", "3"]);
-        let shown = tmux.until("the peer", |text| text.contains("10.9.0.2"));
+        let away = ["BSpace"; "services#2".len()];
+        tmux.keys(&[&["/"], &away[..], &["Enter", "3"]].concat());
+        let shown = tmux.until("the peer", |text| text.contains("PEER ") && text.contains("10.9.0.2"));
         assert!(shown.contains("set:clients"), "{shown}");
         tmux.keys(&["q"]);
         tmux.sane_after("ended 0");
