@@ -1,7 +1,8 @@
-//! Reads a text file that an operator wrote, whatever lies at its path: bounded, never waiting, and only from those who may write it.
+//! Reads a text file that an operator wrote, whatever lies at its path: bounded, never waiting, and only from those who may write it;
+//! and writes one as a whole.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +32,29 @@ pub enum Unread {
 /// The name that places give a file.
 pub fn name(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
+}
+
+/// Writes a file in place of another or of none: it is there as a whole or not at all, also after a crash.
+///
+/// # Errors
+/// Its directory is not there, or cannot be written.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A name with a dot in front is no policy file.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        // Gone already if it was renamed.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Reads a file. What is not a regular file is not read (a FIFO would wait for ever), nor is one larger than

@@ -13,6 +13,7 @@ use super::flows::report::{FlowRecord, SeenRecord, SumRecord};
 use super::flows::{Found, asked, look, refused, text};
 use super::output::Output;
 use super::status::table;
+use crate::daemon::clock;
 use crate::daemon::documents::{self, Documents};
 use crate::net::interface::Direction;
 use crate::policy::meaning::meaning;
@@ -75,7 +76,7 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message(&format!("no policy is called \"{}\"{help}", arguments.policy));
         return Exit::Usage;
     };
-    let now = asked::now();
+    let now = clock::micros();
     let asked = match asked::time(&arguments.since, now) {
         Ok(since) if since < now => since,
         Ok(_) => {

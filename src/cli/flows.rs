@@ -12,6 +12,7 @@ use super::Options;
 use super::exit::Exit;
 use super::output::Output;
 use crate::config::{self, Config};
+use crate::daemon::clock;
 use crate::flow::store::{self, Error, Reader};
 use crate::net::interface::{Direction, InterfaceName};
 use crate::source::Trust;
@@ -150,7 +151,7 @@ pub(super) fn refused(config: &Config, error: &Error, output: &Output) -> Exit {
 }
 
 fn filter(options: &Options, arguments: &Arguments) -> Result<Filter, String> {
-    let now = asked::now();
+    let now = clock::micros();
     let mut verdicts: std::collections::BTreeSet<Verdict> = arguments.verdict.iter().copied().collect();
     let of = |wanted: fn(Verdict) -> bool| Verdict::ALL.into_iter().filter(move |verdict| wanted(*verdict));
     if arguments.denied {

@@ -26,7 +26,7 @@ use crate::policy::model::Mode;
 use crate::source::Trust;
 use crate::text::time::rfc3339;
 use state::Learning;
-use stored::{Range, Stored};
+use stored::learned;
 
 /// Arguments of `learn`.
 #[derive(Args, Debug)]
@@ -208,18 +208,10 @@ const MOST_HOURS: usize = 12;
 fn status(options: &Options, output: &Output) -> Exit {
     let examined = examine(options, &[], Trust::Anyone, output);
     let config = &examined.documents.config;
-    let learning = match state::read(&config.state_directory) {
-        Ok(learning) => learning,
-        Err(why) => {
-            output.message(&why);
-            return Exit::Failure;
-        }
-    };
     let now = clock::now();
-    let range = Range::of(None, learning.as_ref(), now);
-    let stored = match Stored::gather(&config.state_directory, range) {
-        Ok(stored) => stored,
-        Err(error) => return error.tell(output),
+    let (learning, stored) = match learned(&config.state_directory, None, now, output) {
+        Ok(found) => found,
+        Err(exit) => return exit,
     };
     let ground = Ground::new(&examined.documents.policy, &config.settings, &examined.facts);
     let gathered = &stored.gathered;

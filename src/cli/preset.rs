@@ -1,8 +1,7 @@
 //! `nodewall preset`: the policies that come with nodewall, and a node's copies of them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -218,7 +217,7 @@ fn enable(options: &Options, preset: &'static Preset, wanted: &Enable, output: &
 fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output: &Output) -> io::Result<Exit> {
     let before = fs::read(path).ok();
     let errors = documents::errors(&examine(options, &[], Trust::Anyone, output).findings);
-    write(directory, path, preset.copy().as_bytes())?;
+    textfile::replace(path, preset.copy().as_bytes())?;
     let Examined { documents, findings, .. } = examine(options, &[], Trust::Anyone, output);
     let file = textfile::name(path);
     let in_copy =
@@ -230,7 +229,7 @@ fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output
         return Ok(Exit::Ok);
     }
     match before {
-        Some(bytes) => write(directory, path, &bytes)?,
+        Some(bytes) => textfile::replace(path, &bytes)?,
         None => remove(directory, path)?,
     }
     Ok(Exit::InvalidPolicy)
@@ -239,23 +238,4 @@ fn add(options: &Options, directory: &Path, path: &Path, preset: &Preset, output
 fn remove(directory: &Path, path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     File::open(directory)?.sync_all()
-}
-
-/// Writes a file in place of another or of none: it is there as a whole or not at all, also after a crash.
-fn write(directory: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    // A name with a dot in front is no policy file.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // Gone already if it was renamed.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }

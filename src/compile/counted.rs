@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::comment::{self, Logged, LoggedBy};
-use super::point::{ACCEPT_EARLY, ACCEPT_UNTRACKED, FORWARD_OUT, Point};
+use super::point::{Point, is_accepting};
 use super::{base, early};
 use crate::net::interface::{Direction, Role};
 use crate::nft::ir::{Chain, Elements, Rule, Ruleset, SetRef, Statement, Value, Verdict};
@@ -127,27 +127,24 @@ impl Meaning {
     }
 }
 
-/// What becomes of a packet at the end of a rule, as far as that rule tells.
-fn ending(rule: &Rule) -> Option<Counted> {
+/// What becomes of a packet at the end of a rule, as far as that rule tells; `None` of one that only counts or logs.
+pub fn ending(rule: &Rule) -> Option<Counted> {
     rule.statements.iter().rev().find_map(|statement| match statement {
         Statement::Reject(_) => Some(Counted::Rejected),
         Statement::Verdict(Verdict::Drop) => Some(Counted::Denied),
         Statement::Verdict(Verdict::Accept) => Some(Counted::Allowed),
         // Only policies in audit mode come back.
         Statement::Verdict(Verdict::Return) => Some(Counted::WouldAllow),
-        Statement::Verdict(Verdict::Goto(chain)) if ACCEPTING.contains(&chain.as_str()) => Some(Counted::Allowed),
+        Statement::Verdict(Verdict::Goto(chain)) if is_accepting(chain) => Some(Counted::Allowed),
         Statement::Verdict(Verdict::Goto(_) | Verdict::Jump(_)) => Some(Counted::Passed),
         _ => None,
     })
 }
 
-/// Where what is allowed goes to.
-const ACCEPTING: [&str; 3] = [ACCEPT_EARLY, ACCEPT_UNTRACKED, FORWARD_OUT];
-
 /// What the counters of a ruleset that [`super::compile`] made mean.
 pub fn meaning(ruleset: &Ruleset) -> Meaning {
     let roots = roots(ruleset);
-    let is_root = |name: &str| ACCEPTING.contains(&name) || roots.iter().any(|root| root.chain == name);
+    let is_root = |name: &str| is_accepting(name) || roots.iter().any(|root| root.chain == name);
     // By chain: the directions, roles and interfaces from which packets come to it. `None` stands for any.
     let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
     for root in &roots {
@@ -309,6 +306,7 @@ fn role_of(prefix: &str, chain: &str) -> Option<Role> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::point::ACCEPT_EARLY;
     use super::*;
 
     #[test]

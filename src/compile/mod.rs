@@ -34,7 +34,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use comment::{Logged, LoggedBy, logged, rule_of};
 pub use emit::address_sets;
-pub use point::is_accepting;
 
 use crate::net::interface::{Direction, InterfaceName, Role};
 use crate::nft::ir::{Chain, ElementKey, Elements, Rule, Ruleset, Set, SetRef, Statement, Value, Verdict};

@@ -146,6 +146,6 @@ impl Point {
 }
 
 /// Whether what an early or forwarding stage allows goes on in this chain.
-pub fn is_accepting(chain: &str) -> bool {
+pub(super) fn is_accepting(chain: &str) -> bool {
     [ACCEPT_EARLY, ACCEPT_UNTRACKED, FORWARD_OUT].contains(&chain)
 }

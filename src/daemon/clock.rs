@@ -10,7 +10,7 @@ pub fn now() -> u64 {
 }
 
 /// Microseconds since 1970-01-01 UTC.
-pub(super) fn micros() -> u64 {
+pub fn micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

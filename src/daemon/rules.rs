@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::compile::{Logged, is_accepting, logged, rule_of};
+use crate::compile::counted::{Counted, ending};
+use crate::compile::{Logged, logged, rule_of};
 use crate::nft::change::Loaded;
-use crate::nft::ir::{Rule, Statement, Verdict};
+use crate::nft::ir::{Rule, Statement};
 use crate::policy::model::Action;
 
 /// What was counted for a rule, or for a default.
@@ -85,17 +86,7 @@ fn verdict(rule: &Rule, would: Option<&Action>) -> &'static str {
         Some(_) => return "would-deny",
         None => {}
     }
-    let end = rule.statements.iter().rev().find_map(|statement| match statement {
-        Statement::Reject(_) => Some("rejected"),
-        Statement::Verdict(Verdict::Drop) => Some("denied"),
-        Statement::Verdict(Verdict::Accept) => Some("allowed"),
-        // Only policies in audit mode come back.
-        Statement::Verdict(Verdict::Return) => Some("would-allow"),
-        Statement::Verdict(Verdict::Goto(chain)) if is_accepting(chain) => Some("allowed"),
-        Statement::Verdict(Verdict::Goto(_) | Verdict::Jump(_)) => Some("passed"),
-        _ => None,
-    });
-    end.unwrap_or("logged")
+    ending(rule).unwrap_or(Counted::Logged).name()
 }
 
 #[cfg(test)]

@@ -88,10 +88,6 @@ impl Event {
 
     /// What is asked for.
     pub fn service(&self) -> Service {
-        match (self.ports, self.icmp) {
-            (Some((_, port)), _) => Service::Port(port),
-            (None, Some((kind, code))) => Service::Icmp(kind, code),
-            (None, None) => Service::Whole,
-        }
+        Service::of(self.ports, self.icmp)
     }
 }

@@ -130,6 +130,17 @@ pub enum Service {
     Many,
 }
 
+impl Service {
+    /// What is asked for by a packet, or the first one of a connection, with these ports, or this type and code.
+    pub fn of(ports: Option<(u16, u16)>, icmp: Option<(u8, u8)>) -> Self {
+        match (ports, icmp) {
+            (Some((_, port)), _) => Self::Port(port),
+            (None, Some((kind, code))) => Self::Icmp(kind, code),
+            (None, None) => Self::Whole,
+        }
+    }
+}
+
 /// What the connections of a record have in common.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key {

@@ -18,7 +18,7 @@ use crate::net::protocol::Protocol;
 use crate::policy::effective::{Effective, EffectiveRule, RuleId};
 use crate::policy::model::{Action, Mode, NamedSet};
 use crate::simulate::wire::Headers;
-use crate::simulate::{First, Origin, Outcome, Reason, Socket, decide, recognise};
+use crate::simulate::{First, Outcome, Reason, decide, recognise};
 
 /// How many answers are remembered: a few megabytes, however many connections there are.
 const REMEMBERED: usize = 1 << 14;
@@ -130,7 +130,7 @@ impl Scene {
     }
 
     /// The event of a logged packet.
-    pub fn packet(&mut self, seen: &Seen<'_>) -> Option<Event> {
+    pub fn packet(&mut self, seen: &Seen<'_>) -> Event {
         let Seen { time, hook, interfaces: (into, out), headers, length, logged } = seen;
         let direction = if LEAVING.contains(hook) { Direction::Egress } else { Direction::Ingress };
         let index = match direction {
@@ -143,7 +143,7 @@ impl Scene {
         let (source, destination) = (headers.source, headers.destination);
         let answer = self.answer_of(logged, direction);
         let peer = if direction == Direction::Ingress { source } else { destination };
-        Some(Event {
+        Event {
             time: *time,
             kind: Kind::Packet,
             direction,
@@ -163,7 +163,7 @@ impl Scene {
             place: answer.place,
             text: logged.text.clone(),
             actor: None,
-        })
+        }
     }
 
     fn answer_of(&self, logged: &Logged, direction: Direction) -> Answer {
@@ -182,9 +182,8 @@ impl Scene {
         }
     }
 
-    /// What let a connection through that has begun, or has ended. `route` is the interface by which this host sends to the peer;
-    /// `socket` who sends, of a connection that this host began.
-    pub fn explain(&mut self, first: &First, route: Option<u32>, socket: Option<Socket>) -> Explained {
+    /// What let a connection through that has begun, or has ended. `route` is the interface by which this host sends to the peer.
+    pub fn explain(&mut self, first: &First, route: Option<u32>) -> Explained {
         let (local, remote) = first.ends();
         let beside = || self.connected.iter().find(|(net, _)| net.contains(&remote)).map(|(_, index)| *index);
         let index = route.or_else(beside).or_else(|| self.owners.get(&local).copied());
@@ -203,16 +202,10 @@ impl Scene {
             *source = u16::MAX;
         }
         let key = (alike, index.unwrap_or_default());
-        if socket.is_none()
-            && let Some(answer) = self.answers.get(&key)
-        {
+        if let Some(answer) = self.answers.get(&key) {
             return Explained { first: *first, interface, names, answer: answer.clone() };
         }
-        let mut packet = alike.packet(link.name.clone(), link.kind.clone());
-        let told = socket.is_some();
-        if let Some(socket) = socket {
-            packet.origin = Origin::Process(socket);
-        }
+        let packet = alike.packet(link.name.clone(), link.kind.clone());
         let decision = decide(&self.effective, &packet);
         let audited = self.effective.mode == Mode::Audit;
         let would = decision.audited.last().map(|(_, outcome)| *outcome).filter(|_| audited);
@@ -238,12 +231,10 @@ impl Scene {
                 }
             }
         };
-        if !told {
-            if self.answers.len() >= REMEMBERED {
-                self.answers.clear();
-            }
-            self.answers.insert(key, answer.clone());
+        if self.answers.len() >= REMEMBERED {
+            self.answers.clear();
         }
+        self.answers.insert(key, answer.clone());
         Explained { first: *first, interface, names, answer }
     }
 

@@ -98,11 +98,6 @@ impl Window {
     pub fn ended(&mut self, explained: &Explained, packets: u64, bytes: u64, time: u64) {
         let (local, remote) = explained.first.ends();
         let (name, role) = explained.interface.clone().unzip();
-        let service = match (explained.first.ports, explained.first.icmp) {
-            (Some((_, port)), _) => Service::Port(port),
-            (None, Some((kind, code))) => Service::Icmp(kind, code),
-            (None, None) => Service::Whole,
-        };
         let answer = &explained.answer;
         let key = self.told_apart(Key {
             direction: explained.first.direction,
@@ -110,7 +105,7 @@ impl Window {
             role,
             peer: Some(remote),
             protocol: Some(explained.first.protocol),
-            service,
+            service: Service::of(explained.first.ports, explained.first.icmp),
             verdict: answer.verdict,
             decider: answer.decider.clone(),
         });

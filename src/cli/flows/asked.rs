@@ -1,7 +1,5 @@
 //! What people say of times and services.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::cli::Options;
 use crate::config::duration;
 use crate::daemon::documents;
@@ -11,12 +9,6 @@ use crate::source::Trust;
 use crate::text::read::suggestion;
 use crate::text::time::parse_rfc3339;
 use crate::traffic::query::ServiceFilter;
-
-/// Microseconds since 1970-01-01 UTC.
-pub(in crate::cli) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// A duration until now, or a time; in microseconds since 1970-01-01 UTC.
 pub(in crate::cli) fn time(text: &str, now: u64) -> Result<u64, String> {

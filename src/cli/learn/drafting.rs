@@ -12,8 +12,8 @@ use super::super::exit::Exit;
 use super::super::output::Output;
 use super::super::subject;
 use super::replay::with_drafts;
-use super::stored::{Range, Stored};
-use super::{Habit, live_directories, state};
+use super::stored::learned;
+use super::{Habit, live_directories};
 use crate::config;
 use crate::daemon::clock;
 use crate::daemon::documents;
@@ -22,6 +22,7 @@ use crate::learn::{Draft, Ground, draft, text};
 use crate::policy::resolve::{node_name, resolve};
 use crate::source::Trust;
 use crate::text::time::rfc3339;
+use crate::textfile;
 
 /// Arguments of `learn draft`.
 #[derive(Args, Debug)]
@@ -87,17 +88,9 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         Ok(subject) => subject,
         Err(exit) => return exit,
     };
-    let learning = match state::read(&config.state_directory) {
-        Ok(learning) => learning,
-        Err(why) => {
-            output.message(&why);
-            return Exit::Failure;
-        }
-    };
-    let range = Range::of(arguments.habit.since, learning.as_ref(), clock::now());
-    let stored = match Stored::gather(&config.state_directory, range) {
-        Ok(stored) => stored,
-        Err(error) => return error.tell(output),
+    let (_, stored) = match learned(&config.state_directory, arguments.habit.since, clock::now(), output) {
+        Ok(found) => found,
+        Err(exit) => return exit,
     };
     if stored.gathered.records == 0 {
         output.message("nothing was recorded in that time");
@@ -111,10 +104,10 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         return exit;
     }
     if let Some(file) = &arguments.output {
-        return match state::replace(file, text.as_bytes()) {
+        return match textfile::replace(file, text.as_bytes()) {
             Ok(()) => output.data(&format!("{}: review it, and try it with `nodewall learn verify`\n", file.display())),
             Err(error) => {
-                output.message(&format!("cannot write {}: {}", file.display(), crate::textfile::reason(&error)));
+                output.message(&format!("cannot write {}: {}", file.display(), textfile::reason(&error)));
                 if error.kind() == ErrorKind::PermissionDenied { Exit::NotAuthorised } else { Exit::Failure }
             }
         };
@@ -150,7 +143,7 @@ fn is_valid(options: &Options, text: &str, facts: &crate::net::facts::Facts, out
 fn may_write(file: &Path, live: &[PathBuf]) -> Result<(), String> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let real = fs::canonicalize(parent)
-        .map_err(|error| format!("cannot write to {}: {}", parent.display(), crate::textfile::reason(&error)))?;
+        .map_err(|error| format!("cannot write to {}: {}", parent.display(), textfile::reason(&error)))?;
     let is_within =
         |directory: &&PathBuf| fs::canonicalize(directory).is_ok_and(|directory| real.starts_with(directory));
     if let Some(directory) = live.iter().find(is_within) {

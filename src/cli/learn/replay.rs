@@ -13,8 +13,8 @@ use super::super::examine::facts;
 use super::super::exit::Exit;
 use super::super::output::{Output, count};
 use super::super::status::table;
-use super::stored::{Lost, Range, Stored};
-use super::{Habit, state, words};
+use super::stored::{Lost, Stored, learned};
+use super::{Habit, words};
 use crate::config;
 use crate::daemon::clock;
 use crate::daemon::documents;
@@ -134,17 +134,9 @@ pub(super) fn run(options: &Options, arguments: &Arguments, output: &Output) -> 
         output.message("the policy would have errors with it");
         return Exit::InvalidPolicy;
     }
-    let learning = match state::read(&config.state_directory) {
-        Ok(learning) => learning,
-        Err(why) => {
-            output.message(&why);
-            return Exit::Failure;
-        }
-    };
-    let range = Range::of(arguments.habit.since, learning.as_ref(), clock::now());
-    let stored = match Stored::gather(&config.state_directory, range) {
-        Ok(stored) => stored,
-        Err(error) => return error.tell(output),
+    let (_, stored) = match learned(&config.state_directory, arguments.habit.since, clock::now(), output) {
+        Ok(found) => found,
+        Err(exit) => return exit,
     };
     let names: BTreeSet<&str> = drafts.iter().map(|(name, _)| name.as_str()).collect();
     let of_draft = sourced.policy.policies.iter().filter(|policy| names.contains(&*policy.place.file));

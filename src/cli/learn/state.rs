@@ -1,12 +1,13 @@
 //! Since when is learned, and until when: a small file in the state directory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, getuid};
 use serde::{Deserialize, Serialize};
+
+use crate::textfile;
 
 /// The file's name.
 const FILE: &str = "learn.json";
@@ -49,7 +50,7 @@ pub(super) fn somebody() -> String {
 /// A sentence that names the file.
 pub(super) fn read(state: &Path) -> Result<Option<Learning>, String> {
     let path = path(state);
-    let failed = |error: &io::Error| format!("cannot read {}: {}", path.display(), crate::textfile::reason(error));
+    let failed = |error: &io::Error| format!("cannot read {}: {}", path.display(), textfile::reason(error));
     match fs::metadata(&path) {
         Ok(found) if found.len() > LONGEST => {
             return Err(format!("{} is not ours: start learning again", path.display()));
@@ -73,29 +74,7 @@ pub(super) fn read(state: &Path) -> Result<Option<Learning>, String> {
 pub(super) fn write(state: &Path, learning: &Learning) -> io::Result<()> {
     let Learning { started, until, by } = learning.clone();
     let text = serde_json::to_string(&Kept { version: VERSION, started, until, by })?;
-    replace(&path(state), format!("{text}\n").as_bytes())
-}
-
-/// Writes a file in place of another or of none.
-///
-/// # Errors
-/// Its directory is not there, or cannot be written.
-pub(super) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // Gone already if it was renamed.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    textfile::replace(&path(state), format!("{text}\n").as_bytes())
 }
 
 #[cfg(test)]

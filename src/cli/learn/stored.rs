@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::super::exit::{Exit, chain};
 use super::super::output::Output;
-use super::state::Learning;
+use super::state::{self, Learning};
 use super::words;
 use crate::flow::store::{Error, Reader, directory};
 use crate::learn::Gathered;
@@ -17,14 +17,14 @@ use crate::traffic::seen::Seen;
 
 /// A stretch of time, in microseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Range {
-    pub(super) from: u64,
-    pub(super) until: u64,
+struct Range {
+    from: u64,
+    until: u64,
 }
 
 impl Range {
     /// The last stretch of this length, or else the time in which is learned, or else all.
-    pub(super) fn of(since: Option<Duration>, learning: Option<&Learning>, now: u64) -> Self {
+    fn of(since: Option<Duration>, learning: Option<&Learning>, now: u64) -> Self {
         let micros = |seconds: u64| seconds.saturating_add(1).saturating_mul(1_000_000);
         let (from, until) = match (since, learning) {
             (Some(since), _) => (now.saturating_sub(since.as_secs()), now),
@@ -68,10 +68,10 @@ impl Lost {
 }
 
 /// The store cannot be read.
-pub(super) struct Unreadable(Error);
+struct Unreadable(Error);
 
 impl Unreadable {
-    pub(super) fn tell(&self, output: &Output) -> Exit {
+    fn tell(&self, output: &Output) -> Exit {
         let text = chain(&self.0);
         match &self.0 {
             Error::Missing { .. } => {
@@ -86,9 +86,24 @@ impl Unreadable {
     }
 }
 
+/// Since when is learned, where that was noted, and what the store has of the time that counts; why not is told.
+pub(super) fn learned(
+    state: &Path,
+    since: Option<Duration>,
+    now: u64,
+    output: &Output,
+) -> Result<(Option<Learning>, Stored), Exit> {
+    let learning = state::read(state).map_err(|why| {
+        output.message(&why);
+        Exit::Failure
+    })?;
+    let stored = Stored::gather(state, Range::of(since, learning.as_ref(), now)).map_err(|error| error.tell(output))?;
+    Ok((learning, stored))
+}
+
 impl Stored {
     /// Reads what a state directory has of a stretch of time.
-    pub(super) fn gather(state: &Path, Range { from, until }: Range) -> Result<Self, Unreadable> {
+    fn gather(state: &Path, Range { from, until }: Range) -> Result<Self, Unreadable> {
         let reader = Reader::open(&directory(state)).map_err(Unreadable)?;
         let mut gathered = Gathered::default();
         let mut each = |record| {

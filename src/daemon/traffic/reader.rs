@@ -1,7 +1,7 @@
 //! The thread that reads what goes on, explains it and passes it on. Under a flood it works a part of the time only: what then has no
 //! room is lost in the kernel, and counted.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -24,6 +24,7 @@ use crate::daemon::clock::micros;
 use crate::daemon::metrics::LogMeter;
 use crate::driver::Routes;
 use crate::flow::{Connections, PacketLog};
+use crate::host::owner::Owners;
 use crate::metrics::snapshot::Losses;
 use crate::net::interface::Direction;
 use crate::nft::netlink::conntrack::{ConnectionEvent, Phase};
@@ -71,10 +72,10 @@ pub(super) struct Reader {
     /// The number of the scene.
     seen: Option<u64>,
     scene_again: Instant,
-    owners: Option<crate::host::owner::Owners>,
+    owners: Option<Owners>,
     people: People,
     routes: Option<Routes>,
-    known_routes: std::collections::BTreeMap<(IpAddr, IpAddr), Option<u32>>,
+    known_routes: BTreeMap<(IpAddr, IpAddr), Option<u32>>,
     window: Window,
     write_at: Option<Instant>,
     teller: Teller,
@@ -107,7 +108,7 @@ impl Reader {
             owners: None,
             people: People::default(),
             routes: None,
-            known_routes: std::collections::BTreeMap::new(),
+            known_routes: BTreeMap::new(),
             window: Window::default(),
             write_at: None,
             teller: Teller::default(),
@@ -140,12 +141,13 @@ impl Reader {
 
     /// Opens and closes what the settings say.
     fn follow(&mut self) {
-        let wanted = self.shared.wanted().clone();
         let again = self.retry_at.is_some_and(|at| Instant::now() >= at);
-        if wanted == self.wanted && !again {
+        let wanted = self.shared.wanted();
+        if *wanted == self.wanted && !again {
             return;
         }
-        let Some(now) = wanted else { return };
+        let Some(now) = wanted.clone() else { return };
+        drop(wanted);
         self.retry_at = None;
         if self.wanted.as_ref().is_some_and(|before| before.group != now.group) {
             self.close_log();
@@ -165,7 +167,7 @@ impl Reader {
         if !now.flows.processes {
             self.owners = None;
         } else if self.owners.is_none() {
-            match crate::host::owner::Owners::open(&now.root) {
+            match Owners::open(&now.root) {
                 Ok(owners) => self.owners = Some(owners),
                 Err(error) => journal::tell_blind(&format!("processes are not recorded: {error}")),
             }
@@ -237,25 +239,23 @@ impl Reader {
 
     /// Until something is there to be read, somebody wakes us, or it is time for something.
     fn wait(&self) -> nix::Result<()> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
-        epoll.add(&self.shared.wake, readable())?;
-        if let Some(log) = &self.log {
-            epoll.add(log.as_fd(), readable())?;
-        }
-        if let Some(connections) = &self.connections {
-            epoll.add(connections.as_fd(), readable())?;
-        }
         let summary =
             self.teller.summary_at().map(|at| Instant::now() + Duration::from_micros(at.saturating_sub(micros())));
         let next = [self.write_at, self.retry_at, summary].into_iter().flatten().min();
         let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = match wait {
             // A part of a millisecond is one, so that the thread does not spin.
-            Some(wait) => EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::NONE),
-            None => EpollTimeout::NONE,
+            Some(wait) => PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
         };
-        match epoll.wait(&mut [EpollEvent::empty(); 3], timeout) {
+        let sockets = [self.log.as_ref().map(AsFd::as_fd), self.connections.as_ref().map(AsFd::as_fd)];
+        let mut ready: Vec<PollFd<'_>> = [Some(self.shared.wake.as_fd())]
+            .into_iter()
+            .chain(sockets)
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut ready, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -344,7 +344,7 @@ impl Reader {
             length: u32::try_from(length).unwrap_or(u32::MAX),
             logged: said,
         };
-        let Some(mut event) = scene.packet(&seen) else { return };
+        let mut event = scene.packet(&seen);
         event.actor = self.actor(&event);
         let mut numbers = self.shared.numbers();
         numbers.packets = numbers.packets.saturating_add(1);
@@ -391,7 +391,7 @@ impl Reader {
                 route
             }
         };
-        let explained = scene.explain(first, route, None);
+        let explained = scene.explain(first, route);
         match event.kind {
             Phase::Began => {
                 let happened = Event { actor, ..began(&explained, micros()) };
@@ -464,9 +464,7 @@ impl Reader {
             watchers_missed: self.watchers.missed(),
         });
     }
-}
 
-impl Reader {
     /// Hands what was gathered to the thread that writes.
     fn write(&mut self) {
         self.write_at = None;
@@ -497,7 +495,7 @@ fn began(explained: &Explained, time: u64) -> Event {
         ports: first.ports,
         icmp: first.icmp,
         length: None,
-        names: names.into_iter().collect::<BTreeSet<_>>(),
+        names,
         verdict: answer.verdict,
         decider: answer.decider,
         tier: answer.tier,
