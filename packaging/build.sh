@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Makes the .deb and the .rpm in target/packages from a built program, as any user; scripts/setup-packages.sh has what it takes.
+#   packaging/build.sh [--arch amd64|arm64] [--binary PROGRAM] [--version VERSION] [--out DIRECTORY] [--only deb|rpm] [--quick]
+# Without --binary the program is built with profile dist. --quick compresses little, for tests. The same commit gives the same bytes, wherever it lies.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+
+arch=amd64 binary='' version='' out=target/packages only='' quick=''
+[ "$(uname -m)" != aarch64 ] || arch=arm64
+while [ $# -gt 0 ]; do
+    case $1 in
+    --arch) arch=$2 ;;
+    --binary) binary=$2 ;;
+    --version) version=$2 ;;
+    --out) out=$2 ;;
+    --only) only=$2 ;;
+    --quick) quick=yes; shift; continue ;;
+    *) sed -n '2,4s/^# *//p' "$0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+case $arch in
+amd64) target=x86_64-unknown-linux-gnu tools=x86_64-linux-gnu- ;;
+arm64) target=aarch64-unknown-linux-gnu tools=aarch64-linux-gnu- ;;
+*) echo "build.sh: no architecture $arch: amd64 or arm64" >&2; exit 2 ;;
+esac
+: "${version:=$(sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)}"
+# Times of files in the packages: that of the commit, or of an unpacked tarball's newest change.
+: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}"
+export SOURCE_DATE_EPOCH LC_ALL=C.UTF-8 TZ=UTC
+umask 022
+
+if [ -z "$binary" ]; then binary=$(packaging/compile.sh "$target"); limit=yes; else limit=; fi
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+work=$(mktemp -d "$out/.work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+"${tools}strip" --strip-all -o "$work/nodewall" "$binary"
+chmod 0755 "$work/nodewall"
+packaging/stage.sh "$work/root" "$work/nodewall"
+
+deb() {
+    local build=$work/deb
+    mkdir "$build"
+    cp -r packaging/debian "$build/debian"
+    cp -r "$work/root" "$build/root"
+    # The debhelper of Debian 12 looks for units here only; it is the same directory on every host.
+    mkdir -p "$build/root/lib/systemd"
+    mv "$build/root/usr/lib/systemd/system" "$build/root/lib/systemd/"
+    cat >"$build/debian/changelog" <<END
+nodewall ($version) unstable; urgency=medium
+
+  * CHANGELOG.md says what operators notice of this version.
+
+ -- The nodewall authors <packages@nodewall.invalid>  $(date -Rd "@$SOURCE_DATE_EPOCH")
+END
+    [ -z "$quick" ] || export COMPRESSION='-Zgzip -z1'
+    (cd "$build" && dpkg-buildpackage --build=binary --no-sign --host-arch "$arch" -d >../log 2>&1) || { cat "$work/log" >&2; exit 1; }
+    mv "$work/nodewall_${version}_$arch.deb" "$out/"
+    echo "$out/nodewall_${version}_$arch.deb"
+}
+
+[ "$only" = rpm ] || deb

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# stage.sh DEST BINARY: what both kinds of packages install, laid out below DEST as on a host; BINARY goes there as it is.
+# With PACKAGE_PROGRAM, completions are asked from that program: one that runs on this machine, of the same source.
+set -euo pipefail
+dest=$1 binary=$2 program=${PACKAGE_PROGRAM:-$2}
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here"
+
+put() { # put MODE DIRECTORY FILE...
+    local mode=$1 into=$dest/$2
+    shift 2
+    install -d -m 0755 "$into"
+    install -m "$mode" -t "$into" "$@"
+}
+
+rm -rf "$dest"
+put 0755 usr/sbin "$binary"
+[ "${binary##*/}" = nodewall ] || mv "$dest/usr/sbin/${binary##*/}" "$dest/usr/sbin/nodewall"
+put 0644 usr/lib/systemd/system systemd/*.service
+for kind in sysusers.d tmpfiles.d modules-load.d; do put 0644 "usr/lib/$kind" "systemd/$kind/nodewall.conf"; done
+put 0644 usr/lib/systemd/catalog packaging/journal/nodewall.catalog
+put 0644 usr/lib/nodewall/policy.d config/policy.d/*.toml
+put 0644 etc/nodewall config/nodewall.toml
+install -d -m 0755 "$dest/etc/nodewall/policy.d"
+if [ -d packaging/apparmor ]; then put 0644 etc/apparmor.d packaging/apparmor/*; fi
+
+for page in man/*.[1-9]; do put 0644 "usr/share/man/man${page##*.}" "$page"; done
+if "$program" completions bash >/dev/null 2>&1; then
+    install -d "$dest"/usr/share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}
+    "$program" completions bash >"$dest/usr/share/bash-completion/completions/nodewall"
+    "$program" completions zsh >"$dest/usr/share/zsh/vendor-completions/_nodewall"
+    "$program" completions fish >"$dest/usr/share/fish/vendor_completions.d/nodewall.fish"
+fi
+
+doc=usr/share/doc/nodewall
+put 0644 $doc README.md CHANGELOG.md
+for file in docs/*.md; do put 0644 $doc/docs "$file"; done
+cp -r --no-preserve=all config/examples packaging/kubernetes packaging/prometheus packaging/grafana "$dest/$doc/"
+for more in ansible cloud-init; do
+    if [ -d packaging/$more ]; then cp -r --no-preserve=all packaging/$more "$dest/$doc/"; fi
+done
