@@ -57,6 +57,17 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Gives a file to a group. One that is its already is left alone, as the daemon's unit lets it make files of that group and change none.
+///
+/// # Errors
+/// The file system's.
+pub fn give_group(path: &Path, group: nix::unistd::Gid) -> io::Result<()> {
+    if fs::metadata(path)?.gid() == group.as_raw() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, None, Some(group.as_raw()))
+}
+
 /// Reads a file. What is not a regular file is not read (a FIFO would wait for ever), nor is one larger than
 /// [`MAX_TEXT_BYTES`], nor one that is not UTF-8.
 ///

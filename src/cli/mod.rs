@@ -26,6 +26,7 @@ mod order;
 mod output;
 mod preset;
 mod render;
+mod reload;
 mod rollback;
 mod run;
 mod simulate;
@@ -154,6 +155,8 @@ enum Command {
     Top,
     /// Say what the nodes of a cluster have in force, from its API
     Fleet(fleet::Arguments),
+    /// Have the daemon read everything again, wait, and say what came of it
+    Reload,
     /// Keep what `apply --confirm` put in force
     Confirm,
     /// Go back to an earlier generation
@@ -235,6 +238,7 @@ pub fn main() -> ExitCode {
         Command::Monitor(arguments) => monitor::run(&cli.options, arguments, &output),
         Command::Top => top::run(&cli.options, &output),
         Command::Fleet(arguments) => fleet::run(&cli.options, arguments, &output),
+        Command::Reload => reload::run(&cli.options, &output),
         Command::Confirm => confirm::run(&cli.options, &output),
         Command::Rollback(arguments) => rollback::run(&cli.options, arguments, &output),
         Command::History => history::run(&cli.options, &output),

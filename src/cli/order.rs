@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::Output;
-use super::status::{ask, nobody_answers};
-use crate::daemon::socket::{Refusal, Request};
+use super::status::{ANSWER_TIME, ask, ask_for, nobody_answers};
+use crate::daemon::socket::{DEGRADED, Refusal, Request};
 use crate::daemon::status::{SelfTestRecord, Status};
 
 /// What an order prints with `--json`.
@@ -27,7 +27,12 @@ const AFTER_THE_END: Duration = Duration::from_secs(30);
 
 /// Sends an order, waits for its outcome and prints it.
 pub(super) fn send(socket: &Path, request: &Request, output: &Output) -> Exit {
-    match ordered(socket, request, output) {
+    send_for(socket, request, ANSWER_TIME, output)
+}
+
+/// Sends an order, waits for so long for its outcome and prints it.
+pub(super) fn send_for(socket: &Path, request: &Request, time: Duration, output: &Output) -> Exit {
+    match ordered(socket, request, time, output) {
         Ok(outcome) => print(outcome, output),
         Err(exit) => exit,
     }
@@ -35,7 +40,7 @@ pub(super) fn send(socket: &Path, request: &Request, output: &Output) -> Exit {
 
 /// Sends an order that puts a generation in force whose self-test has this time, and waits until it is confirmed or gone.
 pub(super) fn send_and_wait(socket: &Path, request: &Request, time: Duration, output: &Output) -> Exit {
-    match ordered(socket, request, output) {
+    match ordered(socket, request, ANSWER_TIME, output) {
         Ok(outcome) => output.message(&outcome),
         Err(exit) => return exit,
     }
@@ -98,8 +103,8 @@ fn print(outcome: String, output: &Output) -> Exit {
 }
 
 /// The outcome of an order. What else there is to say was said.
-fn ordered(socket: &Path, request: &Request, output: &Output) -> Result<String, Exit> {
-    let reply = match ask(socket, request) {
+fn ordered(socket: &Path, request: &Request, time: Duration, output: &Output) -> Result<String, Exit> {
+    let reply = match ask_for(socket, request, time) {
         Ok(reply) => reply,
         Err(error) if nobody_answers(&error) => {
             output.message(&format!("the daemon is not running (nobody answers on {})", socket.display()));
@@ -118,7 +123,11 @@ fn ordered(socket: &Path, request: &Request, output: &Output) -> Result<String, 
         (Some(outcome), _) => Ok(outcome),
         (None, Some(Refusal { code, message })) => {
             output.message(&message);
-            Err(if code == "not-authorised" { Exit::NotAuthorised } else { Exit::Failure })
+            Err(match code.as_str() {
+                "not-authorised" => Exit::NotAuthorised,
+                DEGRADED => Exit::Degraded,
+                _ => Exit::Failure,
+            })
         }
         (None, None) => {
             output.message("the daemon answered nothing");

@@ -22,7 +22,7 @@ use crate::policy::coverage::{self, State};
 use crate::source::Trust;
 
 /// Longer than the daemon gives itself for an answer.
-const ANSWER_TIME: Duration = Duration::from_secs(25);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(25);
 /// A status of 1,000 policies on 1,000 interfaces is a few megabytes.
 const LONGEST_REPLY_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -75,8 +75,13 @@ pub(super) fn nobody_answers(error: &io::Error) -> bool {
 }
 
 pub(super) fn ask(socket: &Path, request: &Request) -> io::Result<Reply> {
+    ask_for(socket, request, ANSWER_TIME)
+}
+
+/// Asks the daemon, and waits for so long for its answer.
+pub(super) fn ask_for(socket: &Path, request: &Request, time: Duration) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIME))?;
+    stream.set_read_timeout(Some(time))?;
     stream.set_write_timeout(Some(ANSWER_TIME))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

@@ -7,10 +7,11 @@ use std::io::{self, IsTerminal};
 use nix::sys::stat::fstat;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, fmt as lines, registry};
+use tracing_subscriber::{fmt as lines, registry};
 
 /// The variable with the wanted levels, "debug" or "nodewall=trace".
 const VARIABLE: &str = "NODEWALL_LOG";
@@ -51,7 +52,8 @@ pub(super) mod message_id {
 
 /// Starts logging for the whole process: to the journal where stderr is its stream, else as lines to stderr.
 pub fn start() {
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = env::var(VARIABLE).ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let started = if stderr_is_the_journal() {
         registry().with(filter).with(Journal).try_init()
     } else {

@@ -64,7 +64,7 @@ use crate::policy::local::LocalNames;
 use crate::policy::resolve::node_name;
 use crate::policy::settings::NodeSettings;
 use crate::reconcile::selftest::Tried;
-use crate::reconcile::{Done, Effect, Event, Memory, Report, State, step};
+use crate::reconcile::{Done, Effect, Event, Memory, Phase, Report, State, step};
 use crate::source::Trust;
 use crate::source::kube::Told;
 use crate::source::kube::report::Reported;
@@ -90,7 +90,7 @@ use rails::Remembered;
 use reading::{Reading, Reread};
 use report::Reports;
 use requests::{Fetched, Orderer, documents_of};
-use socket::Query;
+use socket::{Query, Reloaded};
 use status::{Status, TrafficRecord};
 use traffic::Traffic;
 
@@ -383,6 +383,8 @@ struct Daemon {
     retry_at: Option<Instant>,
     ready: bool,
     reload: Reload,
+    /// Who waits for its end.
+    reloaders: Vec<oneshot::Sender<Reloaded>>,
     status_line: String,
     since: Option<SystemTime>,
     socket: Option<PathBuf>,
@@ -450,6 +452,7 @@ impl Daemon {
             retry_at: None,
             ready: false,
             reload: Reload::No,
+            reloaders: Vec::new(),
             status_line: String::new(),
             since: None,
             socket: None,
@@ -584,6 +587,11 @@ impl Daemon {
             self.reload = Reload::No;
             self.status_line = self.state.status_line();
             self.systemd.ready(&self.status_line);
+            let came_to = if self.state.phase() == Phase::Degraded { Err } else { Ok };
+            for reply in self.reloaders.drain(..) {
+                // The peer may have gone.
+                let _ = reply.send(came_to(self.status_line.clone()));
+            }
         }
     }
 
@@ -871,7 +879,10 @@ impl Daemon {
 
     fn asked(&mut self, query: Query) {
         match query {
-            Query::Reload => self.reload(),
+            Query::Reload(reply) => {
+                self.reloaders.push(reply);
+                self.reload();
+            }
             Query::Order(order) => self.ordered(order),
             Query::Watch(reply) => {
                 let lines = self.traffic.as_ref().and_then(|traffic| traffic.watchers().enter());

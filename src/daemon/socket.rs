@@ -25,6 +25,7 @@ use super::requests::Order;
 pub use super::requests::What;
 use super::status::{Status, VERSION};
 use crate::config::confirm::Confirm;
+use crate::textfile;
 
 /// The group whose members may read.
 pub const READERS: &str = "nodewall";
@@ -34,6 +35,10 @@ const LONGEST_REQUEST_BYTES: u64 = 64 * 1024;
 const PEER_TIME: Duration = Duration::from_secs(2);
 /// How long the loop and the kernel may take to answer: a dump of a set of 100,000 prefixes takes about one second.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
+/// How long a reload may take, of which a large policy in force is the most.
+pub const RELOAD_TIME: Duration = Duration::from_secs(55);
+/// The code of a refusal that says that the newest documents are not what is in force.
+pub const DEGRADED: &str = "degraded";
 /// How long a peer that watches may take no line.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many peers may be about to send their request. With one more, one of them is let go: see [`Waiting`].
@@ -137,7 +142,7 @@ pub enum Asked {
     Status,
     /// What goes on.
     Watch,
-    /// To read everything again.
+    /// To read everything again, and to say what became of it.
     Reload,
     /// To change something.
     Order(What),
@@ -206,12 +211,15 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// What a reload came to, in words: `Err` when the newest documents are not what is in force.
+pub(super) type Reloaded = Result<String, String>;
+
 /// A request as it reaches the loop.
 pub(super) enum Query {
     /// What is in force?
     Status(oneshot::Sender<Status>),
-    /// Read everything again.
-    Reload,
+    /// Read everything again. What became of it is told when it is over.
+    Reload(oneshot::Sender<Reloaded>),
     /// Change something.
     Order(Order),
     /// Tell what goes on, line by line; nothing where there is no place for one more, or nobody sees anything.
@@ -259,7 +267,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, Error> {
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed("listen on"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the permissions of"))?;
     if let Ok(Some(group)) = Group::from_name(READERS)
-        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
+        && let Err(error) = textfile::give_group(path, group.gid)
     {
         tracing::warn!("cannot give {} to group {READERS}: {error}", path.display());
     }
@@ -431,10 +439,17 @@ async fn reply(line: &[u8], rights: Rights, by: String, peers: &Peers) -> Reply 
                 _ => unavailable(),
             }
         }
-        Asked::Reload => match peers.queries.send(Query::Reload).await {
-            Ok(()) => Reply { version: VERSION, ..Reply::default() },
-            Err(_) => unavailable(),
-        },
+        Asked::Reload => {
+            let (reply, outcome) = oneshot::channel();
+            if peers.queries.send(Query::Reload(reply)).await.is_err() {
+                return unavailable();
+            }
+            match timeout(RELOAD_TIME, outcome).await {
+                Ok(Ok(Ok(outcome))) => Reply { version: VERSION, outcome: Some(outcome), ..Reply::default() },
+                Ok(Ok(Err(why))) => refuse(DEGRADED, why),
+                _ => unavailable(),
+            }
+        }
         // Who may watch is answered elsewhere.
         Asked::Watch => unavailable(),
         Asked::Status => {

@@ -6,9 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::unistd::{Gid, Group, chown};
+use nix::unistd::{Gid, Group};
 
 use super::{Error, FILE, READERS};
+use crate::textfile;
 
 /// What SQLite puts behind the name of the database.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
@@ -59,7 +60,7 @@ fn share(path: &Path, mode: u32, readers: Option<Gid>) -> Result<(), Error> {
     if let Some(readers) = readers
         && nix::unistd::geteuid().is_root()
     {
-        chown(path, None, Some(readers)).map_err(|errno| failed("give the group", path)(errno.into()))?;
+        textfile::give_group(path, readers).map_err(failed("give the group", path))?;
     }
     let now = fs::metadata(path).map_err(failed("look at", path))?.permissions().mode() & 0o7777;
     if now == mode {
