@@ -267,7 +267,7 @@ fn the_batch_of_a_generation_puts_it_in_force_without_a_parser() {
         // The daemon adopts what a boot loaded.
         node.run();
         node.until("in force", |code, _| code == 0);
-        assert!(node.log().contains("policy in force generation=1 rules=88 changes=0"), "{}", node.log());
+        assert!(node.log().contains("policy in force: generation 1, 88 rules (0 changes)"), "{}", node.log());
     });
 }
 

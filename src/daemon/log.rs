@@ -61,7 +61,7 @@ pub fn start() {
         // The other fields are in the message already, or are for machines.
         let shown = debug_fn(|writer, field, value| match field.name() {
             "message" => write!(writer, "{value:?}"),
-            "generation" | "rules" | "changes" | "version" | "attempt" => write!(writer, " {}={value:?}", field.name()),
+            "version" | "attempt" => write!(writer, " {}={value:?}", field.name()),
             _ => Ok(()),
         });
         let layer = lines::layer().with_writer(io::stderr).with_target(false).with_ansi(colored).fmt_fields(shown);

@@ -972,7 +972,13 @@ fn log_report(report: &Report) {
     match report {
         Report::InForce { generation, rules, changes, lockdown: false } => {
             let message_id = message_id::IN_FORCE;
-            tracing::info!(message_id, generation, rules, changes, "policy in force");
+            tracing::info!(
+                message_id,
+                generation,
+                rules,
+                changes,
+                "policy in force: generation {generation}, {rules} rules ({changes} changes)"
+            );
         }
         Report::InForce { generation, rules, changes, lockdown: true } => {
             let message_id = message_id::IN_FORCE;

@@ -119,6 +119,8 @@ class Machine:
 class Container(Machine):
     """systemd-nspawn on a throw-away overlay, in a network namespace with a bridge where the prober is."""
 
+    link = "host0"
+
     def __init__(self, lab, name="node"):
         super().__init__(lab, name)
         self.outer = f"nw-{os.getpid()}"
@@ -159,6 +161,8 @@ class Container(Machine):
         for child in children:
             os.kill(int(child), signal.SIGKILL)
         super().power_cut()
+        # The kernel takes its time with what is left of its namespace.
+        subprocess.run(["ip", "-n", self.outer, "link", "delete", f"vb-{self.name}"], check=False, capture_output=True)
 
     def knows_its_peer(self):
         """Nothing has to be asked before a packet is sent: what comes back from the first moment on is seen."""

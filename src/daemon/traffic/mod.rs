@@ -151,6 +151,8 @@ impl Traffic {
     /// Something else is in force, or the facts are others: what comes from now on is explained by that.
     pub(super) fn scene_changed(&self) {
         self.shared.scene.fetch_add(1, Ordering::Release);
+        // It may be waiting for its first one, and packets with it.
+        self.shared.wakes();
     }
 
     /// Who watches.

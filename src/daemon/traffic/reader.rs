@@ -51,6 +51,8 @@ const TOGETHER: Duration = Duration::from_millis(10);
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// How long the loop may take to say what is in force.
 const SCENE_TIME: Duration = Duration::from_millis(500);
+/// While nothing is in force, it is asked for so often; and as soon as something comes into force.
+const SCENE_WAIT: Duration = Duration::from_millis(200);
 /// A new scene is made at most so many times as long after the last one as that took: with a large policy it takes a while.
 const SCENE_PAUSE: u32 = 20;
 /// How many routes are remembered.
@@ -250,14 +252,18 @@ impl Reader {
     fn wait(&self) -> nix::Result<()> {
         let summary =
             self.teller.summary_at().map(|at| Instant::now() + Duration::from_micros(at.saturating_sub(micros())));
-        let next = [self.write_at, self.retry_at, summary].into_iter().flatten().min();
+        let scene = self.scene.is_none().then(|| self.scene_again.max(Instant::now() + SCENE_WAIT));
+        let next = [self.write_at, self.retry_at, summary, scene].into_iter().flatten().min();
         let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = match wait {
             // A part of a millisecond is one, so that the thread does not spin.
             Some(wait) => PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
-        let sockets = [self.log.as_ref().map(AsFd::as_fd), self.connections.as_ref().map(AsFd::as_fd)];
+        let mut sockets = [self.log.as_ref().map(AsFd::as_fd), self.connections.as_ref().map(AsFd::as_fd)];
+        if self.scene.is_none() {
+            sockets = [None, None];
+        }
         let mut ready: Vec<PollFd<'_>> = [Some(self.shared.wake.as_fd())]
             .into_iter()
             .chain(sockets)
@@ -275,6 +281,13 @@ impl Reader {
 
     /// Reads some of each; whether more waits.
     fn turn(&mut self) -> bool {
+        if self.scene.is_none() {
+            self.look();
+            // At the start nothing is in force yet, or not known to be. What comes meanwhile waits in the kernel.
+            if self.scene.is_none() {
+                return false;
+            }
+        }
         let (mut packets, mut events) = (Vec::new(), Vec::new());
         let mut more = false;
         if let Some(log) = &mut self.log {
