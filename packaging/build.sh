@@ -61,4 +61,22 @@ END
     echo "$out/nodewall_${version}_$arch.deb"
 }
 
+rpm() {
+    local root=$work/rpm/root machine=x86_64 payload=w9.xzdio
+    [ -z "$quick" ] || payload=w1.gzdio
+    [ "$arch" = amd64 ] || machine=aarch64
+    mkdir "$work/rpm"
+    cp -r "$work/root" "$root"
+    install -D -m 0644 systemd/system-preset/90-nodewall.preset -t "$root/usr/lib/systemd/system-preset"
+    install -D -m 0644 LICENSE -t "$root/usr/share/licenses/nodewall"
+    if [ -d "$root/usr/share/zsh" ]; then mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"; fi
+    find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+    rpmbuild -bb --quiet --target "$machine-linux" --define "_topdir $work/rpm" --define "_rpmdir $work" --define "_rpmfilename %%{NAME}.rpm" \
+        --define "version_ $version" --define "root $root" --define "_binary_payload $payload" \
+        packaging/rpm/nodewall.spec >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+    mv "$work/nodewall.rpm" "$out/nodewall-$version-1.$machine.rpm"
+    echo "$out/nodewall-$version-1.$machine.rpm"
+}
+
 [ "$only" = rpm ] || deb
+[ "$only" = deb ] || rpm
