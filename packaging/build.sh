@@ -38,7 +38,7 @@ work=$(mktemp -d "$out/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 "${tools}strip" --strip-all -o "$work/nodewall" "$binary"
 chmod 0755 "$work/nodewall"
-packaging/stage.sh "$work/root" "$work/nodewall"
+packaging/stage.sh "$work/root" "$work/nodewall" "$target" "$version"
 
 deb() {
     local build=$work/deb
@@ -70,9 +70,11 @@ rpm() {
     install -D -m 0644 systemd/system-preset/90-nodewall.preset -t "$root/usr/lib/systemd/system-preset"
     install -D -m 0644 LICENSE -t "$root/usr/share/licenses/nodewall"
     if [ -d "$root/usr/share/zsh" ]; then mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"; fi
+    gzip -9n "$root"/usr/share/man/man*/*
     find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
     rpmbuild -bb --quiet --target "$machine-linux" --define "_topdir $work/rpm" --define "_rpmdir $work" --define "_rpmfilename %%{NAME}.rpm" \
-        --define "version_ $version" --define "root $root" --define "_binary_payload $payload" \
+        --define "version_ $version" --define "date_ $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" \
+        --define "root $root" --define "_binary_payload $payload" \
         packaging/rpm/nodewall.spec >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
     mv "$work/nodewall.rpm" "$out/nodewall-$version-1.$machine.rpm"
     echo "$out/nodewall-$version-1.$machine.rpm"
