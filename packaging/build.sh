@@ -36,7 +36,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d "$out/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-"${tools}strip" --strip-all -o "$work/nodewall" "$binary"
+"${tools}strip" --strip-all --remove-section=.comment -o "$work/nodewall" "$binary"
 chmod 0755 "$work/nodewall"
 packaging/stage.sh "$work/root" "$work/nodewall" "$target" "$version"
 
@@ -74,7 +74,7 @@ rpm() {
     find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
     rpmbuild -bb --quiet --target "$machine-linux" --define "_topdir $work/rpm" --define "_rpmdir $work" --define "_rpmfilename %%{NAME}.rpm" \
         --define "version_ $version" --define "date_ $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" \
-        --define "root $root" --define "_binary_payload $payload" \
+        --define "root $root" --define "packager The nodewall authors <packages@nodewall.invalid>" --define "_binary_payload $payload" \
         packaging/rpm/nodewall.spec >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
     mv "$work/nodewall.rpm" "$out/nodewall-$version-1.$machine.rpm"
     echo "$out/nodewall-$version-1.$machine.rpm"
