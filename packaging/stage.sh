@@ -36,6 +36,7 @@ doc=usr/share/doc/nodewall
 put 0644 $doc README.md CHANGELOG.md
 for file in docs/*.md; do put 0644 $doc/docs "$file"; done
 cp -r --no-preserve=all config/examples packaging/kubernetes packaging/prometheus packaging/grafana "$dest/$doc/"
+if compgen -G 'systemd/examples/*' >/dev/null; then put 0644 $doc/examples systemd/examples/*; fi
 for more in ansible cloud-init; do
     if [ -d packaging/$more ]; then cp -r --no-preserve=all packaging/$more "$dest/$doc/"; fi
 done
