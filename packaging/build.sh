@@ -36,9 +36,26 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d "$out/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-"${tools}strip" --strip-all -o "$work/nodewall" "$binary"
+"${tools}strip" --strip-all --remove-section=.comment -o "$work/nodewall" "$binary"
 chmod 0755 "$work/nodewall"
-packaging/stage.sh "$work/root" "$work/nodewall"
+
+# What the oldest that we support have: RHEL 9 and Ubuntu 22.04 have glibc 2.34 and 2.35, and systemd 252 and 249.
+newest=$(readelf --version-info --wide "$work/nodewall" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -n 1)" != GLIBC_2.34 ]; then
+    echo "build.sh: the program needs $newest, and RHEL 9 has GLIBC_2.34: build it on Debian 12" >&2
+    exit 1
+fi
+packaging/stage.sh "$work/root" "$work/nodewall" "$target" "$version"
+
+installed() { # installed KIND DIRECTORY [OPTIONS]: says how much will be on a host's disk, of which what is released has a limit
+    local kib
+    kib=$(du -sk --apparent-size "${@:3}" "$2" | cut -f1)
+    echo "$1: $kib KiB installed, of which the program has $(($(stat -c %s "$work/nodewall") / 1024)) KiB" >&2
+    if [ -n "$limit" ] && [ "$kib" -ge 10240 ]; then
+        echo "build.sh: that is more than 10 MiB" >&2
+        exit 1
+    fi
+}
 
 deb() {
     local build=$work/deb
@@ -58,7 +75,29 @@ END
     [ -z "$quick" ] || export COMPRESSION='-Zgzip -z1'
     (cd "$build" && dpkg-buildpackage --build=binary --no-sign --host-arch "$arch" -d >../log 2>&1) || { cat "$work/log" >&2; exit 1; }
     mv "$work/nodewall_${version}_$arch.deb" "$out/"
+    installed deb "$build/debian/nodewall" --exclude=DEBIAN
     echo "$out/nodewall_${version}_$arch.deb"
 }
 
+rpm() {
+    local root=$work/rpm/root machine=x86_64 payload=w9.xzdio
+    [ -z "$quick" ] || payload=w1.gzdio
+    [ "$arch" = amd64 ] || machine=aarch64
+    mkdir "$work/rpm"
+    cp -r "$work/root" "$root"
+    install -D -m 0644 systemd/system-preset/90-nodewall.preset -t "$root/usr/lib/systemd/system-preset"
+    install -D -m 0644 LICENSE -t "$root/usr/share/licenses/nodewall"
+    if [ -d "$root/usr/share/zsh" ]; then mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"; fi
+    gzip -9n "$root"/usr/share/man/man*/*
+    find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+    rpmbuild -bb --quiet --target "$machine-linux" --define "_topdir $work/rpm" --define "_rpmdir $work" --define "_rpmfilename %%{NAME}.rpm" \
+        --define "version_ $version" --define "date_ $(date -d "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')" \
+        --define "root $root" --define "packager The nodewall authors <packages@nodewall.invalid>" --define "_binary_payload $payload" \
+        packaging/rpm/nodewall.spec >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+    installed rpm "$root"
+    mv "$work/nodewall.rpm" "$out/nodewall-$version-1.$machine.rpm"
+    echo "$out/nodewall-$version-1.$machine.rpm"
+}
+
 [ "$only" = rpm ] || deb
+[ "$only" = deb ] || rpm

@@ -1,12 +1,32 @@
 #!/usr/bin/env bash
-# compile.sh TARGET: builds the program that goes into packages, and prints where it is. The same commit gives the same bytes in any
-# directory, for any user.
+# compile.sh TARGET: builds the program that goes into packages for x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu, and prints
+# where it is. The same commit, compiler and distribution give the same bytes in any directory, for any user.
 set -euo pipefail
 target=$1
 root=$(cd "$(dirname "$0")/.." && pwd)
-cargo_home=${CARGO_HOME:-$HOME/.cargo}
-# Paths get into messages of panics.
-export RUSTFLAGS="--remap-path-prefix=$root=/nodewall --remap-path-prefix=$cargo_home=/cargo"
 cd "$root"
+host=$(rustc -vV | sed -n 's/^host: //p')
+built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+cargo fetch --quiet --locked --target "$target" >&2
+
+# Messages of panics name files: these are the names, instead of where this checkout and the crates lie.
+remap() { flags+=" --remap-path-prefix=$1=$2" prefixes+=" -ffile-prefix-map=$1=$2"; }
+flags='' prefixes=''
+remap "$root" /nodewall
+remap "$built" /target
+for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do remap "$(realpath "$sources")" /crates; done
+export CFLAGS="${CFLAGS:-} $prefixes"
+
+if [ "$target" != "$host" ]; then
+    # Of the other architecture: the linker's libraries come from Debian, and only what is in them.
+    [ "$target" = aarch64-unknown-linux-gnu ] || { echo "compile.sh: cannot build for $target on $host" >&2; exit 2; }
+    export NODEWALL_SYSROOT=${NODEWALL_SYSROOT:-$built/sysroot-arm64}
+    packaging/sysroot.sh "$NODEWALL_SYSROOT" >&2
+    export SYSTEMD_LIB_DIR=$NODEWALL_SYSROOT/usr/lib/aarch64-linux-gnu
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$root/packaging/link-arm64.sh
+fi
+variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
+export "$variable=${flags# }"
+unset RUSTFLAGS
 cargo build --quiet --profile dist --locked --target "$target" >&2
-echo "${CARGO_TARGET_DIR:-target}/$target/dist/nodewall"
+echo "$built/$target/dist/nodewall"

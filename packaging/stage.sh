@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# stage.sh DEST BINARY: what both kinds of packages install, laid out below DEST as on a host; BINARY goes there as it is.
+# stage.sh DEST BINARY TARGET VERSION: what both kinds of packages install, laid out below DEST as on a host; BINARY goes there as it is.
 # With PACKAGE_PROGRAM, completions are asked from that program: one that runs on this machine, of the same source.
 set -euo pipefail
-dest=$1 binary=$2 program=${PACKAGE_PROGRAM:-$2}
+dest=$1 binary=$2 target=$3 version=$4 program=${PACKAGE_PROGRAM:-$2}
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
 
@@ -36,6 +36,10 @@ doc=usr/share/doc/nodewall
 put 0644 $doc README.md CHANGELOG.md
 for file in docs/*.md; do put 0644 $doc/docs "$file"; done
 cp -r --no-preserve=all config/examples packaging/kubernetes packaging/prometheus packaging/grafana "$dest/$doc/"
+if compgen -G 'systemd/examples/*' >/dev/null; then put 0644 $doc/examples systemd/examples/*; fi
 for more in ansible cloud-init; do
     if [ -d packaging/$more ]; then cp -r --no-preserve=all packaging/$more "$dest/$doc/"; fi
 done
+python3 packaging/sbom.py "$target" "$version" >"$dest/$doc/nodewall.cdx.json"
+python3 packaging/licences.py "$target" | gzip -9n >"$dest/$doc/THIRD-PARTY.txt.gz"
+chmod 0644 "$dest/$doc"/{nodewall.cdx.json,THIRD-PARTY.txt.gz}

@@ -12,6 +12,7 @@ if [ -x "$cache/apiserver" ] && [ -x "$cache/etcd" ]; then
 fi
 
 # An apt of its own, with the mirror that this machine has for Debian.
+# shellcheck disable=SC2016  # apt-get fills these in.
 mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' | awk '$1 == "Debian" && !/security/ { print $2; exit }')
 [ -n "$mirror" ] || { echo "build: this machine's apt has no mirror of Debian" >&2; exit 1; }
 apt=$cache/apt
