@@ -1,5 +1,6 @@
 """A machine with systemd as its first process, and beside it one that asks it for answers: in containers, or in virtual machines."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -58,6 +59,10 @@ class Machine:
         """Starts it, and waits until it takes jobs."""
         before = self.boots()
         self.start()
+        self.comes_up(before)
+
+    def comes_up(self, before):
+        """Waits until it takes jobs, having come up so often before."""
         self.until(f"{self.name} comes up", lambda: self.boots() > before)
 
     def begin(self, command):
@@ -121,9 +126,14 @@ class Container(Machine):
 
     link = "host0"
 
-    def __init__(self, lab, name="node"):
-        super().__init__(lab, name)
-        self.outer = f"nw-{os.getpid()}"
+    # Each has names of its own, of which some are those of the whole host.
+    made = itertools.count(1)
+
+    def __init__(self, lab):
+        number = next(self.made)
+        super().__init__(lab, f"nw{os.getpid()}-{number}")
+        self.outer = self.name
+        self.namespace = None
         for part in ("upper", "overlay", "root"):
             (self.work / part).mkdir()
         options = f"lowerdir={self.lab / 'tree'},upperdir={self.work / 'upper'},workdir={self.work / 'overlay'}"
@@ -142,7 +152,7 @@ class Container(Machine):
 
     def start(self):
         command = ["nsenter", f"--net=/run/netns/{self.outer}", "systemd-nspawn", "--quiet", f"--directory={self.work / 'root'}"]
-        command += ["--private-network", "--network-bridge=br0", "--register=no", "--keep-unit", "--boot", f"--machine={self.name}"]
+        command += ["--private-network", "--network-bridge=br0", "--register=no", "--keep-unit", "--boot", f"--machine={self.name}", "--hostname=node"]
         command += [f"--bind={self.share}:/host", "--capability=CAP_NET_ADMIN", "--kill-signal=SIGRTMIN+3", "--console=read-only"]
         with open(self.work / "console", "ab") as console:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT)
@@ -152,17 +162,31 @@ class Container(Machine):
         self.until("the reboot", lambda: self.process.poll() is not None)
         if self.process.returncode != 133:
             raise Failed(f"systemd-nspawn ended with {self.process.returncode}\n{self.console()}")
+        self.unplug()
         self.start()
-        self.until("it comes up again", lambda: self.boots() > before)
+        self.comes_up(before)
+
+    def first_process(self):
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def comes_up(self, before):
+        super().comes_up(before)
+        # A kernel takes a network namespace that nobody is in any more apart, and its rules before its links: answers that no machine
+        # would give. So there is somebody in it until the link is gone.
+        self.namespace = os.open(f"/proc/{self.first_process()}/ns/net", os.O_RDONLY)
+
+    def unplug(self):
+        subprocess.run(["ip", "-n", self.outer, "link", "delete", f"vb-{self.name}"], check=False, capture_output=True)
+        if self.namespace is not None:
+            os.close(self.namespace)
+            self.namespace = None
 
     def power_cut(self):
-        # The container's first process; with it go all others. nspawn itself would let it shut down.
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
+        # With the container's first process go all others. nspawn itself would let it shut down.
+        os.kill(self.first_process(), signal.SIGKILL)
         super().power_cut()
-        # The kernel takes its time with what is left of its namespace.
-        subprocess.run(["ip", "-n", self.outer, "link", "delete", f"vb-{self.name}"], check=False, capture_output=True)
+        self.unplug()
 
     def knows_its_peer(self):
         """Nothing has to be asked before a packet is sent: what comes back from the first moment on is seen."""

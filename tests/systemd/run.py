@@ -6,6 +6,7 @@ the policy denies must never be answered, and what it allows always. Every scena
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import pathlib
@@ -470,6 +471,7 @@ def main():
     parser.add_argument("--rpms", help="a directory with an older and a newer .rpm")
     parser.add_argument("--reboots", type=int, default=10)
     parser.add_argument("--cuts", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="so many scenarios at a time")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(one.__name__ for one in SCENARIOS))
     arguments = parser.parse_intermixed_args()
@@ -478,27 +480,32 @@ def main():
         wanted = [one for one in wanted if one is not rpm]
     if not wanted:
         parser.error("no such scenario")
-    failed = []
     print(f"seed {arguments.seed}", flush=True)
-    for scenario in wanted:
-        begun = time.monotonic()
-        print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
-        bed = None
-        try:
-            bed = Bed(arguments)
-            scenario(bed, lambda *words: print("   ", ": ".join(reversed([str(word) for word in words])), flush=True))
-        except Failed as error:
-            failed.append(scenario.__name__)
-            print(f"FAILED {scenario.__name__}: {error}", flush=True)
-            if bed:
-                with contextlib.suppress(Failed, OSError):
-                    print(bed.machine.attempt("journalctl -b -u nodewall -u nodewall-boot -n 60 --no-pager; nodewall status; ip -br address", 20)[1])
-        finally:
-            if bed:
-                bed.machine.close()
-        print(f"    {time.monotonic() - begun:.1f} s", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = [name for name in pool.map(lambda one: play(one, arguments), wanted) if name]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def play(scenario, arguments):
+    """Plays a scenario and tells of it when it is over; its name if it has failed."""
+    begun, told, failed, bed = time.monotonic(), [], None, None
+    try:
+        bed = Bed(arguments)
+        scenario(bed, lambda *words: told.append(": ".join(reversed([str(word) for word in words]))))
+    except Failed as error:
+        failed = scenario.__name__
+        told.append(f"FAILED {failed}: {error}")
+        if bed:
+            with contextlib.suppress(Failed, OSError):
+                wanted = "journalctl -b -u nodewall -u nodewall-boot -n 60 --no-pager; nodewall status; ip -br address"
+                told.append(bed.machine.attempt(wanted, 20)[1])
+    finally:
+        if bed:
+            bed.machine.close()
+    lines = [f"{scenario.__name__}, {time.monotonic() - begun:.1f} s: {scenario.__doc__}", *(f"    {line}" for line in told)]
+    print("\n".join(lines), flush=True)
+    return failed
 
 
 if __name__ == "__main__":
