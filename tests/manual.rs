@@ -1,6 +1,9 @@
 //! The manual pages know every command, option, exit code and key, and mandoc has nothing against them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "manual/reference.rs"]
+mod reference;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,38 +39,96 @@ fn asked_for(source: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Holds a page to what its generated parts should be, or writes it anew.
+fn is_current(name: &str, part: &dyn Fn(&str) -> String, expected: &BTreeSet<String>) {
+    let page = page(name);
+    let (made, names) = reference::regenerated(&page, part);
+    assert_eq!(names, *expected, "the page has these parts, and should have those");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(at("man").join(name), &made).unwrap();
+        return;
+    }
+    let old = page.lines().zip(made.lines()).find(|(is, should)| is != should);
+    assert_eq!(old, None, "`UPDATE=1 cargo nextest run --test manual` writes it anew");
+    assert_eq!(page.lines().count(), made.lines().count(), "`UPDATE=1 cargo nextest run --test manual` writes it anew");
+}
+
 #[test]
-fn every_command_option_and_exit_code_is_in_nodewall_8() {
-    let page = page("nodewall.8");
+fn the_reference_in_nodewall_8_is_what_the_program_says() {
     let mut command = nodewall::cli::command();
     command.build();
-    let mut missing = Vec::new();
-    for (parent, part) in
-        command.get_subcommands().flat_map(|parent| parent.get_subcommands().map(move |part| (parent, part)))
-    {
-        let known = page.contains(&format!(".It Cm {} Cm {}", parent.get_name(), part.get_name()));
-        if !known && ![parent.get_name(), part.get_name()].contains(&"help") {
-            missing.push(format!("{} {}", parent.get_name(), part.get_name()));
+    let part = |name: &str| reference::part(name, &command, nodewall::cli::exit_codes());
+    is_current("nodewall.8", &part, &reference::expected(&command));
+    assert_eq!(reference::left_out(&page("nodewall.8"), &command), Vec::<String>::new());
+}
+
+#[test]
+fn the_table_in_nodewall_nftables_7_is_what_is_rendered() {
+    let output = Command::new(env!("CARGO_BIN_EXE_nodewall"))
+        .args(["--root", "../fixtures/edge-node", "render", "20-ssh.toml"])
+        .current_dir(at("tests/manual"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let part = |name: &str| match name {
+        "example policy" => reference::literal(&fs::read_to_string(at("tests/manual/20-ssh.toml")).unwrap()),
+        "example table" => {
+            let objects = ["set admin_4", "map in_interfaces/6218bf", "chain input", "chain in_mgmt"];
+            reference::literal(&reference::excerpt(&table, &objects))
+        }
+        _ => panic!("nobody knows how to make \"{name}\""),
+    };
+    is_current("nodewall-nftables.7", &part, &["example policy", "example table"].map(str::to_owned).into());
+}
+
+/// The table of hooks in nodewall-nftables(7) against chains as they are compiled.
+#[test]
+fn the_hooks_in_nodewall_nftables_7_are_those_of_the_compiler() {
+    let page = page("nodewall-nftables.7");
+    let mut compiled = BTreeSet::new();
+    for case in fs::read_dir(at("tests/cases/good")).unwrap() {
+        let Ok(table) = fs::read_to_string(case.unwrap().path().join("expected.nft")) else { continue };
+        let mut chain = String::new();
+        for line in table.lines().map(str::trim) {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words.as_slice() {
+                ["chain", name, "{"] => chain = (*name).to_owned(),
+                ["type", "filter", "hook", hook, .., "priority", priority, "policy", _] => {
+                    let name = if *hook == "ingress" { "early/IFACE" } else { &chain };
+                    compiled.insert(format!("{hook} {} {name}", priority.trim_end_matches(';')));
+                }
+                _ => {}
+            }
         }
     }
-    let nested = command.get_subcommands().flat_map(clap::Command::get_subcommands);
-    for part in nested {
-        let options = part.get_arguments().filter_map(|argument| argument.get_long());
-        missing.extend(options.filter(|long| !page.contains(&format!("Fl -{long}"))).map(|long| format!("--{long}")));
+    let rows = page.lines().filter_map(|line| line.strip_prefix(".It ")).filter_map(|row| {
+        let cells: Vec<&str> = row.split(" Ta ").collect();
+        (cells.len() == 4 && !row.contains("Sy ")).then(|| cells[..3].join(" "))
+    });
+    assert_eq!(rows.collect::<BTreeSet<_>>(), compiled);
+}
+
+/// Twelve options that are known by heart: what makes the reference could leave something out, and compare that with itself.
+#[test]
+fn nodewall_8_has_what_is_known_to_be_there() {
+    let page = page("nodewall.8");
+    for known in [
+        ".It Cm check Oo Fl -strict Oc",
+        ".It Cm preset Cm enable",
+        ".It Cm boot Oo Fl -state-directory Ar dir Oc",
+        ".It Cm break-glass",
+        ".It Fl -config Ar file",
+        ".It Fl -fail-mode Ar mode",
+        ".Cm lockdown\nand\n.Cm open .",
+        ".Ql /var/lib/nodewall .",
+        ".Ev NODEWALL_NODE",
+        ".It Cm audit-report Oo Fl -since Ar time Oc Ar policy\n",
+        ".It 0\n",
+        ".It 9\nDegraded",
+    ] {
+        assert!(page.contains(known), "{known}");
     }
-    for part in std::iter::once(&command).chain(command.get_subcommands()) {
-        if part.get_name() != "nodewall" && !page.contains(&format!(".It Cm {}", part.get_name())) {
-            missing.push(part.get_name().to_owned());
-        }
-        let options = part.get_arguments().filter_map(|argument| argument.get_long());
-        missing.extend(options.filter(|long| !page.contains(&format!("Fl -{long}"))).map(|long| format!("--{long}")));
-    }
-    let help = command.get_after_help().unwrap().to_string();
-    let codes: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
-    assert!(codes.len() >= 9 && codes.contains(&"0"), "{codes:?}");
-    missing
-        .extend(codes.iter().filter(|code| !page.contains(&format!("\n.It {code}\n"))).map(|code| (*code).to_owned()));
-    assert_eq!(missing, Vec::<String>::new());
 }
 
 #[test]
@@ -97,12 +158,18 @@ fn every_key_of_a_policy_is_in_its_page() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
+/// What a page shows word for word.
+fn literals(page: &str) -> Vec<&str> {
+    page.split("\n.Bd -literal").skip(1).filter_map(|rest| rest.split("\n.Ed").next()).collect()
+}
+
 #[test]
 fn the_examples_of_the_policy_page_are_policies() {
-    let page = page("nodewall-policy.5");
-    let examples: Vec<&str> =
-        page.split("\n.Bd -literal").skip(1).filter_map(|rest| rest.split("\n.Ed").next()).collect();
+    let (policy, rdma) = (page("nodewall-policy.5"), page("nodewall-rdma.7"));
+    let mut examples = literals(&policy);
     assert!(examples.len() >= 2, "{examples:?}");
+    examples.extend(literals(&rdma).into_iter().filter(|example| example.contains("[[")));
+    assert!(examples.len() >= 3, "{examples:?}");
     for example in examples {
         let text = example.split_once('\n').unwrap().1.replace("\\&", "");
         let sourced = nodewall::source::decode_text("example.toml", &text);
@@ -112,9 +179,30 @@ fn the_examples_of_the_policy_page_are_policies() {
 }
 
 #[test]
+fn the_example_of_the_settings_page_is_settings() {
+    let page = page("nodewall.toml.5");
+    let example = literals(&page)[0].split_once('\n').unwrap().1.replace("\\&", "");
+    let (config, findings) = nodewall::config::decode_text("example.toml", &example);
+    assert_eq!(findings, []);
+    assert_eq!(config.clusters.len(), 2);
+}
+
+/// Whoever reads one page finds the others.
+#[test]
+fn every_page_names_every_other_page() {
+    let pages = ["nodewall-policy 5", "nodewall.toml 5", "nodewall-nftables 7", "nodewall-rdma 7", "nodewall 8"];
+    for own in pages {
+        let text = page(&own.replace(' ', "."));
+        let see_also = text.split(".Sh SEE ALSO").nth(1).unwrap();
+        let missing: Vec<_> = pages.iter().filter(|other| **other != own && !see_also.contains(*other)).collect();
+        assert_eq!(missing, Vec::<&&str>::new(), "{own}");
+    }
+}
+
+#[test]
 fn mandoc_has_nothing_against_the_pages() {
     let pages: Vec<PathBuf> = fs::read_dir(at("man")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(pages.len(), 3);
+    assert_eq!(pages.len(), 5);
     match Command::new("mandoc").args(["-Tlint", "-Wwarning"]).args(&pages).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
         Err(error) => {

@@ -5,6 +5,7 @@ mod audit;
 mod audit_report;
 mod boot;
 mod check;
+mod completions;
 mod confirm;
 mod controller;
 mod convert;
@@ -52,7 +53,7 @@ use output::Output;
 /// nodewall reads nodewall.toml and policy files, works out what they mean on this node's interfaces, and keeps the table
 /// "inet nodewall" of the kernel's nf_tables that way. Nothing outside that table is touched.
 #[derive(Parser, Debug)]
-#[command(name = "nodewall", version, about, long_about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "nodewall", version, about, long_about, after_help = exit::help(), max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     options: Options,
@@ -62,19 +63,6 @@ struct Cli {
 
 /// Where the settings are when the command line does not say.
 const DEFAULT_CONFIG: &str = "/etc/nodewall/nodewall.toml";
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done, and all is well
-  1  a negative answer (`check --strict` with warnings, `diff` with a difference, `simulate` of a packet that is dropped, `audit --diff` with a new exposure, `audit-report` of a policy that is not ready, `fleet status` of a fleet that is not as it is meant, `learn verify` of a draft that denies what is in use), or a failure without a code of its own
-  2  wrong usage
-  3  nodewall is not running
-  4  not authorised
-  5  the policy or nodewall.toml is invalid
-  6  the kernel lacks a feature
-  7  `apply --wait`: the change was not confirmed and is gone again
-  8  drift: the kernel has something else than the policy in force
-  9  degraded: the newest policy is not the one in force";
 
 /// Options of every subcommand.
 #[derive(Args, Debug)]
@@ -169,6 +157,11 @@ enum Command {
     BreakGlass(emergency::BreakGlass),
     /// Remove our table from the kernel, and with it all protection
     Disarm,
+    /// Print what a shell needs to complete these commands; needs no root
+    Completions(completions::Arguments),
+    /// What could be written next; for the scripts of `completions`
+    #[command(hide = true)]
+    Complete(completions::Line),
 }
 
 impl Options {
@@ -200,6 +193,11 @@ impl Options {
 /// The command line as clap knows it, for manual and completions.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+/// Every exit code with what it means, for the manual.
+pub fn exit_codes() -> &'static [(u8, &'static str)] {
+    exit::ALL
 }
 
 /// Parses the command line and runs the subcommand; the process's exit code.
@@ -245,6 +243,8 @@ pub fn main() -> ExitCode {
         Command::Panic(arguments) => emergency::panic(&cli.options, arguments, &output),
         Command::BreakGlass(arguments) => emergency::break_glass(&cli.options, arguments, &output),
         Command::Disarm => disarm::run(&cli.options, &output),
+        Command::Completions(arguments) => completions::run(arguments, &output),
+        Command::Complete(line) => completions::complete(line, &output),
     };
     exit.into()
 }
