@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
 # What the tests on a real systemd take, from this machine's own apt sources (Debian, as root), into the directory that is named: a small
 # Debian tree, and with `vm` as second argument also qemu, a kernel and a disk image of the tree. Does nothing when that is there already.
-# NODEWALL_VM_KERNEL names the package of the kernel (linux-image-6.12-amd64, say); without it, it is the release's own.
+# NODEWALL_SUITE names another release than this machine's (trixie, say), and NODEWALL_VM_KERNEL the package of the kernel
+# (linux-image-6.12-amd64, say), which is the release's own without it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 lab=$(cd "$1" && pwd) level=${2:-nspawn} kernel=${NODEWALL_VM_KERNEL:-linux-image-amd64}
 # What a node has that nodewall is installed on: who brings links up, and what the package depends on.
-packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,libsystemd0,libgcc-s1,adduser,ifupdown,python3-minimal,libpython3-stdlib,procps,iputils-ping,rpm
+packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,libsystemd0,libgcc-s1,adduser,ifupdown,python3-minimal,libpython3-stdlib,procps,iputils-ping,rpm,apparmor
 left_out=('/usr/share/locale/*' '/usr/share/doc/*' '/usr/share/man/*/*' '/usr/lib/udev/hwdb*')
 
 [ "$(id -u)" -eq 0 ] || { echo "setup: needs root, for apt and mmdebstrap" >&2; exit 1; }
-suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+suite=${NODEWALL_SUITE:-$own}
 sources=/etc/apt/sources.list.d/debian.sources
 [ -e "$sources" ] || sources=/etc/apt/sources.list
+if [ "$suite" != "$own" ]; then
+    # Another release of the same mirror.
+    mirror=$(sed -n 's/^URIs: *//p; s/^deb .*\(https\{0,1\}:[^ ]*\) .*/\1/p' "$sources" | head -n 1)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$lab/$suite.list"
+    sources=$lab/$suite.list
+fi
 export DEBIAN_FRONTEND=noninteractive
 
 programs=(mmdebstrap:mmdebstrap systemd-nspawn:systemd-container)
@@ -27,14 +35,14 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -qq update
     if ! apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1; then
         # Where parts of qemu came from backports, the rest has to as well.
-        sed "s/^Suites: .*/Suites: $suite-backports/; s/ $suite / $suite-backports /" "$sources" >"$lab/backports.${sources##*.}"
+        sed "s/^Suites: .*/Suites: $own-backports/; s/ $own / $own-backports /" "$sources" >"$lab/backports.${sources##*.}"
         backports=(-o "Dir::Etc::sourcelist=$lab/backports.${sources##*.}")
         apt-get "${backports[@]}" -qq update
-        apt-get "${backports[@]}" -qq install -y --no-install-recommends -t "$suite-backports" "${missing[@]}" >/dev/null
+        apt-get "${backports[@]}" -qq install -y --no-install-recommends -t "$own-backports" "${missing[@]}" >/dev/null
     fi
 fi
 
-wanted=$(cat "$here/setup.sh" "$here/agent" | sha256sum)
+wanted=$(cat "$here/setup.sh" "$here/agent" <(echo "$suite") | sha256sum)
 if [ "$(cat "$lab/tree.made" 2>/dev/null)" != "$wanted" ]; then
     echo "setup: making a Debian $suite"
     rm -rf "$lab/tree" "$lab/tree.made" "$lab"/image.*
@@ -75,16 +83,25 @@ wanted=$(cat "$lab/tree.made" <(echo "$kernel") | sha256sum)
 echo "setup: making a disk image with $kernel"
 work=$(mktemp -d "$lab/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-image=$(apt-cache depends "$kernel" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-[ -n "$image" ] || image=$kernel
-(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$image")
-dpkg-deb -x "$work"/linux-image-*.deb "$work/kernel"
+cp -a "$lab/tree" "$work/root"
+# By the tree's own apt, which knows its release.
+cp -a "$work/root" "$work/fetch"
+cp /etc/resolv.conf "$work/fetch/etc/resolv.conf"
+chroot "$work/fetch" sh -ec "
+    apt-get -qq update
+    image=\$(apt-cache depends $kernel | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    # Some releases have the modules in a package of their own.
+    version=\${image#linux-image-}
+    wanted=\$image
+    for more in linux-modules linux-binary; do apt-cache show \$more-\$version >/dev/null 2>&1 && wanted=\"\$wanted \$more-\$version\"; done
+    cd /root && apt-get -qq -o APT::Sandbox::User=root download \$wanted"
+for package in "$work"/fetch/root/linux-*.deb; do dpkg-deb -x "$package" "$work/kernel"; done
+rm -rf "$work/fetch"
 modules=$work/kernel/lib/modules
 [ -d "$modules" ] || modules=$work/kernel/usr/lib/modules
 version=$(basename "$modules"/*)
 depmod -b "${modules%/lib/modules}" "$version"
 # Of the modules, what networks and disks take: the image is made anew for each kernel.
-cp -a "$lab/tree" "$work/root"
 into=$work/root/usr/lib/modules/$version
 mkdir -p "$into"
 cp "$modules/$version"/modules.{builtin,builtin.modinfo,order} "$into"
