@@ -45,6 +45,11 @@ if [ "$(printf '%s\n' GLIBC_2.34 "$newest" | sort -V | tail -n 1)" != GLIBC_2.34
     echo "build.sh: the program needs $newest, and RHEL 9 has GLIBC_2.34: build it on Debian 12" >&2
     exit 1
 fi
+if [ -n "$limit" ] && grep -qaF -e "$root/" -e "${CARGO_HOME:-$HOME/.cargo}/" "$work/nodewall"; then
+    echo "build.sh: the program knows where it was built, and would be another one elsewhere" >&2
+    exit 1
+fi
+
 # One of another architecture runs by qemu, with its libraries, of which dpkg-shlibdeps knows the packages.
 program=$work/nodewall shlibdeps=''
 if [ "$target" != "$(rustc -vV | sed -n 's/^host: //p')" ]; then
@@ -99,6 +104,8 @@ rpm() {
     install -D -m 0644 systemd/system-preset/90-nodewall.preset -t "$root/usr/lib/systemd/system-preset"
     install -D -m 0644 LICENSE -t "$root/usr/share/licenses/nodewall"
     if [ -d "$root/usr/share/zsh" ]; then mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"; fi
+    # Neither RHEL nor Fedora has AppArmor.
+    rm -rf "$root/etc/apparmor.d"
     gzip -9n "$root"/usr/share/man/man*/*
     find "$root" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
     rpmbuild -bb --quiet --target "$machine-linux" --define "_topdir $work/rpm" --define "_rpmdir $work" --define "_rpmfilename %%{NAME}.rpm" \

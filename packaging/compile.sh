@@ -23,8 +23,11 @@ if [ "$target" != "$host" ]; then
     export NODEWALL_SYSROOT=${NODEWALL_SYSROOT:-$built/sysroot-arm64}
     packaging/sysroot.sh "$NODEWALL_SYSROOT" >&2
     export SYSTEMD_LIB_DIR=$NODEWALL_SYSROOT/usr/lib/aarch64-linux-gnu
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$root/packaging/link-arm64.sh
+    export NODEWALL_CC=$root/packaging/link-arm64.sh
 fi
+# By name, as a path would get into the names of symbols; for the program only, and not for what runs in its build.
+PATH=$root/packaging:$PATH
+flags+=" -Clinker=abort-gcc"
 variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
 export "$variable=${flags# }"
 unset RUSTFLAGS
