@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test test-apiserver test-scale test-rbac test-roce oracle bench clean setup
+.PHONY: all build run test test-systemd test-vm packages lint test-apiserver test-scale test-rbac test-roce oracle bench clean setup
 
 all: build
 
@@ -19,6 +19,27 @@ run: build
 
 test: setup
 	scripts/test.sh
+
+# The .deb and the .rpm, in target/packages; ARCH=arm64 for Grace.
+packages: setup
+	scripts/setup-packages.sh $(filter arm64,$(ARCH))
+	packaging/build.sh $(if $(ARCH),--arch $(ARCH))
+
+# What is no Rust: packages, units, shell scripts, dependencies.
+lint: setup
+	scripts/setup-packages.sh lint
+	$(CARGO) build
+	scripts/lint.sh --all target/debug/nodewall
+
+# The packages on a real systemd, as root on Debian, in containers (systemd-nspawn); a minute or two.
+test-systemd: setup
+	$(CARGO) build
+	tests/systemd/run.sh nspawn target/debug/nodewall --jobs 3
+
+# The same in virtual machines with Debian's own kernel, and RDMA between two of them; software emulation takes half an hour.
+test-vm: build
+	tests/systemd/run.sh vm target/release/nodewall
+	tests/vm/roce.sh target/release/nodewall
 
 # The definitions of our objects, and our source of objects, with a real API server of Kubernetes, which is built once (some minutes, 3 GB
 # for the time) and kept in ~/.cache/nodewall.

@@ -388,7 +388,7 @@ def upgrade(bed, say):
     left = m.run("ls -d /etc/nodewall /var/lib/nodewall /run/nodewall /usr/lib/nodewall /usr/share/nodewall /etc/systemd/system/sysinit.target.wants/nodewall* 2>/dev/null || true")
     must(left == "", f"a purge leaves nothing:\n{left}")
     must(m.attempt("nft list table inet nodewall")[0] != 0, "nor a table")
-    must(m.run("systemctl --failed --no-legend").strip() == "", "no unit has failed")
+    must(m.run("systemctl --failed --no-legend \"nodewall*\"").strip() == "", "no unit has failed")
 
 
 def power_cuts(bed, say):
