@@ -310,7 +310,7 @@ mod tests {
             "draft generalise",
             "draft seen",
             "flows limit",
-            "join ca_hashes",
+            "join ca_hash",
             "join server",
             "join token",
             "monitor count",
