@@ -24,7 +24,6 @@ else
     echo "SKIPPED demonstration: needs root"
 fi
 step tests
-cargo test --doc --quiet
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --no-fail-fast
 else
