@@ -7,6 +7,7 @@
 //! after it that let through out, while those that deny stay, so that in either case nothing more gets through.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::cube::{ALL_KINDS, Cube, NEW, OTHER, SHARED_LIMIT, TWO_LIMITS, UNTRACKED};
 use super::model::{Base, Chain, Hook, Rule, Ruleset, Verdict};
@@ -74,7 +75,7 @@ struct Walk<'a> {
     /// Every packet that comes to it.
     all: Cube,
     flat: Flat,
-    told: BTreeSet<(usize, String)>,
+    told: BTreeSet<(Arc<str>, usize, String)>,
     steps: usize,
     over: bool,
 }
@@ -301,7 +302,7 @@ impl<'a> Walk<'a> {
                     let message =
                         format!("nodewall cannot say {words}, and without that the rule would deny everything");
                     let help = "take the rule out of what is converted, and keep it where it is or write what it is for as a policy";
-                    if self.told.insert((rule.place.start, message.clone())) {
+                    if self.told.insert((rule.place.file.clone(), rule.place.start, message.clone())) {
                         self.flat.findings.push(Finding::error(Code::NotConverted, &rule.place, message).help(help));
                     }
                     return;
@@ -324,7 +325,7 @@ impl<'a> Walk<'a> {
     }
 
     fn tell(&mut self, place: &Place, message: String, help: &str) {
-        if self.told.insert((place.start, message.clone())) {
+        if self.told.insert((place.file.clone(), place.start, message.clone())) {
             self.flat.findings.push(Finding::warning(Code::NotConverted, place, message).help(help));
         }
     }

@@ -11,6 +11,7 @@ mod limits;
 mod lower;
 mod model;
 mod names;
+mod nft;
 mod ufw;
 mod words;
 
@@ -60,7 +61,8 @@ pub fn convert(firewall: Firewall, sources: &[Source]) -> (Vec<Document>, Vec<Fi
             tables.ruleset()
         }
         Firewall::Ufw => ufw::read(sources),
-        Firewall::Nft | Firewall::Firewalld => Ruleset::default(),
+        Firewall::Nft => nft::read(sources),
+        Firewall::Firewalld => Ruleset::default(),
     };
     let file = sources.first().map_or_else(|| firewall.name().into(), |source| source.file.clone());
     if ruleset.bases.is_empty() && !has_errors(&ruleset.findings) {
