@@ -274,6 +274,9 @@ impl<'a> Walk<'a> {
         if action == Action::Accept && (tracked_only || untracked_only) || action != Action::Accept && untracked_only {
             cube.unknown.insert("whether `notrack` has met the packet".to_owned());
         }
+        if self.base.hook != Hook::Output && (cube.users.take().is_some() | cube.groups.take().is_some()) {
+            cube.unknown.insert("whose socket it is, of what comes in or goes through".to_owned());
+        }
         if cube.over.take().is_some() {
             cube.unknown.insert("being over a limit".to_owned());
         }

@@ -162,11 +162,6 @@ impl Tables {
         self.tables.entry((family, "filter".to_owned())).or_default().chains.entry(chain.to_owned()).or_default();
     }
 
-    /// Whether something of this family was read.
-    pub(super) fn has(&self, family: Family) -> bool {
-        self.tables.keys().any(|(of, _)| *of == family)
-    }
-
     /// The chains with what they mean.
     pub(super) fn ruleset(self) -> Ruleset {
         let mut ruleset = Ruleset { findings: self.findings, ..Ruleset::default() };

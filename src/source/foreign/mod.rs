@@ -5,6 +5,7 @@
 //! through and cannot be said is left out, one that denies denies more. Both are told, and where neither can be, it is an error.
 
 mod cube;
+mod firewalld;
 mod flatten;
 mod iptables;
 mod limits;
@@ -62,7 +63,7 @@ pub fn convert(firewall: Firewall, sources: &[Source]) -> (Vec<Document>, Vec<Fi
         }
         Firewall::Ufw => ufw::read(sources),
         Firewall::Nft => nft::read(sources),
-        Firewall::Firewalld => Ruleset::default(),
+        Firewall::Firewalld => firewalld::read(sources),
     };
     let file = sources.first().map_or_else(|| firewall.name().into(), |source| source.file.clone());
     if ruleset.bases.is_empty() && !has_errors(&ruleset.findings) {

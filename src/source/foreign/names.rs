@@ -34,13 +34,6 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(own) => own == name,
-            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
-        }
-    }
-
     fn selector(&self) -> Selector {
         match self {
             Self::Exact(name) => Selector::Equals("name".to_owned(), name.clone()),
@@ -101,12 +94,6 @@ impl Names {
             }
         };
         Self { any_of, none_of: self.none_of.union(&other.none_of).cloned().collect() }.tidy()
-    }
-
-    /// Whether a name is in it.
-    pub(super) fn contains(&self, name: &str) -> bool {
-        self.any_of.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(name)))
-            && !self.none_of.iter().any(|pattern| pattern.matches(name))
     }
 
     /// The same without the loopback device.
