@@ -87,9 +87,12 @@ pub(super) fn read(sources: &[Source]) -> Ruleset {
             "ipset" => drop(sets.insert(name, file)),
             "policy" => drop(policies.insert(name, file)),
             "direct" => {
-                if let Some(rule) = file.root().children().find(|node| matches!(node.tag_name().name(), "rule" | "passthrough")) {
+                if let Some(rule) =
+                    file.root().children().find(|node| matches!(node.tag_name().name(), "rule" | "passthrough"))
+                {
                     let message = "direct rules are not converted, and may deny";
-                    let help = "convert them with --from iptables as what iptables-save prints, and take direct.xml out";
+                    let help =
+                        "convert them with --from iptables as what iptables-save prints, and take direct.xml out";
                     ruleset.refuse(&file.place(rule), message, help);
                 }
             }
@@ -101,7 +104,12 @@ pub(super) fn read(sources: &[Source]) -> Ruleset {
     world.policies(&policies);
     world.forward(&zones);
     if rpfilter.as_deref() != Some("no") && !zones.is_empty() {
-        let place = Place::file(sources.iter().find(|source| source.file.ends_with(".conf")).map_or("firewalld", |source| source.file.as_ref()));
+        let place = Place::file(
+            sources
+                .iter()
+                .find(|source| source.file.ends_with(".conf"))
+                .map_or("firewalld", |source| source.file.as_ref()),
+        );
         let message = "firewalld drops IPv6 packets whose source would not be answered by the interface that they come by (IPv6_rpfilter), and packets to IPv4 addresses in 6to4: nodewall has nothing like that";
         world.ruleset.warn(&place, message, "deny sources that cannot be by the interface in a policy of your own");
     }
@@ -127,7 +135,11 @@ impl World<'_> {
         let Some(default) = zones.get(default_name) else {
             let place = Place::file(sources.first().map_or("firewalld", |source| source.file.as_ref()));
             let message = format!("there is no zone {} here, which is the default zone", quoted(default_name));
-            self.ruleset.refuse(&place, message, "give the directory /etc/firewalld beside /usr/lib/firewalld, or the file of that zone");
+            self.ruleset.refuse(
+                &place,
+                message,
+                "give the directory /etc/firewalld beside /usr/lib/firewalld, or the file of that zone",
+            );
             return;
         };
         self.ruleset.chains.push(Chain { name: "input".to_owned(), ..Chain::default() });
@@ -148,21 +160,44 @@ impl World<'_> {
                 let Some(chain) = chains.get(name) else { continue };
                 for node in zone.root().children().filter(|node| node.tag_name().name() == kind) {
                     let cube = if kind == "source" { self.source(node) } else { interface(node) };
-                    rules.push(Rule { cube, verdict: Verdict::Goto(*chain), place: zone.place(node), text: zone.text(node) });
+                    rules.push(Rule {
+                        cube,
+                        verdict: Verdict::Goto(*chain),
+                        place: zone.place(node),
+                        text: zone.text(node),
+                    });
                 }
             }
         }
         if let Some(chain) = chains.get(default_name) {
             let (place, text) = (default.place(default.root()), format!("DefaultZone={default_name}"));
-            rules.push(Rule { cube: Cube::full(), verdict: Verdict::Goto(*chain), place: place.clone(), text: text.clone() });
-            self.ruleset.bases.push(Base { chain: 0, hook: Hook::Input, priority: 0, v4: true, v6: true, policy: Verdict::Reject, place, text });
+            rules.push(Rule {
+                cube: Cube::full(),
+                verdict: Verdict::Goto(*chain),
+                place: place.clone(),
+                text: text.clone(),
+            });
+            self.ruleset.bases.push(Base {
+                chain: 0,
+                hook: Hook::Input,
+                priority: 0,
+                v4: true,
+                v6: true,
+                policy: Verdict::Reject,
+                place,
+                text,
+            });
         }
         if let Some(input) = self.ruleset.chains.first_mut() {
             input.rules = rules;
         }
         if !zones.values().any(|zone| zone.root().children().any(|node| node.tag_name().name() == "interface")) {
             let message = "no zone names an interface in these files: where NetworkManager puts interfaces into zones, that is not seen";
-            self.ruleset.warn(&default.place(default.root()), message, "see firewall-cmd --get-active-zones, and add <interface name=\"...\"/> to the zones before converting");
+            self.ruleset.warn(
+                &default.place(default.root()),
+                message,
+                "see firewall-cmd --get-active-zones, and add <interface name=\"...\"/> to the zones before converting",
+            );
         }
     }
 
@@ -171,7 +206,8 @@ impl World<'_> {
         let root = zone.root();
         let target = root.attribute("target").unwrap_or("default");
         let inverted = root.children().any(|node| node.tag_name().name() == "icmp-block-inversion");
-        let (mut early, mut logs, mut denies, mut allows, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut early, mut logs, mut denies, mut allows, mut late) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for node in root.children().filter(Node::is_element) {
             let kind = node.tag_name().name();
             match kind {
@@ -183,23 +219,33 @@ impl World<'_> {
                 }
                 "icmp-block" => {
                     let cubes = self.element(zone, node);
-                    let (list, verdict) = if inverted { (&mut allows, Verdict::Accept) } else { (&mut denies, Verdict::Reject) };
+                    let (list, verdict) =
+                        if inverted { (&mut allows, Verdict::Accept) } else { (&mut denies, Verdict::Reject) };
                     list.extend(cubes.into_iter().map(|cube| (cube, verdict.clone(), node)));
                 }
                 "masquerade" | "forward-port" => self.ruleset.warn(
                     &zone.place(node),
-                    format!("{} is not converted: nodewall translates no addresses, and what is forwarded so is denied", quoted(kind)),
+                    format!(
+                        "{} is not converted: nodewall translates no addresses, and what is forwarded so is denied",
+                        quoted(kind)
+                    ),
                     "keep it where it is, and allow what it needs in a policy of stage \"forward\" of your own",
                 ),
                 "rule" => {
                     let priority: i32 = node.attribute("priority").and_then(|text| text.parse().ok()).unwrap_or(0);
                     let (log, action) = self.rich(zone, node);
                     let verdict = action.first().map(|(_, verdict)| verdict.clone());
-                    let placed = |parts: Vec<(Cube, Verdict)>| parts.into_iter().map(move |(cube, verdict)| (cube, verdict, node));
+                    let placed = |parts: Vec<(Cube, Verdict)>| {
+                        parts.into_iter().map(move |(cube, verdict)| (cube, verdict, node))
+                    };
                     match (priority, verdict) {
                         (0, verdict) => {
                             logs.extend(placed(log));
-                            let list = if matches!(verdict, Some(Verdict::Accept | Verdict::Nothing)) { &mut allows } else { &mut denies };
+                            let list = if matches!(verdict, Some(Verdict::Accept | Verdict::Nothing)) {
+                                &mut allows
+                            } else {
+                                &mut denies
+                            };
                             list.extend(placed(action));
                         }
                         (priority, _) => {
@@ -208,7 +254,11 @@ impl World<'_> {
                         }
                     }
                 }
-                _ => self.ruleset.refuse(&zone.place(node), format!("{} is nothing that is known of a zone", quoted(kind)), ""),
+                _ => self.ruleset.refuse(
+                    &zone.place(node),
+                    format!("{} is nothing that is known of a zone", quoted(kind)),
+                    "",
+                ),
             }
         }
         early.sort_by_key(|(priority, _)| *priority);
@@ -284,7 +334,8 @@ impl World<'_> {
         if !matches!(root.attribute("type")?, "hash:ip" | "hash:net") {
             return None;
         }
-        let moves = root.children().any(|node| node.tag_name().name() == "option" && node.attribute("name") == Some("timeout"));
+        let moves =
+            root.children().any(|node| node.tag_name().name() == "option" && node.attribute("name") == Some("timeout"));
         let mut nets: Vec<IpNet> = Vec::new();
         for node in root.children().filter(|node| node.tag_name().name() == "entry") {
             let text = node.text().unwrap_or_default().trim();
@@ -302,7 +353,11 @@ impl World<'_> {
         match node.tag_name().name() {
             "service" => self.service(attribute("name"), MOST_INCLUDES).unwrap_or_else(|| {
                 let message = format!("there is no service {} here", quoted(attribute("name")));
-                self.ruleset.warn(&file.place(node), message, "give the directory of firewalld beside /usr/lib/firewalld/services");
+                self.ruleset.warn(
+                    &file.place(node),
+                    message,
+                    "give the directory of firewalld beside /usr/lib/firewalld/services",
+                );
                 vec![Cube::unknown(format!("what the service {} is", quoted(attribute("name"))))]
             }),
             "port" => vec![ports(attribute("protocol"), attribute("port"), false)],
@@ -322,7 +377,9 @@ impl World<'_> {
             destinations.clear();
             for key in ["ipv4", "ipv6"] {
                 let Some(text) = node.attribute(key) else { continue };
-                let Some(net) = words::prefix(text) else { return Some(vec![Cube::unknown(format!("the destination {text}"))]) };
+                let Some(net) = words::prefix(text) else {
+                    return Some(vec![Cube::unknown(format!("the destination {text}"))]);
+                };
                 let families = Cube::of(matches!(net, IpNet::V4(_)), matches!(net, IpNet::V6(_)));
                 destinations.push(families.and(&Cube { destination: std::iter::once(net).collect(), ..Cube::full() }));
             }
@@ -357,9 +414,12 @@ impl World<'_> {
         let mut elements = vec![Cube::full()];
         let (mut log, mut action) = (None, None);
         let limit = |node: Node<'_, '_>| {
-            let Some(limit) = node.children().find(|node| node.tag_name().name() == "limit") else { return Cube::full() };
+            let Some(limit) = node.children().find(|node| node.tag_name().name() == "limit") else {
+                return Cube::full();
+            };
             let burst = limit.attribute("burst").and_then(|text| text.parse().ok()).unwrap_or(5);
-            let limit = limit.attribute("value").and_then(words::rate).and_then(|rate| words::limit(rate, burst, false));
+            let limit =
+                limit.attribute("value").and_then(words::rate).and_then(|rate| words::limit(rate, burst, false));
             limit.map_or_else(|| Cube::unknown("this limit"), |limit| Cube { limit: Some(limit), ..Cube::full() })
         };
         for part in node.children().filter(Node::is_element) {
@@ -393,7 +453,8 @@ impl World<'_> {
         }
         let all = |part: Option<(Verdict, Cube)>| {
             let (verdict, condition) = part?;
-            let cubes = elements.iter().map(|element| base.and(element).and(&condition)).filter(|cube| !cube.is_empty());
+            let cubes =
+                elements.iter().map(|element| base.and(element).and(&condition)).filter(|cube| !cube.is_empty());
             Some(cubes.map(|cube| (cube, verdict.clone())).collect::<Vec<_>>())
         };
         (all(log).unwrap_or_default(), all(action).unwrap_or_default())
@@ -415,10 +476,20 @@ impl World<'_> {
                 || root.descendants().any(|node| matches!(node.tag_name().name(), "drop" | "reject" | "icmp-block"));
             let place = policy.place(root);
             if denies {
-                let message = format!("policy {} of firewalld denies, and policies between zones are not converted", quoted(name));
-                self.ruleset.refuse(&place, message, "write what it denies as a policy of nodewall, and take its file out");
+                let message = format!(
+                    "policy {} of firewalld denies, and policies between zones are not converted",
+                    quoted(name)
+                );
+                self.ruleset.refuse(
+                    &place,
+                    message,
+                    "write what it denies as a policy of nodewall, and take its file out",
+                );
             } else {
-                let message = format!("policy {} of firewalld is left out, so that less is allowed: policies between zones are not converted", quoted(name));
+                let message = format!(
+                    "policy {} of firewalld is left out, so that less is allowed: policies between zones are not converted",
+                    quoted(name)
+                );
                 self.ruleset.warn(&place, message, "allow what it is for in a policy of your own");
             }
         }
@@ -432,12 +503,16 @@ impl World<'_> {
         let text = "what is forwarded between zones".to_owned();
         self.ruleset.bases.push(Base { chain, hook: Hook::Forward, text, ..first.clone() });
         let lets = zones.values().find_map(|zone| {
-            let forwards = |node: &Node<'_, '_>| matches!(node.tag_name().name(), "forward" | "masquerade" | "forward-port");
+            let forwards =
+                |node: &Node<'_, '_>| matches!(node.tag_name().name(), "forward" | "masquerade" | "forward-port");
             let found = zone.root().children().find(forwards);
-            found.or_else(|| (zone.root().attribute("target") == Some("ACCEPT")).then(|| zone.root())).map(|node| zone.place(node))
+            found
+                .or_else(|| (zone.root().attribute("target") == Some("ACCEPT")).then(|| zone.root()))
+                .map(|node| zone.place(node))
         });
         if let Some(place) = lets {
-            let message = "what zones forward is left out, so that nothing is: that is decided by both interfaces together";
+            let message =
+                "what zones forward is left out, so that nothing is: that is decided by both interfaces together";
             let help = "where this host forwards (containers, virtual machines, NAT), remove the policy firewalld-forward, or allow what is needed before it";
             self.ruleset.warn(&place, message, help);
         }
@@ -467,8 +542,10 @@ fn ports(protocol: &str, text: &str, is_source: bool) -> Cube {
 
 /// An ICMP type of both versions, as far as they have it.
 fn icmp(name: &str) -> Vec<Cube> {
-    let v4 = words::icmp(name, false).map(|types| Cube::of(true, false).and(&Cube { icmp: types, ..Cube::protocol(Protocol::ICMP) }));
-    let v6 = words::icmp(name, true).map(|types| Cube::of(false, true).and(&Cube { icmpv6: types, ..Cube::protocol(Protocol::ICMPV6) }));
+    let v4 = words::icmp(name, false)
+        .map(|types| Cube::of(true, false).and(&Cube { icmp: types, ..Cube::protocol(Protocol::ICMP) }));
+    let v6 = words::icmp(name, true)
+        .map(|types| Cube::of(false, true).and(&Cube { icmpv6: types, ..Cube::protocol(Protocol::ICMPV6) }));
     let cubes: Vec<Cube> = v4.into_iter().chain(v6).collect();
     if cubes.is_empty() { vec![Cube::unknown(format!("the ICMP type {}", quoted(name)))] } else { cubes }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::cube::{ALL_KINDS, Cube, NEW, OTHER, SHARED_LIMIT, TWO_LIMITS, UNTRACKED};
 use super::model::{Base, Chain, Hook, Rule, Ruleset, Verdict};
+use super::names::{Names, Pattern};
 use crate::text::finding::{Code, Finding};
 use crate::text::place::Place;
 
@@ -82,7 +83,7 @@ struct Walk<'a> {
 
 /// The decisions of a base chain in their order, its policy last. Where Docker and its like forward, the policy is theirs.
 pub(super) fn flatten(ruleset: &Ruleset, base: &Base) -> Flat {
-    let all = Cube { kinds: kinds(base.hook, base.v6), ..Cube::of(base.v4, base.v6) };
+    let all = all(base);
     let flat = Flat::default();
     let mut walk = Walk { ruleset, base, all: all.clone(), flat, told: BTreeSet::new(), steps: 0, over: false };
     let Some(chain) = ruleset.chains.get(base.chain) else { return walk.flat };
@@ -100,6 +101,18 @@ pub(super) fn flatten(ruleset: &Ruleset, base: &Base) -> Flat {
         );
     }
     walk.flat
+}
+
+/// Every packet that comes to a base chain. The interface that a hook does not know has no name.
+pub(super) fn all(base: &Base) -> Cube {
+    let nameless = || Names::any_of([Pattern::Exact(String::new())]);
+    let mut all = Cube { kinds: kinds(base.hook, base.v6), ..Cube::of(base.v4, base.v6) };
+    match base.hook {
+        Hook::Prerouting | Hook::Input => all.output = nameless(),
+        Hook::Output => all.input = nameless(),
+        Hook::Forward | Hook::Postrouting => {}
+    }
+    all
 }
 
 /// What destinations a hook may see: of IPv4, nothing comes to a host but for itself, for a group, or for all.
@@ -276,6 +289,10 @@ impl<'a> Walk<'a> {
         }
         if self.base.hook != Hook::Output && (cube.users.take().is_some() | cube.groups.take().is_some()) {
             cube.unknown.insert("whose socket it is, of what comes in or goes through".to_owned());
+        }
+        if self.base.hook == Hook::Postrouting && !cube.input.is_any() {
+            cube.input = Names::default();
+            cube.unknown.insert("the interface on which a packet came that leaves".to_owned());
         }
         if cube.over.take().is_some() {
             cube.unknown.insert("being over a limit".to_owned());

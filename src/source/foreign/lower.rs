@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value as Json, json};
 
 use super::cube::{ALL_KINDS, BROADCAST, Cube, LOCAL, MULTICAST, NEW, OTHER, UNTRACKED, has_ports, icmp_types};
-use super::flatten::{Action, Decision, Flat, flatten, kinds};
+use super::flatten::{Action, Decision, Flat, all, flatten, kinds};
 use super::model::{Base, Hook, Ruleset};
 use super::names::Names;
 use crate::net::addr::AddrSet;
@@ -239,7 +239,7 @@ impl Writer<'_> {
     /// A denial of redirects, where something lets in what is new only: these are not, and do not come in with them.
     fn redirects(&self, decisions: &[Decision], at: At, base: &Base) -> Option<Said> {
         let redirect = Cube { v4: false, icmpv6: icmp_types(REDIRECT, None), ..Cube::protocol(Protocol::ICMPV6) };
-        let untracked = Cube { states: UNTRACKED, ..redirect.clone() };
+        let untracked = all(base).and(&Cube { states: UNTRACKED, ..redirect.clone() });
         let by_new = |decision: &&Decision| {
             decision.action == Action::Accept && decision.cube.states == NEW && !decision.cube.and(&redirect).is_empty()
         };

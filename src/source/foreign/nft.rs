@@ -75,7 +75,8 @@ pub(super) fn read(sources: &[Source]) -> Ruleset {
         let place = Place::file(source.file.clone());
         let text = source.text.trim_start();
         if !text.starts_with(['{', '[']) {
-            let help = format!("nft is to read it, since names and includes mean what they mean to nft: give it {AS_JSON}");
+            let help =
+                format!("nft is to read it, since names and includes mean what they mean to nft: give it {AS_JSON}");
             let message = "this is not JSON, which is what is read of nft";
             ruleset.findings.push(Finding::error(Code::Syntax, &place, message).help(help));
             continue;
@@ -122,8 +123,8 @@ fn object(object: &Json, read: &mut Read, ruleset: &mut Ruleset, source: &Source
         return;
     }
     match kind.as_str() {
-        "metainfo" | "counter" | "quota" | "limit" | "ct helper" | "ct timeout" | "ct expectation" | "secmark" | "synproxy"
-        | "flowtable" => {}
+        "metainfo" | "counter" | "quota" | "limit" | "ct helper" | "ct timeout" | "ct expectation" | "secmark"
+        | "synproxy" | "flowtable" => {}
         "chain" => chain(fields, table, read, ruleset, &file),
         "set" | "map" => {
             let flags = fields.get("flags").and_then(Json::as_array);
@@ -157,7 +158,11 @@ fn object(object: &Json, read: &mut Read, ruleset: &mut Ruleset, source: &Source
                     }
                     read.rules.push((*index, table, expressions, place));
                 }
-                None => ruleset.refuse(&place, format!("there is no chain {} here", quoted(chain)), "give all that nft lists"),
+                None => ruleset.refuse(
+                    &place,
+                    format!("there is no chain {} here", quoted(chain)),
+                    "give all that nft lists",
+                ),
             }
         }
         other => {
@@ -169,10 +174,8 @@ fn object(object: &Json, read: &mut Read, ruleset: &mut Ruleset, source: &Source
 
 fn table(fields: &Map<String, Json>, table: Table, read: &mut Read, ruleset: &mut Ruleset, file: &Place) {
     let (family, name) = (&table.0, &table.1);
-    let is_dormant = fields
-        .get("flags")
-        .and_then(Json::as_array)
-        .is_some_and(|flags| flags.iter().any(|flag| flag == "dormant"));
+    let is_dormant =
+        fields.get("flags").and_then(Json::as_array).is_some_and(|flags| flags.iter().any(|flag| flag == "dormant"));
     let owner = OWNERS.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, owner)| *owner);
     if name == "nodewall" {
         // Ours.
@@ -186,7 +189,11 @@ fn table(fields: &Map<String, Json>, table: Table, read: &mut Read, ruleset: &mu
         let help = "nodewall only restricts: what its rules deny stays denied, and what they let through needs nodewall's leave as well";
         ruleset.warn(file, message, help);
     } else if family == "arp" {
-        ruleset.warn(file, format!("the table arp {name} is not converted: nodewall is about IP"), "keep it where it is");
+        ruleset.warn(
+            file,
+            format!("the table arp {name} is not converted: nodewall is about IP"),
+            "keep it where it is",
+        );
     } else {
         return;
     }
@@ -241,7 +248,11 @@ fn chain(fields: &Map<String, Json>, table: Table, read: &mut Read, ruleset: &mu
         }
         _ => {
             if policy == Verdict::Drop {
-                ruleset.refuse(&place, "its policy drops what nodewall does not see so early or at all", "keep this table where it is, and take it out of what is converted");
+                ruleset.refuse(
+                    &place,
+                    "its policy drops what nodewall does not see so early or at all",
+                    "keep this table where it is, and take it out of what is converted",
+                );
             }
             read.elsewhere.insert(index, place);
         }
@@ -254,7 +265,11 @@ fn finish(mut read: Read, mut ruleset: Ruleset) -> Ruleset {
         if let Some(addresses) = addresses.filter(|_| !set.moves) {
             let addresses = addresses.into_iter().fold(AddrSet::default(), |all, one| all.union(&one));
             let good = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-            if !addresses.is_empty() && good && name.len() <= 63 && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric()) {
+            if !addresses.is_empty()
+                && good
+                && name.len() <= 63
+                && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+            {
                 ruleset.sets.entry(addresses).or_insert_with(|| name.clone());
             }
         }
@@ -263,13 +278,23 @@ fn finish(mut read: Read, mut ruleset: Ruleset) -> Ruleset {
     let mut seen = BTreeSet::new();
     ruleset.sets.retain(|_, name| seen.insert(name.clone()));
     if read.nat {
-        let place = Place::file(read.rules.first().map_or("nft", |(.., place)| place.file.split(": ").next().unwrap_or("nft")));
+        let place =
+            Place::file(read.rules.first().map_or("nft", |(.., place)| place.file.split(": ").next().unwrap_or("nft")));
         let message = "chains of type nat are not converted: nodewall translates no addresses";
-        ruleset.warn(&place, message, "keep these chains where they are: nodewall decides on packets as they are after them");
+        ruleset.warn(
+            &place,
+            message,
+            "keep these chains where they are: nodewall decides on packets as they are after them",
+        );
     }
     for (index, table, expressions, place) in std::mem::take(&mut read.rules) {
         let reading = Reading {
-            set: &|name| read.sets.get(&(table.clone(), name.to_owned())).filter(|set| !set.moves).map(|set| set.elements.as_slice()),
+            set: &|name| {
+                read.sets
+                    .get(&(table.clone(), name.to_owned()))
+                    .filter(|set| !set.moves)
+                    .map(|set| set.elements.as_slice())
+            },
             moves: &|name| read.sets.get(&(table.clone(), name.to_owned())).is_some_and(|set| set.moves),
             chain: &|name| read.chains.get(&(table.clone(), name.to_owned())).copied(),
         };
@@ -285,14 +310,27 @@ fn finish(mut read: Read, mut ruleset: Ruleset) -> Ruleset {
         }
         ruleset.untracked.extend(read_rule.untracked);
         if read_rule.parts.len() > MOST_PARTS {
-            ruleset.refuse(&place, format!("the rule comes to more than {MOST_PARTS} rules"), "write its sets as ranges, or take it out of what is converted");
+            ruleset.refuse(
+                &place,
+                format!("the rule comes to more than {MOST_PARTS} rules"),
+                "write its sets as ranges, or take it out of what is converted",
+            );
             continue;
         }
         if read.elsewhere.contains_key(&index) && read_rule.parts.iter().any(|(_, verdict)| denies(verdict)) {
-            ruleset.refuse(&place, "this rule drops what nodewall does not see so early or at all", "keep this table where it is, and take it out of what is converted");
+            ruleset.refuse(
+                &place,
+                "this rule drops what nodewall does not see so early or at all",
+                "keep this table where it is, and take it out of what is converted",
+            );
             continue;
         }
-        let rules = read_rule.parts.into_iter().map(|(cube, verdict)| Rule { cube, verdict, place: place.clone(), text: text.clone() });
+        let rules = read_rule.parts.into_iter().map(|(cube, verdict)| Rule {
+            cube,
+            verdict,
+            place: place.clone(),
+            text: text.clone(),
+        });
         if let Some(chain) = ruleset.chains.get_mut(index) {
             chain.rules.extend(rules);
         }

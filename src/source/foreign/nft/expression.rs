@@ -114,7 +114,8 @@ impl<'a> Reading<'a> {
                     }
                     // What is not in the map goes on with the rule.
                 }
-                "counter" | "mangle" | "flow" | "dup" | "tee" | "ct helper" | "ct timeout" | "secmark" | "quota_ref" | "comment" => {}
+                "counter" | "mangle" | "flow" | "dup" | "tee" | "ct helper" | "ct timeout" | "secmark"
+                | "quota_ref" | "comment" => {}
                 "log" => {
                     let prefix = value.get("prefix").and_then(Json::as_str).unwrap_or_default();
                     end(&mut read, &cubes, Verdict::Log(prefix.to_owned()));
@@ -131,7 +132,8 @@ impl<'a> Reading<'a> {
                 }
                 "accept" | "drop" | "reject" | "return" | "jump" | "goto" | "continue" => {
                     let verdict = self.verdict(statement);
-                    let verdict = verdict.unwrap_or_else(|| Verdict::Other("it goes to a chain that is not here".to_owned()));
+                    let verdict =
+                        verdict.unwrap_or_else(|| Verdict::Other("it goes to a chain that is not here".to_owned()));
                     let several = cubes.len() > 1;
                     if several {
                         // Each would have a bucket of its own.
@@ -228,7 +230,8 @@ impl<'a> Reading<'a> {
         match one(left, right, op, known) {
             Some(cube) => vec![cube],
             None => {
-                let text = super::words::rule(&serde_json::json!([{ "match": { "op": op, "left": left, "right": right } }]));
+                let text =
+                    super::words::rule(&serde_json::json!([{ "match": { "op": op, "left": left, "right": right } }]));
                 vec![Cube::unknown(format!("`{text}`"))]
             }
         }
@@ -267,7 +270,8 @@ impl<'a> Reading<'a> {
         let key = value.get("elem").or_else(|| value.get("key")).unwrap_or(&Json::Null);
         let key = key.get("elem").and_then(|elem| elem.get("val")).unwrap_or(key);
         let payload = key.get("payload").unwrap_or(&Json::Null);
-        let (protocol, field) = (payload.get("protocol").and_then(Json::as_str), payload.get("field").and_then(Json::as_str));
+        let (protocol, field) =
+            (payload.get("protocol").and_then(Json::as_str), payload.get("field").and_then(Json::as_str));
         let families = match (protocol, field) {
             (Some("ip"), Some("saddr")) => Some(Cube::of(true, false)),
             (Some("ip6"), Some("saddr")) => Some(Cube::of(false, true)),
@@ -333,7 +337,8 @@ fn limited(value: &Json, per_source: bool) -> Cube {
     let bytes = value.get("rate_unit").and_then(Json::as_str).is_some_and(|unit| unit != "packets");
     // A burst of none is one of 5 packets (`nft_limit_init`).
     let burst = number("burst").filter(|burst| *burst > 0).unwrap_or(5);
-    let limit: Option<Limit> = number("rate").zip(seconds).filter(|_| !bytes).and_then(|rate| words::limit(rate, burst, per_source));
+    let limit: Option<Limit> =
+        number("rate").zip(seconds).filter(|_| !bytes).and_then(|rate| words::limit(rate, burst, per_source));
     match (limit, value.get("inv").and_then(Json::as_bool).unwrap_or(false)) {
         (Some(limit), true) => Cube { over: Some(limit), ..Cube::full() },
         (Some(limit), false) => Cube { limit: Some(limit), ..Cube::full() },
@@ -344,7 +349,9 @@ fn limited(value: &Json, per_source: bool) -> Cube {
 /// The values on the right as a list.
 fn values(right: &Json) -> Vec<Json> {
     match right.get("set").unwrap_or(right) {
-        Json::Array(items) => items.iter().map(|item| item.get("elem").and_then(|elem| elem.get("val")).unwrap_or(item).clone()).collect(),
+        Json::Array(items) => {
+            items.iter().map(|item| item.get("elem").and_then(|elem| elem.get("val")).unwrap_or(item).clone()).collect()
+        }
         one => vec![one.clone()],
     }
 }
@@ -423,9 +430,15 @@ fn one(left: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option<Cube
                 let wildcard = if key.ends_with("name") { '*' } else { '\0' };
                 let names = strings(right)?;
                 let good = |name: &String| words::is_interface(name.strip_suffix(wildcard).unwrap_or(name));
-                let names = Names::any_of(names.iter().all(good).then(|| names.iter().map(|name| Pattern::with_wildcard(name, wildcard)))?);
+                let names = Names::any_of(
+                    names.iter().all(good).then(|| names.iter().map(|name| Pattern::with_wildcard(name, wildcard)))?,
+                );
                 let names = if negated { names.complement()? } else { names };
-                Some(if key.starts_with('i') { Cube { input: names, ..Cube::full() } } else { Cube { output: names, ..Cube::full() } })
+                Some(if key.starts_with('i') {
+                    Cube { input: names, ..Cube::full() }
+                } else {
+                    Cube { output: names, ..Cube::full() }
+                })
             }
             "l4proto" => {
                 let set = numbers(right, &|name| words::protocol(name).map(|protocol| u16::from(protocol.0)))?;
@@ -448,7 +461,11 @@ fn one(left: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option<Cube
                     other => other.as_u64().map(|number| number.to_string()),
                 };
                 let names: BTreeSet<String> = values(right).iter().map(name).collect::<Option<_>>()?;
-                Some(if key == "skuid" { Cube { users: Some(names), ..Cube::full() } } else { Cube { groups: Some(names), ..Cube::full() } })
+                Some(if key == "skuid" {
+                    Cube { users: Some(names), ..Cube::full() }
+                } else {
+                    Cube { groups: Some(names), ..Cube::full() }
+                })
             }
             _ => None,
         },
@@ -466,7 +483,8 @@ fn one(left: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option<Cube
         }
         "fib" if plain => {
             let flags = inner.get("flags")?;
-            let is_destination = flags == "daddr" || flags.as_array().is_some_and(|flags| flags.len() == 1 && flags[0] == "daddr");
+            let is_destination =
+                flags == "daddr" || flags.as_array().is_some_and(|flags| flags.len() == 1 && flags[0] == "daddr");
             if inner.get("result")?.as_str()? != "type" || !is_destination {
                 return None;
             }
@@ -534,7 +552,8 @@ fn payload(inner: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option
             }
             let set = if op == "!=" { AddrSet::full().difference(&set) } else { set };
             let families = Cube::of(v4, !v4);
-            let mut cube = if field == "saddr" { Cube { source: set, ..families } } else { Cube { destination: set, ..families } };
+            let mut cube =
+                if field == "saddr" { Cube { source: set, ..families } } else { Cube { destination: set, ..families } };
             cube.v4 &= !cube.source.v4.is_empty() && !cube.destination.v4.is_empty();
             cube.v6 &= !cube.source.v6.is_empty() && !cube.destination.v6.is_empty();
             cube.tidy();
@@ -545,7 +564,8 @@ fn payload(inner: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option
             Some(Cube { protocols: bytes(&compared(set, op, 255)?), ..Cube::of(true, false) })
         }
         ("tcp" | "udp" | "udplite" | "sctp" | "dccp" | "th", "sport" | "dport") => {
-            let named = |name: &str| words::port_range(name).filter(|(start, end)| start == end).map(|(start, _)| start);
+            let named =
+                |name: &str| words::port_range(name).filter(|(start, end)| start == end).map(|(start, _)| start);
             let ports = compared(numbers(right, &named)?, op, u16::MAX)?;
             let of = match protocol {
                 "th" if has_ports(known) => Cube::full(),
@@ -581,7 +601,11 @@ fn payload(inner: &Json, right: &Json, op: &str, known: &RangeSet<u8>) -> Option
                 if field == "type" {
                     types = types.union(&icmp_types(number, None));
                 } else {
-                    let codes: IcmpTypes = (0..=u8::MAX).map(|kind| (u16::from(kind) << 8 | u16::from(number), u16::from(kind) << 8 | u16::from(number))).collect();
+                    let codes: IcmpTypes = (0..=u8::MAX)
+                        .map(|kind| {
+                            (u16::from(kind) << 8 | u16::from(number), u16::from(kind) << 8 | u16::from(number))
+                        })
+                        .collect();
                     types = types.union(&codes);
                 }
             }

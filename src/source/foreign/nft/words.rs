@@ -80,7 +80,9 @@ fn expression(value: &Json, depth: usize) -> String {
                         .iter()
                         .take(8)
                         .map(|item| match item.as_array().map(Vec::as_slice) {
-                            Some([key, verdict]) => format!("{} : {}", expression(key, depth + 1), statement_words(verdict)),
+                            Some([key, verdict]) => {
+                                format!("{} : {}", expression(key, depth + 1), statement_words(verdict))
+                            }
                             _ => expression(item, depth + 1),
                         })
                         .collect();
