@@ -1,4 +1,7 @@
-//! `nodewall convert`: policy files as objects of Kubernetes, and objects as policy files; objects of Calico as either.
+//! `nodewall convert`: policy files as objects of Kubernetes, and objects as policy files; objects of Calico and rules of other firewalls
+//! as either.
+
+mod directory;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,7 +11,8 @@ use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
 use super::output::Output;
-use crate::source::object::convert;
+use crate::source::foreign::{self, Firewall};
+use crate::source::object::convert::{self, Document};
 use crate::source::{Texts, calico};
 use crate::text::finding::{Code, Finding, Severity};
 use crate::text::place::Place;
@@ -21,10 +25,10 @@ pub(super) struct Arguments {
     /// What to print: by default objects as YAML where policy files are read, and a policy file where objects are
     #[arg(long, value_enum, value_name = "FORM")]
     to: Option<Form>,
-    /// Whose objects the files have, if not nodewall's: they are converted together, into a policy file unless --to says otherwise
+    /// Whose objects or rules the files have, if not nodewall's: they are converted together, into a policy file unless --to says otherwise
     #[arg(long, value_enum, value_name = "SYSTEM")]
     from: Option<System>,
-    /// Policy files (.toml) or files of objects (.yaml, .yml, .json); "-" is the standard input, and so is nothing
+    /// Policy files (.toml), files of objects (.yaml, .yml, .json) or what --from names; "-" is the standard input, and so is nothing
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -45,9 +49,33 @@ enum Form {
 enum System {
     /// GlobalNetworkPolicy and what it needs: HostEndpoint, GlobalNetworkSet, Tier, FelixConfiguration
     Calico,
+    /// What `iptables-save` and `ip6tables-save` print, with `ipset save` where rules name sets
+    Iptables,
+    /// What `nft -j list ruleset` prints
+    Nft,
+    /// The directory /etc/ufw with /etc/default/ufw beside it, which nothing means as well
+    Ufw,
+    /// The directory /etc/firewalld with /usr/lib/firewalld beside it, which nothing means as well
+    Firewalld,
+}
+
+impl System {
+    /// The firewall whose rules these are.
+    const fn firewall(self) -> Option<Firewall> {
+        match self {
+            Self::Calico => None,
+            Self::Iptables => Some(Firewall::Iptables),
+            Self::Nft => Some(Firewall::Nft),
+            Self::Ufw => Some(Firewall::Ufw),
+            Self::Firewalld => Some(Firewall::Firewalld),
+        }
+    }
 }
 
 pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
+    if let Some(firewall) = arguments.from.and_then(System::firewall) {
+        return rules(firewall, arguments, output);
+    }
     let stdin = [PathBuf::from("-")];
     let files = if arguments.files.is_empty() { &stdin } else { arguments.files.as_slice() };
     let (mut documents, mut findings, mut texts) = (Vec::new(), Vec::new(), Texts::new());
@@ -105,11 +133,46 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Exit {
     if texts.values().any(|text| text.contains('#')) {
         output.message("comments are not converted");
     }
-    match to {
-        Form::Toml => output.data(&convert::to_toml(&documents)),
-        Form::Yaml => output.data(&convert::to_yaml(&convert::to_objects(&documents))),
-        Form::Json => output.json(&convert::to_list(convert::to_objects(&documents))),
+    print(&documents, to, output)
+}
+
+fn print(documents: &[Document], form: Form, output: &Output) -> Exit {
+    match form {
+        Form::Toml => output.data(&convert::to_toml(documents)),
+        Form::Yaml => output.data(&convert::to_yaml(&convert::to_objects(documents))),
+        Form::Json => output.json(&convert::to_list(convert::to_objects(documents))),
     }
+}
+
+/// The rules of another firewall.
+fn rules(firewall: Firewall, arguments: &Arguments, output: &Output) -> Exit {
+    let usual = directory::usual(firewall).unwrap_or("-");
+    let usual = [PathBuf::from(usual)];
+    let paths = if arguments.files.is_empty() { &usual } else { arguments.files.as_slice() };
+    let (mut sources, mut findings, mut texts) = (Vec::new(), Vec::new(), Texts::new());
+    for path in paths.iter().flat_map(|path| directory::files(firewall, path)) {
+        match text(&path) {
+            Ok(text) => sources.push(Source::new(name(&path), text)),
+            Err(finding) => findings.push(*finding),
+        }
+    }
+    texts.extend(sources.iter().map(|source| (source.file.clone(), source.text.clone())));
+    let to = arguments.to.unwrap_or(if output.json { Form::Json } else { Form::Toml });
+    let mut documents = Vec::new();
+    // With a file that cannot be read, what is left may mean something else.
+    if findings.is_empty() {
+        let (found, said) = foreign::convert(firewall, &sources);
+        documents = found;
+        findings.extend(said);
+    }
+    if to != Form::Toml {
+        findings.extend(convert::check_objects(&documents));
+    }
+    output.findings(&findings, &texts);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Exit::InvalidPolicy;
+    }
+    print(&documents, to, output)
 }
 
 /// The name that findings give a file.

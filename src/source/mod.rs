@@ -4,6 +4,7 @@ pub mod calico;
 mod decoded;
 mod document;
 mod file;
+pub mod foreign;
 pub mod guards;
 pub mod kube;
 mod merge;

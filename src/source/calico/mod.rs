@@ -17,6 +17,7 @@ use self::endpoint::Scope;
 pub use self::in_place::{InPlace, Kind as CalicoKind, PREFIX, Stored, Versions, in_place};
 use self::object::{Action, Failsafe, HostEndpoint, Objects, Pods, Policy, Rule, Stages};
 use self::rule::{KIND_LABEL, SetNames, World};
+pub(in crate::source) use self::rule::{nets, ports, protocol};
 use super::object::Kind;
 use super::object::convert::{self, Document};
 use crate::net::interface::Direction;

@@ -357,7 +357,7 @@ fn from_parts(entity: &Map<String, Json>, of_port: &[IpNet]) -> Map<String, Json
 }
 
 /// Prefixes; one of a single address is written as the address.
-pub(super) fn nets(nets: &[IpNet]) -> Json {
+pub(in crate::source) fn nets(nets: &[IpNet]) -> Json {
     nets.iter()
         .map(|net| {
             Json::from(if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { net.to_string() })
@@ -365,13 +365,13 @@ pub(super) fn nets(nets: &[IpNet]) -> Json {
         .collect()
 }
 
-pub(super) fn ports(ports: &PortSet) -> Json {
+pub(in crate::source) fn ports(ports: &PortSet) -> Json {
     let range =
         |(start, end): &(u16, u16)| if start == end { Json::from(*start) } else { format!("{start}-{end}").into() };
     ports.ranges().iter().map(range).collect()
 }
 
-pub(super) fn protocol(protocol: Protocol) -> Json {
+pub(in crate::source) fn protocol(protocol: Protocol) -> Json {
     protocol.name().map_or_else(|| Json::from(protocol.0), Json::from)
 }
 
