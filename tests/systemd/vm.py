@@ -83,7 +83,7 @@ class Remote(Prober):
         begun = float(self.peer.run("date +%s.%N"))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            self.peer.run("cp /run/answers /host/answers")
+            self.peer.run("cat /run/answers >/host/answers")
             self.file = self.peer.share / "answers"
             record = self.record()
             if record["at"] > begun + 0.02:
