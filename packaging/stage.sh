@@ -22,7 +22,7 @@ put 0644 usr/lib/systemd/catalog packaging/journal/nodewall.catalog
 put 0644 usr/lib/nodewall/policy.d config/policy.d/*.toml
 put 0644 etc/nodewall config/nodewall.toml
 install -d -m 0755 "$dest/etc/nodewall/policy.d"
-if [ -d packaging/apparmor ]; then put 0644 etc/apparmor.d packaging/apparmor/*; fi
+put 0644 etc/apparmor.d packaging/apparmor/nodewall
 
 for page in man/*.[1-9]; do put 0644 "usr/share/man/man${page##*.}" "$page"; done
 if "$program" completions bash >/dev/null 2>&1; then
@@ -35,7 +35,7 @@ fi
 doc=usr/share/doc/nodewall
 put 0644 $doc README.md CHANGELOG.md
 for file in docs/*.md; do put 0644 $doc/docs "$file"; done
-cp -r --no-preserve=all config/examples packaging/kubernetes packaging/prometheus packaging/grafana "$dest/$doc/"
+cp -r --no-preserve=all config/examples packaging/kubernetes packaging/prometheus packaging/grafana packaging/selinux "$dest/$doc/"
 if compgen -G 'systemd/examples/*' >/dev/null; then put 0644 $doc/examples systemd/examples/*; fi
 for more in ansible cloud-init; do
     if [ -d packaging/$more ]; then cp -r --no-preserve=all packaging/$more "$dest/$doc/"; fi

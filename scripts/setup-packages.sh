@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # package:the file that shows it is there
-wanted=(debhelper:/usr/bin/dh rpm:/usr/bin/rpmbuild binutils:/usr/bin/readelf)
+wanted=(debhelper:/usr/bin/dh dh-apparmor:/usr/bin/dh_apparmor rpm:/usr/bin/rpmbuild binutils:/usr/bin/readelf)
 for mode in "$@"; do
     case $mode in
     lint)
