@@ -16,6 +16,10 @@ wanted=(
     tmux:/usr/bin/tmux
     chromium:/usr/bin/chromium
     openssl:/usr/bin/openssl
+    # Completions, and the role in packaging/ansible.
+    zsh:/usr/bin/zsh
+    fish:/usr/bin/fish
+    ansible-core:/usr/bin/ansible-playbook
     python3-yaml:/usr/lib/python3/dist-packages/yaml/__init__.py
     # Of this only promtool and a Prometheus in namespaces of tests are used; its service need not run.
     prometheus:/usr/bin/promtool
