@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all build run test test-systemd test-vm packages lint test-apiserver test-scale test-rbac test-roce oracle bench clean setup
+.PHONY: all build run test test-systemd test-vm test-reproducible packages lint test-apiserver test-scale test-rbac test-roce oracle bench clean setup
 
 all: build
 
@@ -30,6 +30,11 @@ lint: setup
 	scripts/setup-packages.sh lint
 	$(CARGO) build
 	scripts/lint.sh --all target/debug/nodewall
+
+# Whether two builds in two directories give the same bytes, program and packages: two builds of the program, of many minutes each.
+test-reproducible: setup
+	scripts/setup-packages.sh
+	packaging/reproduce.sh
 
 # The packages on a real systemd, as root on Debian, in containers (systemd-nspawn); a minute or two.
 test-systemd: setup

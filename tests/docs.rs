@@ -329,7 +329,8 @@ fn the_runbook_and_the_index_have_nothing_to_run() {
         assert!(blocks(document).iter().all(|block| block.is("text")), "{document}: give it a test that runs it");
     }
     let known = ["first-hour.md", "fleet.md", "kubernetes.md", "moving.md", "break-glass.md"];
-    let run: BTreeSet<&str> = known.into_iter().chain(["README.md", "metrics.md", "runbook.md", "systems.md"]).collect();
+    let run: BTreeSet<&str> =
+        known.into_iter().chain(["README.md", "metrics.md", "runbook.md", "systems.md"]).collect();
     assert_eq!(documents().iter().map(String::as_str).collect::<BTreeSet<_>>(), run, "give it a test that runs it");
 }
 
