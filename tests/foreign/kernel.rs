@@ -334,7 +334,9 @@ fn run(name: &'static str, firewall: Firewall, seed: u64, load: fn(&mut Dice, bo
             let odd = case % 4 == 3;
             // Rules and packets by dice of their own.
             let mut chosen = dice.clone();
-            (0..=case % 7 + 1000).for_each(|_| drop(chosen.below(2)));
+            for _ in 0..=case % 7 + 1000 {
+                chosen.below(2);
+            }
             dice.below(2);
             let result = compare(&node, &mut dice, &mut counts, firewall, &|| load(&mut chosen.clone(), odd));
             if let Err(words) = result {

@@ -132,10 +132,8 @@ impl Writer<'_> {
             |halves: &Halves<'_>| (halves.iter().any(|(base, _)| base.v4), halves.iter().any(|(base, _)| base.v6));
         let every = tiers.iter().map(families).fold((false, false), |all, some| (all.0 | some.0, all.1 | some.1));
         let counts = |halves: &Halves<'_>| {
-            let has_errors = halves
-                .iter()
-                .flat_map(|(_, flat)| &flat.findings)
-                .any(|finding| finding.severity == Severity::Error);
+            let has_errors =
+                halves.iter().flat_map(|(_, flat)| &flat.findings).any(|finding| finding.severity == Severity::Error);
             denies(halves) || has_errors
         };
         // On the way in, something has to let through what is let through.
