@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nodewall::config::Config;
 use nodewall::net::facts::{Facts, Link};
@@ -44,6 +45,9 @@ const ALWAYS: [&str; 3] =
 const WITNESS: &str = "table inet witness {
   set in4 { typeof ip id; size 65535; flags dynamic; }
   set in6 { typeof ip6 flowlabel; size 65535; flags dynamic; }
+  set pre4 { typeof ip id; size 65535; flags dynamic; }
+  set pre6 { typeof ip6 flowlabel; size 65535; flags dynamic; }
+  chain pre { type filter hook prerouting priority -2000; ip id != 0 update @pre4 { ip id }; ip6 flowlabel != 0 update @pre6 { ip6 flowlabel }; }
   chain input { type filter hook input priority 2000; ip id != 0 update @in4 { ip id }; ip6 flowlabel != 0 update @in6 { ip6 flowlabel }; }
   chain forward { type filter hook forward priority 2000; ip id != 0 update @in4 { ip id }; ip6 flowlabel != 0 update @in6 { ip6 flowlabel }; }
   chain output { type filter hook output priority 2000; meta skuid 0 ip id != 0 update @in4 { ip id }; meta skuid 0 ip6 flowlabel != 0 update @in6 { ip6 flowlabel }; }
@@ -146,6 +150,24 @@ fn bytes(shape: &Shape, number: u16) -> Vec<u8> {
     packet
 }
 
+/// Which packets are in the witnesses' sets of this name.
+fn numbers(name: &str, shapes: &[Shape]) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    for (set, v6) in [(format!("{name}4"), false), (format!("{name}6"), true)] {
+        let listed = sh(&format!("nft -j list set inet witness {set}"));
+        let json: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        for object in json["nftables"].as_array().unwrap() {
+            for element in object["set"]["elem"].as_array().into_iter().flatten() {
+                let number = element.as_u64().or_else(|| element["elem"]["val"].as_u64()).unwrap() as usize;
+                if number >= 1 && shapes.get(number - 1).is_some_and(|shape| shape.v6 == v6) {
+                    found.insert(number - 1);
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Sends all, and says which the witnesses saw.
 fn seen(node: &Node, shapes: &[Shape]) -> BTreeSet<usize> {
     fed(&["nft", "-f", "-"], WITNESS);
@@ -168,21 +190,14 @@ fn seen(node: &Node, shapes: &[Shape]) -> BTreeSet<usize> {
             }
         }
     }
-    // What waits in a backlog is worked on within a moment; a last packet says that it was.
-    std::thread::sleep(std::time::Duration::from_millis(30));
-    let mut found = BTreeSet::new();
-    for (set, v6) in [("in4", false), ("in6", true)] {
-        let json: serde_json::Value =
-            serde_json::from_str(&sh(&format!("nft -j list set inet witness {set}"))).unwrap();
-        for object in json["nftables"].as_array().unwrap() {
-            for element in object["set"]["elem"].as_array().into_iter().flatten() {
-                let number = element.as_u64().or_else(|| element["elem"]["val"].as_u64()).unwrap() as usize;
-                if number >= 1 && shapes.get(number - 1).is_some_and(|shape| shape.v6 == v6) {
-                    found.insert(number - 1);
-                }
-            }
-        }
+    // What came to the first hook goes on to the last one at once.
+    let arriving = |index: &usize| !matches!(shapes[*index].way, Way::Out(_));
+    let arrived = |seen: &BTreeSet<usize>| (0..shapes.len()).filter(arriving).all(|index| seen.contains(&index));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !arrived(&numbers("pre", shapes)) {
+        assert!(Instant::now() < deadline, "not all packets arrive");
     }
+    let found = numbers("in", shapes);
     sh("nft flush ruleset");
     conntrack::flush();
     found
@@ -319,7 +334,9 @@ fn run(name: &'static str, firewall: Firewall, seed: u64, load: fn(&mut Dice, bo
             let odd = case % 4 == 3;
             // Rules and packets by dice of their own.
             let mut chosen = dice.clone();
-            (0..=case % 7 + 1000).for_each(|_| drop(chosen.below(2)));
+            for _ in 0..=case % 7 + 1000 {
+                chosen.below(2);
+            }
             dice.below(2);
             let result = compare(&node, &mut dice, &mut counts, firewall, &|| load(&mut chosen.clone(), odd));
             if let Err(words) = result {

@@ -8,7 +8,7 @@ mod kernel;
 #[path = "../lab/mod.rs"]
 mod lab;
 #[path = "../testbed/node.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 mod node;
 
 use std::fs;

@@ -193,10 +193,10 @@ impl Cube {
             self.source.v6 = RangeSet::full();
             self.destination.v6 = RangeSet::full();
         }
-        if !self.protocols.contains(Protocol::ICMP.0) {
+        if !self.v4 || !self.protocols.contains(Protocol::ICMP.0) {
             self.icmp = RangeSet::full();
         }
-        if !self.protocols.contains(Protocol::ICMPV6.0) {
+        if !self.v6 || !self.protocols.contains(Protocol::ICMPV6.0) {
             self.icmpv6 = RangeSet::full();
         }
     }

@@ -53,6 +53,8 @@ pub(super) struct Flat {
     pub(super) findings: Vec<Finding>,
     /// Programs to whose chains it jumps.
     pub(super) owners: BTreeSet<&'static str>,
+    /// What is not decided is left to these.
+    pub(super) shared: bool,
 }
 
 /// Where packets go on after a chain.
@@ -75,8 +77,12 @@ struct Walk<'a> {
     base: &'a Base,
     /// Every packet that comes to it.
     all: Cube,
+    /// What it does not decide is left to other programs, which forward.
+    shared: bool,
     flat: Flat,
     told: BTreeSet<(Arc<str>, usize, String)>,
+    /// Denials that would be of everything without what cannot be said: before which decision, where, and what that is.
+    everything: Vec<(usize, Place, String)>,
     steps: usize,
     over: bool,
 }
@@ -85,10 +91,42 @@ struct Walk<'a> {
 pub(super) fn flatten(ruleset: &Ruleset, base: &Base) -> Flat {
     let all = all(base);
     let flat = Flat::default();
-    let mut walk = Walk { ruleset, base, all: all.clone(), flat, told: BTreeSet::new(), steps: 0, over: false };
+    let shared = base.hook == Hook::Forward && has_owner(ruleset, base.chain);
+    let mut walk = Walk {
+        ruleset,
+        base,
+        all: all.clone(),
+        shared,
+        flat,
+        told: BTreeSet::new(),
+        everything: Vec::new(),
+        steps: 0,
+        over: false,
+    };
     let Some(chain) = ruleset.chains.get(base.chain) else { return walk.flat };
     if walk.chain(chain, 0, all.clone(), None, 0) == End::GoesOn && !walk.is_shared() {
         walk.policy(&all);
+    }
+    for (at, place, words) in std::mem::take(&mut walk.everything) {
+        let later = walk.flat.decisions.get(at..).unwrap_or_default();
+        let finding = if shared || later.iter().any(|decision| decision.action == Action::Accept) {
+            let message = format!("nodewall cannot say {words}, and without that the rule would deny everything");
+            let help =
+                "take the rule out of what is converted, and keep it where it is or write what it is for as a policy";
+            Finding::error(Code::NotConverted, &place, message).help(help)
+        } else {
+            let message =
+                format!("nodewall cannot say {words}: the rule is left out, as what comes to it is denied in any case");
+            Finding::warning(Code::NotConverted, &place, message)
+        };
+        walk.flat.findings.push(finding);
+    }
+    if shared {
+        // What nothing is denied after goes on to the others anyway.
+        while walk.flat.decisions.last().is_some_and(|last| last.action == Action::Accept) {
+            walk.flat.decisions.pop();
+        }
+        walk.flat.shared = true;
     }
     if walk.over {
         let message = format!(
@@ -103,8 +141,26 @@ pub(super) fn flatten(ruleset: &Ruleset, base: &Base) -> Flat {
     walk.flat
 }
 
+/// Whether a chain goes to one of another program, by whatever way.
+fn has_owner(ruleset: &Ruleset, chain: usize) -> bool {
+    let (mut seen, mut next) = (BTreeSet::from([chain]), vec![chain]);
+    while let Some(chain) = next.pop().and_then(|index| ruleset.chains.get(index)) {
+        if chain.owner.is_some() {
+            return true;
+        }
+        for rule in &chain.rules {
+            if let Verdict::Jump(target) | Verdict::Goto(target) = rule.verdict
+                && seen.insert(target)
+            {
+                next.push(target);
+            }
+        }
+    }
+    false
+}
+
 /// Every packet that comes to a base chain. The interface that a hook does not know has no name.
-pub(super) fn all(base: &Base) -> Cube {
+fn all(base: &Base) -> Cube {
     let nameless = || Names::any_of([Pattern::Exact(String::new())]);
     let mut all = Cube { kinds: kinds(base.hook, base.v6), ..Cube::of(base.v4, base.v6) };
     match base.hook {
@@ -122,8 +178,8 @@ pub(super) fn kinds(hook: Hook, v6: bool) -> u8 {
 
 impl<'a> Walk<'a> {
     /// Whether other programs let through what they forward in the same chain.
-    fn is_shared(&self) -> bool {
-        self.base.hook == Hook::Forward && !self.flat.owners.is_empty()
+    const fn is_shared(&self) -> bool {
+        self.shared
     }
 
     fn policy(&mut self, cube: &Cube) {
@@ -134,6 +190,8 @@ impl<'a> Walk<'a> {
             text: self.base.text.clone(),
         };
         let action = match self.base.policy {
+            // Others decide after nodewall.
+            _ if self.shared => Action::Accept,
             Verdict::Accept => Action::Accept,
             Verdict::Reject => Action::Reject,
             _ => Action::Drop,
@@ -268,9 +326,7 @@ impl<'a> Walk<'a> {
     /// What comes after a chain, for these packets.
     fn resume(&mut self, after: Option<&After<'_, 'a>>, cube: &Cube, depth: usize) {
         let Some(After { chain, next, unknown, up }) = after else {
-            if !self.is_shared() {
-                self.policy(cube);
-            }
+            self.policy(cube);
             return;
         };
         let cube = Cube { unknown: (*unknown).clone(), ..cube.clone() };
@@ -319,11 +375,9 @@ impl<'a> Walk<'a> {
                 // A limit on what is denied, of which more is denied now, would deny less again.
                 cube.limit = None;
                 if cube.covers(&self.all) {
-                    let message =
-                        format!("nodewall cannot say {words}, and without that the rule would deny everything");
-                    let help = "take the rule out of what is converted, and keep it where it is or write what it is for as a policy";
-                    if self.told.insert((rule.place.file.clone(), rule.place.start, message.clone())) {
-                        self.flat.findings.push(Finding::error(Code::NotConverted, &rule.place, message).help(help));
+                    let at = self.flat.decisions.len();
+                    if self.told.insert((rule.place.file.clone(), rule.place.start, words.clone())) {
+                        self.everything.push((at, rule.place.clone(), words));
                     }
                     return;
                 }

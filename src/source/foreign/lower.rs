@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value as Json, json};
 
 use super::cube::{ALL_KINDS, BROADCAST, Cube, LOCAL, MULTICAST, NEW, OTHER, UNTRACKED, has_ports, icmp_types};
-use super::flatten::{Action, Decision, Flat, all, flatten, kinds};
+use super::flatten::{Action, Decision, Flat, flatten, kinds};
 use super::model::{Base, Hook, Ruleset};
 use super::names::Names;
 use crate::net::addr::AddrSet;
@@ -82,7 +82,8 @@ pub(super) fn documents(ruleset: &Ruleset, system: &str) -> (Vec<Document>, Vec<
         tiers: Vec::new(),
         policies: Vec::new(),
     };
-    for hook in [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting] {
+    // Every hook has to let a packet through, so that what leaves may be asked first what `allow` would end.
+    for hook in [Hook::Prerouting, Hook::Postrouting, Hook::Input, Hook::Forward, Hook::Output] {
         writer.hook(hook);
     }
     writer.finish()
@@ -127,22 +128,24 @@ impl Writer<'_> {
                 .flat_map(|(_, flat)| &flat.decisions)
                 .any(|decision| matches!(decision.action, Action::Drop | Action::Reject) && !decision.cube.is_empty())
         };
-        if hook != Hook::Input {
-            tiers.retain(|halves| {
-                let has_errors = halves
-                    .iter()
-                    .flat_map(|(_, flat)| &flat.findings)
-                    .any(|finding| finding.severity == Severity::Error);
-                denies(halves) || has_errors
-            });
+        let families =
+            |halves: &Halves<'_>| (halves.iter().any(|(base, _)| base.v4), halves.iter().any(|(base, _)| base.v6));
+        let every = tiers.iter().map(families).fold((false, false), |all, some| (all.0 | some.0, all.1 | some.1));
+        let counts = |halves: &Halves<'_>| {
+            let has_errors =
+                halves.iter().flat_map(|(_, flat)| &flat.findings).any(|finding| finding.severity == Severity::Error);
+            denies(halves) || has_errors
+        };
+        // On the way in, something has to let through what is let through.
+        if hook != Hook::Input || tiers.iter().any(counts) {
+            tiers.retain(counts);
+        } else {
+            tiers.drain(..tiers.len().saturating_sub(1));
         }
         for (_, flat) in tiers.iter().flatten() {
             self.findings.extend(flat.findings.iter().cloned());
         }
         let last = tiers.len().saturating_sub(1);
-        let families =
-            |halves: &Halves<'_>| (halves.iter().any(|(base, _)| base.v4), halves.iter().any(|(base, _)| base.v6));
-        let every = tiers.iter().map(families).fold((false, false), |all, some| (all.0 | some.0, all.1 | some.1));
         for (index, halves) in tiers.iter().enumerate() {
             let number = if index == 0 { String::new() } else { format!("-{}", index + 1) };
             let name = format!("{}-{}{number}", self.system, hook.name());
@@ -203,19 +206,13 @@ impl Writer<'_> {
 
     fn half(&mut self, decisions: &[Decision], at: At, allow: &str, base: &Base) -> Vec<Said> {
         let mut list = Vec::new();
-        if let Some(said) = self.redirects(decisions, at, base) {
-            list.push(said);
-        }
         for decision in decisions {
             let names = if at.direction() == "ingress" { &decision.cube.input } else { &decision.cube.output };
             let interfaces = names.without_loopback();
             if interfaces.is_empty() {
                 continue;
             }
-            // Without `notrack`, only ICMPv6 is untracked here, of which `redirects` speaks.
-            if decision.cube.states == UNTRACKED && self.ruleset.untracked.is_empty() {
-                continue;
-            }
+            let Some(decision) = &self.asked(decision) else { continue };
             let word = match &decision.action {
                 Action::Accept => allow,
                 Action::Drop => "deny",
@@ -236,29 +233,18 @@ impl Writer<'_> {
         list
     }
 
-    /// A denial of redirects, where something lets in what is new only: these are not, and do not come in with them.
-    fn redirects(&self, decisions: &[Decision], at: At, base: &Base) -> Option<Said> {
-        let redirect = Cube { v4: false, icmpv6: icmp_types(REDIRECT, None), ..Cube::protocol(Protocol::ICMPV6) };
-        let untracked = all(base).and(&Cube { states: UNTRACKED, ..redirect.clone() });
-        let by_new = |decision: &&Decision| {
-            decision.action == Action::Accept && decision.cube.states == NEW && !decision.cube.and(&redirect).is_empty()
-        };
-        if !base.v6 || !decisions.iter().any(|decision| by_new(&decision)) {
-            return None;
+    /// The decision about packets that nodewall asks its policies about, whatever connection tracking says of them. Without `notrack`, of
+    /// those only redirects are untracked: the other ICMPv6 that connection tracking passes by is let through before any policy.
+    fn asked(&self, decision: &Decision) -> Option<Decision> {
+        let redirect = Cube { icmpv6: icmp_types(REDIRECT, None), ..Cube::protocol(Protocol::ICMPV6) };
+        let redirects = Cube::of(false, true).and(&redirect);
+        let mut decision = decision.clone();
+        if decision.cube.states == UNTRACKED && self.ruleset.untracked.is_empty() {
+            decision.cube = decision.cube.and(&redirects);
+        } else if decision.cube.states == NEW && !decision.cube.and(&redirects).is_empty() {
+            decision.cube.icmpv6 = decision.cube.icmpv6.difference(&redirects.icmpv6);
         }
-        // The first rule that is about all of them.
-        let first = decisions
-            .iter()
-            .find(|decision| !matches!(decision.action, Action::Log(_)) && decision.cube.covers(&untracked));
-        if first.is_some_and(|decision| decision.action == Action::Accept) && at != At::Prednat {
-            return None;
-        }
-        let rule = json!({
-            "action": "deny", "protocol": "icmpv6", "icmp": { "type": REDIRECT },
-            "comment": "never new: what lets in new packets does not let in redirects",
-        });
-        let Json::Object(rule) = rule else { return None };
-        Some(Said { interfaces: Names::default(), v4: false, v6: true, rule, place: base.place.clone() })
+        (!decision.cube.is_empty()).then_some(decision)
     }
 
     /// What is forwarded is asked about by the interface on which it arrives, then by the one by which it leaves, and each
@@ -276,6 +262,10 @@ impl Writer<'_> {
         }
         let accepts: Vec<&&Decision> = all.iter().filter(|one| one.action == Action::Accept).collect();
         let same = |of: fn(&Cube) -> &Names| {
+            // Where others decide what is not decided here, that must not be denied.
+            if halves.iter().any(|(_, flat)| flat.shared) {
+                return None;
+            }
             let first = accepts.first().map(|one| of(&one.cube).clone())?;
             let same = accepts.iter().all(|one| *of(&one.cube) == first) && !first.is_any();
             same.then_some(first)
@@ -347,7 +337,7 @@ impl Writer<'_> {
                     }
                 }
             }
-            let flat = Flat { decisions, findings: Vec::new(), owners: flat.owners.clone() };
+            let flat = Flat { decisions, findings: Vec::new(), owners: flat.owners.clone(), shared: flat.shared };
             narrowed.push((*base, flat));
         }
         narrowed
@@ -611,6 +601,19 @@ fn transports(cube: &Cube) -> Result<Vec<Map<String, Json>>, String> {
         _ => false,
     };
     let numbers: Vec<u8> = (0..=u8::MAX).filter(|number| cube.protocols.contains(*number)).collect();
+    let redirects: RangeSet<u16> = RangeSet::full().difference(&cube.icmpv6);
+    if numbers.len() > 16 && redirects == icmp_types(REDIRECT, None) {
+        // The one type of many protocols that is apart, by its name: a number needs its protocol.
+        let rest = Cube { icmpv6: RangeSet::full(), ..cube.clone() };
+        let mut parts = transports(&rest)?;
+        for part in &mut parts {
+            let not = part.entry("not").or_insert_with(|| json!({}));
+            if let Json::Object(not) = not {
+                not.insert("icmp".to_owned(), json!({ "type": "nd-redirect" }));
+            }
+        }
+        return Ok(parts);
+    }
     let is_typed = numbers.iter().any(|number| typed(*number));
     if cube.protocols.is_full() && !is_typed {
         return Ok(vec![Map::new()]);
