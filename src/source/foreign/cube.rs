@@ -267,8 +267,8 @@ impl Cube {
         let only = self.protocols.only();
         // A packet without ports is not of another port, and one of another protocol not of another type.
         if (self.sports != both.sports || self.dports != both.dports) && !has_ports(&self.protocols)
-            || self.icmp != both.icmp && !(only == Some(Protocol::ICMP.0) && !self.v6)
-            || self.icmpv6 != both.icmpv6 && !(only == Some(Protocol::ICMPV6.0) && !self.v4)
+            || self.icmp != both.icmp && (only != Some(Protocol::ICMP.0) || self.v6)
+            || self.icmpv6 != both.icmpv6 && (only != Some(Protocol::ICMPV6.0) || self.v4)
         {
             return None;
         }

@@ -116,10 +116,14 @@ pub(super) fn read(sources: &[Source]) -> Ruleset {
     world.ruleset
 }
 
+/// Which packets, and what becomes of them, in order.
+type Rules = Vec<(Cube, Verdict)>;
+
 /// A setting of firewalld.conf.
 fn setting(source: &Source, key: &str) -> Option<String> {
-    let values = source.text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::trim));
-    values.last().map(str::to_owned)
+    let mut values =
+        source.text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix('=').map(str::trim));
+    values.next_back().map(str::to_owned)
 }
 
 struct World<'a> {
@@ -405,7 +409,7 @@ impl World<'_> {
     }
 
     /// A rich rule: what it logs, and what it does.
-    fn rich(&mut self, zone: &File<'_>, node: Node<'_, '_>) -> (Vec<(Cube, Verdict)>, Vec<(Cube, Verdict)>) {
+    fn rich(&mut self, zone: &File<'_>, node: Node<'_, '_>) -> (Rules, Rules) {
         let mut base = match node.attribute("family") {
             Some("ipv4") => Cube::of(true, false),
             Some("ipv6") => Cube::of(false, true),

@@ -54,13 +54,8 @@ fn family(source: &Source) -> Family {
         |word: &str| words::prefix(word).is_some_and(|net| word.contains('.') && matches!(net, ipnet::IpNet::V4(_)));
     let rules =
         || source.text.lines().filter(|line| line.trim_start().starts_with("-A")).flat_map(str::split_whitespace);
-    if rules().any(|word| v6_word(word) || v6_address(word)) {
-        Family::V6
-    } else if name.contains('6') && !rules().any(v4_address) {
-        Family::V6
-    } else {
-        Family::V4
-    }
+    let says_v6 = rules().any(|word| v6_word(word) || v6_address(word));
+    if says_v6 || name.contains('6') && !rules().any(v4_address) { Family::V6 } else { Family::V4 }
 }
 
 impl Tables {

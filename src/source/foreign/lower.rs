@@ -197,7 +197,7 @@ impl Writer<'_> {
             .collect::<Vec<_>>()
             .into_iter();
         let first = lists.next().unwrap_or_default();
-        let mut all = lists.fold(first, |one, other| together(one, other));
+        let mut all = lists.fold(first, together);
         while all.last().is_some_and(|said| said.rule.get("action").is_some_and(|action| action == "pass")) {
             all.pop();
         }
@@ -709,7 +709,7 @@ fn comment(decision: &Decision) -> String {
 
 /// Rules of IPv4 and of IPv6 in one list, each in its order, and as one rule where both say the same.
 fn together(one: Vec<Said>, other: Vec<Said>) -> Vec<Said> {
-    let disjoint = |one: &Said, other: &Said| !(one.v4 && other.v4) && !(one.v6 && other.v6);
+    let disjoint = |one: &Said, other: &Said| !(one.v4 && other.v4 || one.v6 && other.v6);
     let body = |said: &Said| {
         let mut rule = said.rule.clone();
         rule.shift_remove("family");
