@@ -239,7 +239,7 @@ fn packet(shape: &Shape) -> Packet {
         icmp: is_icmp.then_some((shape.detail.0 as u8, shape.detail.1 as u8)),
         hop_limit: if shape.detail.0 == 137 { 255 } else { 64 },
         state: if shape.protocol == 58 && shape.detail.0 == 137 {
-            ConntrackState::Untracked
+            ConntrackState::Invalid
         } else {
             ConntrackState::New
         },

@@ -168,7 +168,10 @@ fn what_nobody_knows_is_said() {
     assert!(some > 0 && words.contains("--of 1") && words.contains("left out"), "{words}");
     let (some, words) = said(Firewall::Iptables, &table("-A INPUT -p tcp -m unheard --of 1 -j DROP"));
     assert!(some > 0 && words.contains("denies what it matches without that"), "{words}");
-    let (none, words) = said(Firewall::Iptables, &table("-A INPUT -m unheard --of 1 -j DROP"));
+    let (some, words) = said(Firewall::Iptables, &table("-A INPUT -m unheard --of 1 -j DROP"));
+    assert!(some > 0 && words.contains("denied in any case"), "{words}");
+    let open = |text: &str| text.replace("INPUT DROP", "INPUT ACCEPT").replace("\"drop\"}}", "\"accept\"}}");
+    let (none, words) = said(Firewall::Iptables, &open(&table("-A INPUT -m unheard --of 1 -j DROP")));
     assert!(none == 0 && words.contains("would deny everything"), "{words}");
     let (some, words) = said(Firewall::Iptables, &table("-A INPUT -p tcp -j UNHEARD"));
     assert!(some > 0 && words.contains("no chain \"UNHEARD\""), "{words}");
@@ -181,7 +184,7 @@ fn what_nobody_knows_is_said() {
     };
     let (some, words) = said(Firewall::Nft, &rule("[{\"unheard\": {}}, {\"accept\": null}]"));
     assert!(some > 0 && words.contains("inet t i handle 7") && words.contains("unheard"), "{words}");
-    let (none, words) = said(Firewall::Nft, &rule("[{\"unheard\": {}}, {\"drop\": null}]"));
+    let (none, words) = said(Firewall::Nft, &open(&rule("[{\"unheard\": {}}, {\"drop\": null}]")));
     assert!(none == 0 && words.contains("would deny everything"), "{words}");
     let (none, words) = said(Firewall::Nft, "{\"nftables\": [{\"unheard\": {}}]}");
     assert!(none == 0 && words.contains("unheard"), "{words}");
@@ -198,7 +201,7 @@ fn what_has_no_end_ends() {
     let (documents, findings) = convert(Firewall::Iptables, &[Source::new("a", text.as_str())]);
     assert!(documents.is_empty() && findings.iter().any(|one| one.severity == Severity::Error), "{findings:?}");
     text = "*filter\n:INPUT DROP [0:0]\n".to_owned();
-    for chain in 0..12 {
+    for chain in 0..30 {
         text += &format!(":C{chain} - [0:0]\n-A INPUT -j C{chain}\n");
         for port in 0..40 {
             text += &format!("-A C{chain} -s 10.{chain}.{port}.0/24 -p tcp --dport {port} -j RETURN\n");

@@ -226,6 +226,9 @@ impl<'a> Walk<'a> {
             self.over = true;
             return (End::Decided, cube);
         }
+        // Packets that have left the chain go on after it, whatever becomes of the others.
+        let whole = cube.clone();
+        let ended = |end: End, cube: &Cube| if *cube == whole { end } else { End::GoesOn };
         for (index, rule) in chain.rules.iter().enumerate().skip(from) {
             if self.is_full() {
                 return (End::Decided, cube);
@@ -255,7 +258,7 @@ impl<'a> Walk<'a> {
                     };
                     self.decide(matched, action, rule);
                     if all {
-                        return (End::Decided, cube);
+                        return (ended(End::Decided, &cube), cube);
                     }
                 }
                 Verdict::Jump(target) | Verdict::Goto(target) => {
@@ -273,16 +276,16 @@ impl<'a> Walk<'a> {
                         self.chain(next, 0, matched.clone(), after, depth + 1)
                     };
                     if end == End::Decided && all {
-                        return (End::Decided, cube);
+                        return (ended(End::Decided, &cube), cube);
                     }
                     // After a goto, the rest of this chain is not asked.
-                    if !is_jump && let Some(ended) = self.returned(&mut cube, &matched, after, depth) {
-                        return (ended, cube);
+                    if !is_jump && let Some(end) = self.returned(&mut cube, &matched, after, depth) {
+                        return (ended(end, &cube), cube);
                     }
                 }
                 Verdict::Return => {
-                    if let Some(ended) = self.returned(&mut cube, &matched, after, depth) {
-                        return (ended, cube);
+                    if let Some(end) = self.returned(&mut cube, &matched, after, depth) {
+                        return (ended(end, &cube), cube);
                     }
                 }
             }

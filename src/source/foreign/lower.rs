@@ -31,7 +31,8 @@ const LONGEST_LOG: usize = 48;
 const LONGEST_COMMENT: usize = 160;
 /// The most pairs of rules that are compared to write IPv4 and IPv6 together.
 const MOST_PAIRS: usize = 4_000_000;
-/// ICMPv6 redirects (RFC 4861 section 4.5): connection tracking passes them by, and nodewall's essentials do not have them.
+/// ICMPv6 redirects (RFC 4861 section 4.5): to connection tracking they are related or invalid, and never new
+/// (`nf_conntrack_icmpv6_redirect`, net/netfilter/nf_conntrack_proto_icmpv6.c); nodewall's essentials do not have them.
 const REDIRECT: u8 = 137;
 
 /// Where a base chain's decisions are asked.
@@ -233,15 +234,16 @@ impl Writer<'_> {
         list
     }
 
-    /// The decision about packets that nodewall asks its policies about, whatever connection tracking says of them. Without `notrack`, of
-    /// those only redirects are untracked: the other ICMPv6 that connection tracking passes by is let through before any policy.
+    /// The decision about packets that nodewall asks its policies about, whatever connection tracking says of them. Without `notrack`, none
+    /// of those is untracked: the ICMPv6 that connection tracking passes by is let through before any policy.
     fn asked(&self, decision: &Decision) -> Option<Decision> {
         let redirect = Cube { icmpv6: icmp_types(REDIRECT, None), ..Cube::protocol(Protocol::ICMPV6) };
         let redirects = Cube::of(false, true).and(&redirect);
         let mut decision = decision.clone();
         if decision.cube.states == UNTRACKED && self.ruleset.untracked.is_empty() {
-            decision.cube = decision.cube.and(&redirects);
-        } else if decision.cube.states == NEW && !decision.cube.and(&redirects).is_empty() {
+            return None;
+        }
+        if decision.cube.states == NEW && !decision.cube.and(&redirects).is_empty() {
             decision.cube.icmpv6 = decision.cube.icmpv6.difference(&redirects.icmpv6);
         }
         (!decision.cube.is_empty()).then_some(decision)
