@@ -115,6 +115,27 @@ fn sighup_reloads_and_tells_when_it_is_done() {
 }
 
 #[test]
+fn a_reload_waits_for_its_end_and_fails_when_the_documents_are_refused() {
+    isolated("reload", || {
+        let mut node = node();
+        assert_eq!(node.nodewall(&["reload"]).0, 3, "nobody is there to be asked");
+        node.run();
+        node.write("policy.d/20-kubelet.toml", &KUBELET.replace("10250", "10255"));
+        let (code, said, errors) = node.nodewall(&["reload"]);
+        assert!(code == 0 && said.starts_with("generation 2 in force"), "{code} {said} {errors}");
+        assert!(table().contains("10255") && !table().contains("10250"));
+        node.write("policy.d/20-kubelet.toml", "[[policy]]\nname = 1\n");
+        let (code, said, errors) = node.nodewall(&["reload"]);
+        assert!(code == 9 && said.is_empty() && errors.contains("20-kubelet.toml:2:8"), "{code} {said} {errors}");
+        assert!(table().contains("10255"), "what was in force stays");
+        node.write("policy.d/20-kubelet.toml", KUBELET);
+        let (code, said, _) = node.nodewall(&["reload", "--json"]);
+        assert!(code == 0 && said.contains("\"outcome\""), "{said}");
+        assert!(table().contains("10250"));
+    });
+}
+
+#[test]
 fn changed_files_are_in_force_without_being_told() {
     isolated("files", || {
         let mut node = node();
@@ -301,7 +322,8 @@ fn the_control_socket_takes_one_short_line_and_has_a_mode_for_its_readers() {
         ] {
             assert_eq!(ask(request)["error"]["code"].as_str(), code, "{request:?}");
         }
-        assert_eq!(ask(b"{\"version\":1,\"request\":\"reload\"}\n"), serde_json::json!({"version": 1}));
+        let reloaded = ask(b"{\"version\":1,\"request\":\"reload\"}\n");
+        assert!(reloaded["outcome"].as_str().unwrap().starts_with("generation 1 in force"), "{reloaded}");
         node.told("RELOADING=1");
         node.told("READY=1");
     });

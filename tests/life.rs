@@ -125,7 +125,7 @@ fn what_cuts_the_operator_off_is_gone_when_nobody_confirms_it() {
 fn documents_in_place_that_nobody_confirmed_stay_out_until_they_change() {
     isolated("trial of files", || {
         let (mut node, prober) = node();
-        node.write("nodewall.toml", &format!("{}[apply]\nconfirm = \"2s\"\n", node.settings()));
+        node.write("nodewall.toml", &format!("{}[apply]\nconfirm = \"4s\"\n", node.settings()));
         node.until("other settings", |_, status| status["state"] == "unconfirmed");
         node.must(&["confirm"]);
         node.write("policy.d/10.toml", &policy("closed", "deny"));
