@@ -90,7 +90,7 @@ impl Tmux {
         assert!(text.contains(PROMPT) && !text.contains("nodewall top  "), "the screen is not as before:\n{text}");
         assert_eq!(self.word("#{alternate_on} #{cursor_flag}"), "0 1");
         self.line(
-            "clear; stty -a | tr ' ' '\\n' | grep -xE -- '-?(icanon|echo|isig|icrnl|opost);?' | tr '\\n' ' '; echo end",
+            "clear; stty -a | tr ' ' '\\n' | grep -xE -- '-?(icanon|echo|isig|icrnl|opost);?' | tr '\\n' ' '; echo e''nd",
         );
         let text = self.until("the mode", |text| text.contains("end\n"));
         let modes: Vec<&str> = text.lines().find(|line| line.ends_with("end")).unwrap().split(' ').collect();

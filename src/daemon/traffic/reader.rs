@@ -43,10 +43,6 @@ const AT_ONCE: usize = 256;
 const REST: u32 = 6;
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_millis(50);
-/// When something comes so soon after the last turn, more is about to come, and is waited for: a wake-up costs more than an event.
-const BUSY: Duration = Duration::from_millis(3);
-/// So long.
-const TOGETHER: Duration = Duration::from_millis(10);
 /// A socket that could not be opened is tried again after this time.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// How long the loop may take to say what is in force.
@@ -124,7 +120,6 @@ impl Reader {
 
     /// Until the loop is gone.
     pub(super) fn serve(&mut self) {
-        let mut last_turn: Option<Instant> = None;
         while !self.inbox.is_closed() {
             if self.shared.ending.load(Ordering::Acquire) {
                 self.write();
@@ -136,13 +131,9 @@ impl Reader {
                 thread::sleep(TRY_AGAIN);
                 continue;
             }
-            if last_turn.is_some_and(|at| at.elapsed() < BUSY) {
-                thread::sleep(TOGETHER);
-            }
             let before = worked();
             let more = self.turn();
             self.due();
-            last_turn = Some(Instant::now());
             if more {
                 let spent = worked().saturating_sub(before);
                 thread::sleep(spent.saturating_mul(REST).min(LONGEST_REST));
