@@ -15,7 +15,8 @@ flags='' prefixes=''
 remap "$root" /nodewall
 remap "$built" /target
 for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do remap "$(realpath "$sources")" /crates; done
-export CFLAGS="${CFLAGS:-} $prefixes"
+# Nor are there tables for unwinding through SQLite (packaging/abort-gcc has why).
+export CFLAGS="${CFLAGS:-} $prefixes -fno-asynchronous-unwind-tables -fno-unwind-tables"
 
 if [ "$target" != "$host" ]; then
     # Of the other architecture: the linker's libraries come from Debian, and only what is in them.
