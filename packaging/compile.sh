@@ -32,5 +32,5 @@ flags+=" -Clinker=abort-gcc"
 variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
 export "$variable=${flags# }"
 unset RUSTFLAGS
-cargo build --quiet --profile dist --locked --target "$target" >&2
+cargo build --quiet --profile dist --features packaged --locked --target "$target" >&2
 echo "$built/$target/dist/nodewall"
