@@ -28,7 +28,8 @@ if [ "$target" != "$host" ]; then
 fi
 # By name, as a path would get into the names of symbols; for the program only, and not for what runs in its build.
 PATH=$root/packaging:$PATH
-flags+=" -Clinker=abort-gcc"
+# What many functions have in common is there once, a twentieth of the whole; on arm64 it is so without being asked for.
+flags+=" -Clinker=abort-gcc -Cllvm-args=-enable-machine-outliner=always"
 variable=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_RUSTFLAGS
 export "$variable=${flags# }"
 unset RUSTFLAGS
