@@ -44,10 +44,9 @@ pub fn parse(text: &str, directory: Option<&Path>) -> Result<Kubeconfig, String>
             ),
         });
     }
-    let reader = Reader { source: &source };
     let mut all = Kubeconfig::default();
     for document in &documents {
-        let mut config = reader.document(document)?;
+        let mut config = self::document(&source, document)?;
         if let Some(directory) = directory {
             resolve(&mut config, directory);
         }
@@ -126,33 +125,26 @@ struct Table<'a> {
     entries: &'a [Entry<'a>],
 }
 
-struct Reader<'a> {
-    source: &'a Source,
-}
-
-impl<'a> Reader<'a> {
-    fn document(&self, node: &'a Node<'a>) -> Result<Kubeconfig, String> {
-        let root = table(self.source, node, "a kubeconfig")?;
-        Ok(Kubeconfig {
-            kind: root.text("kind")?,
-            api_version: root.text("apiVersion")?,
-            current_context: root.text("current-context")?,
-            clusters: root.named("clusters", "cluster", |name, cluster| {
-                Ok(NamedCluster { name, cluster: cluster.map(read_cluster).transpose()?, ..NamedCluster::default() })
-            })?,
-            contexts: root.named("contexts", "context", |name, context| {
-                Ok(NamedContext { name, context: context.map(read_context).transpose()?, ..NamedContext::default() })
-            })?,
-            auth_infos: root.named("users", "user", |name, user| {
-                Ok(NamedAuthInfo { name, auth_info: user.map(read_user).transpose()?, ..NamedAuthInfo::default() })
-            })?,
-            ..Kubeconfig::default()
-        })
-    }
+fn document(source: &Source, node: &Node<'_>) -> Result<Kubeconfig, String> {
+    let root = table(source, node, "a kubeconfig")?;
+    Ok(Kubeconfig {
+        kind: root.text("kind")?,
+        api_version: root.text("apiVersion")?,
+        current_context: root.text("current-context")?,
+        clusters: root.named("clusters", "cluster", |name, cluster| {
+            Ok(NamedCluster { name, cluster: cluster.map(read_cluster).transpose()?, ..NamedCluster::default() })
+        })?,
+        contexts: root.named("contexts", "context", |name, context| {
+            Ok(NamedContext { name, context: context.map(read_context).transpose()?, ..NamedContext::default() })
+        })?,
+        auth_infos: root.named("users", "user", |name, user| {
+            Ok(NamedAuthInfo { name, auth_info: user.map(read_user).transpose()?, ..NamedAuthInfo::default() })
+        })?,
+        ..Kubeconfig::default()
+    })
 }
 
 fn read_cluster(table: Table<'_>) -> Result<Cluster, String> {
-    let extensions = table.named("extensions", "extension", |name, _| Ok(name))?;
     Ok(Cluster {
         server: table.text("server")?,
         insecure_skip_tls_verify: table.boolean("insecure-skip-tls-verify")?,
@@ -161,7 +153,7 @@ fn read_cluster(table: Table<'_>) -> Result<Cluster, String> {
         proxy_url: table.text("proxy-url")?,
         disable_compression: table.boolean("disable-compression")?,
         tls_server_name: table.text("tls-server-name")?,
-        extensions: (!extensions.is_empty()).then(|| table.extensions()),
+        extensions: table.extensions()?,
         ..Cluster::default()
     })
 }
@@ -317,21 +309,26 @@ impl<'a> Table<'a> {
         let mut all = Vec::new();
         for item in self.list(list)?.unwrap_or_default() {
             let item = table(self.source, item, &format!("each of {list}"))?;
-            let name = item.text("name")?.ok_or_else(|| self.wrong(list, "of things that have a name"))?;
-            all.push(read(name, item.table(key)?)?);
+            all.push(read(item.name(list)?, item.table(key)?)?);
         }
         Ok(all)
     }
 
+    fn name(&self, list: &str) -> Result<String, String> {
+        let line = self.entries.first().map(|entry| self.source.place(entry.span).line).unwrap_or_default();
+        self.text("name")?.ok_or_else(|| format!("line {line}: each of {list} must have a name"))
+    }
+
     /// What a cluster has for others, among them the program to log in.
-    fn extensions(&self) -> Vec<NamedExtension> {
-        let all = self.list("extensions").ok().flatten().unwrap_or_default().iter();
-        let all = all.filter_map(|item| {
-            let item = table(self.source, item, "").ok()?;
+    fn extensions(&self) -> Result<Option<Vec<NamedExtension>>, String> {
+        let Some(items) = self.list("extensions")? else { return Ok(None) };
+        let mut all = Vec::new();
+        for item in items {
+            let item = table(self.source, item, "each of extensions")?;
             let extension = item.get("extension").map_or(Json::Null, |node| self.json(node));
-            Some(NamedExtension { name: item.text("name").ok()??, extension })
-        });
-        all.collect()
+            all.push(NamedExtension { name: item.name("extensions")?, extension });
+        }
+        Ok(Some(all))
     }
 
     fn json(&self, node: &Node<'_>) -> Json {
@@ -413,10 +410,7 @@ mod tests {
             ("- secret".to_owned(), "line 1: a kubeconfig must be a table"),
             ("clusters: secret".to_owned(), "line 1: clusters must be a list"),
             ("clusters:\n- secret".to_owned(), "line 2: each of clusters must be a table"),
-            (
-                "clusters:\n- cluster: {server: secret}".to_owned(),
-                "line 1: clusters must be of things that have a name",
-            ),
+            ("clusters:\n- cluster: {server: secret}".to_owned(), "line 2: each of clusters must have a name"),
             (user("token: [secret]"), "line 4: token must be text"),
             (user("token: 0123456"), "line 4 is not read"),
             (user("token: &secret x"), "line 4 is not read"),
