@@ -10,7 +10,7 @@
 //! | 3 | [`revoke`], [`exposure`], [`traffic`], [`metrics`] | which flows a policy ends; what can be reached, and from where; what goes on, as events and records; numbers as OpenMetrics |
 //! | 4 | [`reconcile`], [`fleet`], [`learn`] | the state machine of the daemon, without I/O; what the nodes of a fleet have in force, and how they differ; a policy from what went on |
 //! | 5 | [`config`], [`source`], [`host`], [`driver`], [`store`], [`flow`], [`capture`], [`identity`] | one outside thing each: settings, policy files, inventory, kernel, generations on disk, packets and connections as the kernel tells of them, captures, who the node is to its cluster |
-//! |   | [`textfile`] | below those of floor 5: one text file, read with care, for `config` and `source` |
+//! |   | [`textfile`], [`connect`] | below those of floor 5: one text file, read with care, for `config` and `source`; clients of API servers, for `source` and `identity` |
 //! | 6 | [`daemon`], [`boot`], [`controller`] | the one loop, the control socket, systemd; the rules before all that; what one for a whole cluster does |
 //! | 7 | [`cli`] | one file per subcommand |
 
@@ -37,6 +37,7 @@ pub mod boot;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod controller;
 pub mod daemon;
 pub mod driver;

@@ -25,6 +25,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("learn", 40),
     // One text file, read with care: what `config` and `source` share stands below both.
     ("textfile", 45),
+    // Clients of API servers, for `source` and `identity`.
+    ("connect", 45),
     ("config", 50),
     ("source", 50),
     ("host", 50),

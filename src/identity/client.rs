@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::Secret;
+use crate::connect::{self, kubeconfig, said};
 use crate::text::cause::chain;
 use crate::textfile::{self, Trust, Unread};
 
@@ -77,15 +77,14 @@ impl Client {
     /// Why there is none, for people.
     pub async fn open(kubeconfig: &Path) -> Result<Self, String> {
         let shown = kubeconfig.display();
-        textfile::read(kubeconfig, Trust::Required).map_err(|unread| match unread {
+        let text = textfile::read(kubeconfig, Trust::Required).map_err(|unread| match unread {
             Unread::Missing => format!("{shown} does not exist"),
             Unread::Refused(finding) => format!("{shown}: {}", finding.message),
         })?;
-        // Read again for the paths in it, which are relative to it. What is wrong with it stays unsaid, as the words of YAML's reader may
-        // have a part of the text in them.
-        let config =
-            Kubeconfig::read_from(kubeconfig).map_err(|_| format!("{shown} is no kubeconfig that can be read"))?;
-        Self::of_kubeconfig(config).await.map_err(|why| format!("{shown} cannot be used: {why}"))
+        let config = kubeconfig::parse(&text, kubeconfig.parent())
+            .map_err(|why| format!("{shown} is no kubeconfig that can be read: {why}"))?;
+        let config = kubeconfig::config(config).await;
+        config.and_then(Self::new).map_err(|why| format!("{shown} cannot be used: {why}"))
     }
 
     /// As the ServiceAccount of the pod in which this runs.
@@ -104,9 +103,7 @@ impl Client {
     pub(super) fn with_token(server: &str, roots: Vec<Vec<u8>>, token: &Secret) -> Result<Self, String> {
         let mut config = at(server)?;
         config.root_cert = Some(roots);
-        // kube's own type for secrets is made from JSON as well as in any other way.
-        let who = json!({ "token": token.expose() });
-        config.auth_info = serde_json::from_value(who).map_err(|_| "the token cannot be used".to_owned())?;
+        config.auth_info.token = Some(token.expose().to_owned().into());
         Self::new(config)
     }
 
@@ -120,19 +117,9 @@ impl Client {
         Self::new(config)
     }
 
-    async fn of_kubeconfig(config: Kubeconfig) -> Result<Self, String> {
-        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
-            .await
-            .map_err(|error| chain(&error))?;
-        Self::new(config)
-    }
-
     fn new(mut config: kube::Config) -> Result<Self, String> {
         config.connect_timeout = Some(CONNECT_TIME);
-        // What is tried again, and when, is decided elsewhere.
-        config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| chain(&error))?;
-        Ok(Self { client, answer: ANSWER_TIME })
+        Ok(Self { client: connect::client(config)?, answer: ANSWER_TIME })
     }
 
     /// The same, where an answer may take only so long.
@@ -292,7 +279,7 @@ impl Client {
             Ok(Err(kube::Error::Api(status))) => {
                 Err(Failure::Refused { code: status.code, message: status.message.clone() })
             }
-            Ok(Err(error)) => Err(broken(&error)),
+            Ok(Err(error)) => Err(Failure::Broken(said(&error))),
             Err(_) => Err(Failure::Broken(format!("no answer within {} s", self.answer.as_secs_f32()))),
         }
     }

@@ -1,11 +1,11 @@
 //! Which server is believed: roots from a file, or those that kubeadm publishes, where their hash is known from elsewhere.
 
 use k8s_openapi::ByteString;
-use kube::config::Kubeconfig;
 use serde_json::{Value as Json, json};
 
 use super::certificate::{Root, roots};
 use super::client::{Client, Failure};
+use crate::connect::kubeconfig;
 
 /// The roots (DER) that the cluster publishes to anybody, of which the SubjectPublicKeyInfo has one of these SHA-256 sums. Whoever
 /// answers is not known yet, so that nothing else of the answer is believed: neither a server's name nor further roots beside.
@@ -32,7 +32,7 @@ pub(super) enum Undiscovered {
 fn published_roots(published: &Json) -> Result<Vec<Root>, String> {
     let unusable = |why: &str| format!("kube-public/cluster-info {why}");
     let text = published.pointer("/data/kubeconfig").and_then(Json::as_str).ok_or_else(|| unusable("says nothing"))?;
-    let config = Kubeconfig::from_yaml(text).map_err(|_| unusable("is no kubeconfig"))?;
+    let config = kubeconfig::parse(text, None).map_err(|_| unusable("is no kubeconfig"))?;
     let clusters = config.clusters.into_iter().filter_map(|named| named.cluster);
     let encoded = clusters.filter_map(|cluster| cluster.certificate_authority_data).next();
     let encoded = encoded.ok_or_else(|| unusable("has no certificate-authority-data"))?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::certificate::{self, Certificate};
 use super::request::Key;
 use super::{GROUP, node_of};
+use crate::connect::kubeconfig;
 use crate::textfile::{self, Trust, Unread};
 
 /// The files of an identity, by absolute paths.
@@ -55,9 +56,8 @@ impl Files {
         if !kubeconfig.exists() {
             return Ok(None);
         }
-        // What is wrong with it stays unsaid, as the words of YAML's reader may have a part of the text in them.
-        let config = kube::config::Kubeconfig::read_from(kubeconfig)
-            .map_err(|_| format!("{} is no kubeconfig that can be read", kubeconfig.display()))?;
+        let config = kubeconfig::read(kubeconfig)
+            .map_err(|why| format!("{} is no kubeconfig that can be read: {why}", kubeconfig.display()))?;
         let users: Vec<_> = config.auth_infos.into_iter().filter_map(|named| named.auth_info).collect();
         let [user] = &users[..] else { return Ok(None) };
         let (Some(certificate), Some(key)) = (&user.client_certificate, &user.client_key) else { return Ok(None) };

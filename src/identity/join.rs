@@ -8,6 +8,7 @@ use super::discovery::{Undiscovered, discover};
 use super::files::Files;
 use super::obtain::{Stopped, obtain};
 use super::{Secret, now};
+use crate::connect::kubeconfig;
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -153,7 +154,7 @@ fn present(wanted: &Wanted) -> Result<Option<u64>, Error> {
         if ours.as_ref().is_none_or(|ours| ours.identity != files.identity) {
             return Err(in_the_way(format!("{shown} is there already, and was not made by `nodewall join`")));
         }
-        let server = kube::config::Kubeconfig::read_from(&files.kubeconfig).ok().and_then(|config| {
+        let server = kubeconfig::read(&files.kubeconfig).ok().and_then(|config| {
             config.clusters.into_iter().find_map(|named| named.cluster.and_then(|cluster| cluster.server))
         });
         if let Some(other) = server.filter(|server| server.trim_end_matches('/') != wanted.server.trim_end_matches('/'))

@@ -89,6 +89,38 @@ GROUP  NODES  MODE     VERSION  HASH          WHICH
 }
 
 #[test]
+fn a_kubeconfig_may_log_in_with_a_program_and_not_with_a_provider() {
+    let (server, api) = server();
+    put(&server, &api, 1, None);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["ca.crt", "kubeconfig"] {
+        std::fs::copy(server.as_ref().join(name), folder.path().join(name)).unwrap();
+    }
+    let path = folder.path().join("kubeconfig");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("tokenFile: token"), "{text}");
+    let program = folder.path().join("login");
+    let answer = json!({
+        "kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": { "token": "first" },
+    });
+    std::fs::write(&program, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let exec = "exec: {apiVersion: client.authentication.k8s.io/v1, command: ./login, interactiveMode: Never}";
+    std::fs::write(&path, text.replace("tokenFile: token", exec)).unwrap();
+    let (code, out, err) = status(&path, &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("1 node: 1 in force"), "{out}");
+    // The token is what counts.
+    std::fs::write(&program, format!("#!/bin/sh\necho '{}'\n", answer.to_string().replace("first", "other"))).unwrap();
+    let (code, _, err) = status(&path, &[]);
+    assert_eq!(code, 4, "{err}");
+    std::fs::write(&path, text.replace("tokenFile: token", "auth-provider: {name: gcp}")).unwrap();
+    let (code, _, err) = status(&path, &[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("the auth-provider \"gcp\" is not supported"), "{err}");
+}
+
+#[test]
 fn three_of_512_nodes_differ_and_it_says_how() {
     let (server, api) = server();
     (1..=509).for_each(|number| put(&server, &api, number, None));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::Kubeconfig;
 use kube::core::params::{GetParams, ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use super::Access;
 use super::item::Item;
 use super::mirror::{Failure, Listing};
 use super::resource::Resource;
+use crate::connect::{self, kubeconfig, said};
 use crate::source::object::Kind;
 use crate::source::object::peers::FINGERPRINT;
 use crate::text::cause::chain;
@@ -72,9 +73,8 @@ impl Client {
             Unread::Refused(finding) => format!("{shown}: {}", finding.message),
         })?;
         let mut files = vec![(kubeconfig.to_owned(), Some(Sha256::digest(text.as_bytes()).into()))];
-        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
-        // Read again for the paths in it, which are relative to it.
-        let config = Kubeconfig::read_from(kubeconfig).map_err(|error| unusable(&error))?;
+        let unusable = |why: String| format!("{shown} cannot be used: {why}");
+        let config = kubeconfig::parse(&text, kubeconfig.parent()).map_err(unusable)?;
         for user in config.auth_infos.iter().filter_map(|named| named.auth_info.as_ref()) {
             if user.exec.is_some() || user.auth_provider.is_some() {
                 return Err(format!("{shown} runs a program to log in; give it a token, a tokenFile or a certificate"));
@@ -86,10 +86,8 @@ impl Client {
             let path = cluster.certificate_authority.as_ref();
             files.extend(path.map(|path| (PathBuf::from(path), digest(Path::new(path)))));
         }
-        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
-            .await
-            .map_err(|error| unusable(&error))?;
-        Ok((Self::of(config, answer).map_err(|error| unusable(&error))?, Credentials { files }))
+        let config = kubeconfig::config(config).await.map_err(unusable)?;
+        Ok((Self::of(config, answer).map_err(unusable)?, Credentials { files }))
     }
 
     /// The client that these kubeconfigs describe together, as kubectl reads them: whoever runs us answers for what is in them, so that
@@ -99,16 +97,14 @@ impl Client {
     /// Why there is none, for people.
     pub(super) async fn of_a_person(kubeconfigs: &[PathBuf], answer: Duration) -> Result<Self, String> {
         let shown = kubeconfigs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        let unusable = |error: &dyn std::error::Error| format!("{shown} cannot be used: {}", chain(error));
+        let unusable = |why: String| format!("{shown} cannot be used: {why}");
         let mut config = Kubeconfig::default();
         for path in kubeconfigs {
-            let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-            config = config.merge(read).map_err(|error| unusable(&error))?;
+            let read = kubeconfig::read(path).map_err(unusable)?;
+            config = kubeconfig::merge(config, read).map_err(unusable)?;
         }
-        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
-            .await
-            .map_err(|error| unusable(&error))?;
-        Self::of(config, answer).map_err(|error| unusable(&error))
+        let config = kubeconfig::config(config).await.map_err(unusable)?;
+        Self::of(config, answer).map_err(unusable)
     }
 
     /// The client that this access describes.
@@ -121,16 +117,14 @@ impl Client {
             Access::Pod => {
                 let config = kube::Config::incluster().map_err(|error| chain(&error))?;
                 // The file of the token is read again when it is due.
-                Ok((Self::of(config, answer).map_err(|error| chain(&error))?, Credentials { files: Vec::new() }))
+                Ok((Self::of(config, answer)?, Credentials { files: Vec::new() }))
             }
         }
     }
 
-    fn of(mut config: kube::Config, answer: Duration) -> Result<Self, kube::Error> {
+    fn of(mut config: kube::Config, answer: Duration) -> Result<Self, String> {
         config.connect_timeout = Some(CONNECT_TIME);
-        // What is tried again, and when, is decided elsewhere.
-        config.default_retry = false;
-        Ok(Self { client: kube::Client::try_from(config)?, answer })
+        Ok(Self { client: connect::client(config)?, answer })
     }
 
     /// Every object.
@@ -263,7 +257,7 @@ fn failure(error: &kube::Error) -> Failure {
         kube::Error::Api(status) => Failure::Refused { code: status.code, message: status.message.clone() },
         // What cannot be read of one kind says nothing about the others.
         kube::Error::SerdeError(error) => Failure::Refused { code: 200, message: format!("not understood: {error}") },
-        other => broken(other),
+        other => Failure::Broken(said(other)),
     }
 }
 
