@@ -174,6 +174,15 @@ fn large() -> String {
     )
 }
 
+/// Says that something is over, whatever way it ended.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
     isolated("large", || {
@@ -199,6 +208,8 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
         // Somebody else commits all the time: some of it while the table is loaded again, and nobody listens.
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // Also when something here fails, which would otherwise wait for that thread for ever.
+            let _ends = Ends(&done);
             scope.spawn(|| {
                 let script =
                     "for i in $(seq 40); do nft add element ip theirs s { 10.1.1.$i }; nft flush set ip theirs s; done";
@@ -217,7 +228,6 @@ fn large_sets_are_repaired_too_and_nothing_is_missed_while_we_do_not_listen() {
                 until_repaired(&node, &format!("round {round}"), &wanted);
                 std::thread::sleep(Duration::from_millis(100));
             }
-            done.store(true, Ordering::Relaxed);
         });
         node.until("the end", |_, status| status["in_sync"] == true);
         assert_eq!(loaded().0, wanted);
